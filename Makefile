@@ -1,0 +1,37 @@
+# `make demo` and `make test` set up .venv and do the rest; see README.md.
+PYTHON ?= python3
+CRAWL ?=
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-all clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo                       from a sample crawl to a trained, evaluated encoder and a report"
+	@echo "make demo CRAWL=some.warc.gz    the same on a crawl of yours"
+	@echo "make test                       the tests (make test-all: the long ones too)"
+	@echo "make setup                      only the virtual environment in .venv"
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@command -v git >/dev/null || { echo "error: git is missing; install it (Debian: apt install git)"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; install Python 3.11 or newer, or say make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; say make PYTHON=python3.12 or the like"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) cannot make virtual environments (Debian: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test]'
+	@touch $@
+
+demo: setup
+	$(BIN)/lcl demo $(if $(CRAWL),--crawl $(CRAWL) --output demo-$(basename $(basename $(notdir $(firstword $(CRAWL))))))
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-all: setup
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+clean:
+	rm -rf .venv demo demo-*

@@ -1,0 +1,37 @@
+"""The `lcl` command: each subcommand runs an entry point, with that entry point's own flags."""
+
+import difflib
+import runpy
+import sys
+
+COMMANDS = {
+    "sample-crawl": ("pipeline.sample_crawl", "make a small crawl and labelled pictures to try everything on"),
+    "build-shards": ("pipeline.build_shards", "crawl files to shards of interleaved documents"),
+    "pretrain": ("lcl.pretrain", "pretrain an encoder on shards"),
+    "eval linear-probe": ("lcl.eval_linear_probe", "linear probe of an encoder on labelled images"),
+    "eval zero-shot": ("lcl.eval_zero_shot", "zero-shot classification of labelled images"),
+    "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
+    "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
+}
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            sys.argv = [f"lcl {name}", *words[length:]]
+            runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=False)
+            return
+    listing = "\n".join(f"  lcl {name:20} {text}" for name, (_, text) in COMMANDS.items())
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(f"usage: lcl COMMAND [OPTIONS]; lcl COMMAND --help lists the options\n\n{listing}")
+        return
+    wanted = " ".join(word for word in words[:2] if not word.startswith("-"))
+    near = difflib.get_close_matches(wanted, COMMANDS, n=1) or difflib.get_close_matches(words[0], COMMANDS, n=1)
+    print(f"error: no command is called {wanted!r}" + (f", did you mean {near[0]!r}?" if near else f"; there are:\n{listing}"), file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

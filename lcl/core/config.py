@@ -1,0 +1,173 @@
+"""A config is a frozen dataclass; its command line, its file and its hash are derived from it.
+
+    preset or run.json --> defaults --> command line (dotted flags) --> validated config --> run.json
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import tyro
+
+from lcl.core.files import read_json, write_json
+
+Config = TypeVar("Config")
+
+OUR_FLAGS = ("preset", "config", "dry-run")
+
+
+def config(cls: type[Config]) -> type[Config]:
+    """Class decorator: a frozen, keyword-only dataclass that refuses unknown keys when it is read from a file."""
+    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def from_dict(cls: type[Config], values: Mapping[str, Any], *, origin: str) -> Config:
+    """The config that `values` spell out. Raises ValueError naming `origin`, the key and the nearest known key."""
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise ValueError(f"{origin}: {'; '.join(_explain(cls, item) for item in error.errors())}") from error
+
+
+def _explain(cls: type, item: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] not in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{key or 'config'}: {item['msg']}"
+    near = difflib.get_close_matches(key, _dotted_keys(cls), n=1)
+    return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "")
+
+
+def _dotted_keys(cls: type, prefix: str = "") -> list[str]:
+    keys = []
+    for field in dataclasses.fields(cls):
+        keys.append(prefix + field.name)
+        if dataclasses.is_dataclass(field.type):
+            keys += _dotted_keys(field.type, f"{prefix}{field.name}.")
+    return keys
+
+
+def hash_of(value: Any, *, without: Sequence[str] = ()) -> str:
+    """Hex digest that is equal for equal configs; `without` names top-level fields that do not count."""
+    plain = to_dict(value)
+    for name in without:
+        plain.pop(name)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_command(
+    cls: type[Config], main: Callable[[Config], None], *, presets: Mapping[str, Config] | None = None, description: str = ""
+) -> None:
+    """Parses the command line into `cls` and calls `main`: the body of every entry point.
+
+    `--preset NAME` or `--config run.json` chooses the defaults, `--dry-run` prints the resolved config and stops.
+    A ValueError or an OSError, which a user can mend, ends the process with one line and status 2 or 1.
+    """
+    arguments = [item for item in sys.argv[1:] if not item.startswith("--local_rank")]  # the DeepSpeed launcher appends it
+    try:
+        ours, rest = _take_our_flags(arguments)
+        default = _default_config(cls, ours, presets or {})
+    except ValueError as error:
+        sys.exit(_failure(error, status=2))
+    notes = [description.strip()]
+    if presets:
+        notes.append(f"--preset NAME starts from a named config: {', '.join(presets)}.")
+    notes.append("--config RUN.json starts from the config of an earlier run. --dry-run prints the resolved config and stops.")
+    kwargs = {} if default is None else {"default": default}
+    value, unknown = tyro.cli(
+        cls, args=rest, description="\n\n".join(notes), config=(tyro.conf.FlagConversionOff,), return_unknown_args=True, **kwargs
+    )
+    if unknown:
+        flags = ["--" + key for key in _dotted_keys(cls)]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+        hint = f", did you mean {near[0]}?" if near else "; --help lists the options"
+        sys.exit(_failure(ValueError(f"unknown option {unknown[0]}{hint}"), status=2))
+    try:
+        value = from_dict(cls, to_dict(value), origin="command line")
+        if "dry-run" in ours:
+            print(json.dumps(to_dict(value), indent=1))
+            return
+        main(value)
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        sys.exit(_failure(error, status=1))
+
+
+def _failure(error: Exception, *, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+def _take_our_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    ours: dict[str, str] = {}
+    rest: list[str] = []
+    items = iter(arguments)
+    for item in items:
+        name, equals, value = item.removeprefix("--").partition("=")
+        if not item.startswith("--") or name not in OUR_FLAGS:
+            rest.append(item)
+        elif name == "dry-run":
+            ours[name] = ""
+        else:
+            ours[name] = value if equals else next(items, "")
+            if not ours[name]:
+                raise ValueError(f"--{name} needs a value")
+    if "preset" in ours and "config" in ours:
+        raise ValueError("--preset and --config both choose the defaults; give one of them")
+    return ours, rest
+
+
+def _default_config(cls: type[Config], ours: Mapping[str, str], presets: Mapping[str, Config]) -> Config | None:
+    if "preset" in ours:
+        if ours["preset"] not in presets:
+            near = difflib.get_close_matches(ours["preset"], presets, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"no preset is called {ours['preset']!r}; there are: {', '.join(presets) or 'none'}.{hint}")
+        return presets[ours["preset"]]
+    if "config" in ours:
+        path = Path(ours["config"])
+        if not path.exists():
+            raise ValueError(f"--config {path}: no such file")
+        record = read_json(path)
+        return from_dict(cls, record.get("config", record), origin=str(path))
+    return None
+
+
+def write_run_record(folder: Path, value: Any, **inputs: str) -> None:
+    """Writes `run.json`: the resolved config, fingerprints of the inputs, the command, the commit and the versions of a run."""
+    record = {"config": to_dict(value), **inputs, "command": sys.argv, "commit": _commit(), "versions": versions()}
+    write_json(folder / "run.json", record | {"started": time.strftime("%FT%TZ", time.gmtime())})
+
+
+def versions(names: Sequence[str] = ("lcl", "torch", "deepspeed", "ray", "numpy", "pillow", "open_clip_torch")) -> dict[str, str]:
+    """Installed versions by package name; a package that is not installed is left out."""
+    found = {"python": sys.version.split()[0]}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except ModuleNotFoundError:  # PackageNotFoundError is one
+            continue
+    return found
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # installed from a wheel, or no git on this machine: said in the record, not guessed

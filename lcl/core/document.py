@@ -1,0 +1,165 @@
+"""An interleaved document: text and image segments in page order, and its members in a shard.
+
+    KEY.000.jpg  KEY.001.jpg ...  KEY.json        images first, one contiguous run of tar members
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import xxhash
+
+SCHEMA = "lcl-shard/1"
+PARAGRAPH_BREAK = "\n\n"
+
+Order = Literal["page", "matched", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageMetadata:
+    """What is known of one image. Sizes (px) and `sha256` are of the stored bytes, `source_sha256` of those fetched."""
+
+    url: str
+    width: int
+    height: int
+    sha256: str
+    source_sha256: str
+    phash: str
+    alt: str = ""
+    similarity: float | None = None  # of the image to its matched sentence, where a source gives one (MMC4)
+    sentence: int | None = None      # index of that sentence
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """A run of text between images; paragraphs are split by a blank line."""
+
+    text: str
+    kind: Literal["text"] = "text"
+
+
+@dataclass(frozen=True)
+class ImageSegment:
+    """One image: the stored bytes, the file extension that names their format, and what is known of it."""
+
+    data: bytes = field(repr=False)
+    metadata: ImageMetadata
+    extension: str = "jpg"
+    kind: Literal["image"] = "image"
+
+
+Segment = TextSegment | ImageSegment
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrawlOrigin:
+    """Where a document was read: crawl file name, byte offset of its record, capture date (ISO 8601)."""
+
+    file: str
+    offset: int
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Segments in order, with provenance. `order` says what the order rests on: the page, a matching, or nothing."""
+
+    key: str
+    segments: tuple[Segment, ...]
+    page_url: str
+    crawl: CrawlOrigin
+    order: Order = "page"
+    language: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> list[str]:
+        return [segment.text for segment in self.segments if segment.kind == "text"]
+
+    @property
+    def images(self) -> list[ImageSegment]:
+        return [segment for segment in self.segments if segment.kind == "image"]
+
+    @property
+    def domain(self) -> str:
+        return urlsplit(self.page_url).hostname or ""
+
+
+def key_of(crawl_file: str, offset: int, page_url: str) -> str:
+    """The document's name: 32 hex digits, xxh128 of (crawl file name, record offset in bytes, page URL)."""
+    return xxhash.xxh128_hexdigest(f"{crawl_file}\n{offset}\n{page_url}".encode("utf-8", "surrogatepass"))
+
+
+def to_members(document: Document) -> list[tuple[str, bytes]]:
+    """The document's tar members (name, bytes): its images in order, then its JSON. Inverse of `from_members`."""
+    members: list[tuple[str, bytes]] = []
+    texts: list[str | None] = []
+    images: list[str | None] = []
+    metadata: list[dict[str, Any] | None] = []
+    for segment in document.segments:
+        if segment.kind == "text":
+            texts.append(segment.text)
+            images.append(None)
+            metadata.append(None)
+        else:
+            name = f"{document.key}.{len(members):03d}.{segment.extension}"
+            members.append((name, segment.data))
+            texts.append(None)
+            images.append(name)
+            metadata.append(asdict(segment.metadata))
+    record = {
+        "schema": SCHEMA,
+        "key": document.key,
+        "kinds": [segment.kind for segment in document.segments],
+        "texts": texts,
+        "images": images,
+        "image_metadata": metadata,
+        "order": document.order,
+        "page_url": document.page_url,
+        "crawl": asdict(document.crawl),
+        "language": document.language,
+        "scores": dict(document.scores),
+    }
+    members.append((f"{document.key}.json", json.dumps(record, ensure_ascii=False, allow_nan=False).encode()))
+    return members
+
+
+def from_members(members: Sequence[tuple[str, bytes]]) -> Document:
+    """The document that `members` hold. Raises ValueError naming the member and what is wrong with it."""
+    if not members or not members[-1][0].endswith(".json"):
+        raise ValueError(f"a document's members must end with its .json, these are {[name for name, _ in members]}")
+    name, data = members[-1]
+    files = dict(members[:-1])
+    try:
+        record = json.loads(data)
+        if record["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {record['schema']!r}, this version reads {SCHEMA!r}: rebuild or convert the shards")
+        if record["order"] not in get_args(Order):
+            raise ValueError(f"order is {record['order']!r}, not one of {get_args(Order)}")
+        segments: list[Segment] = []
+        parallel = (record["kinds"], record["texts"], record["images"], record["image_metadata"])
+        for kind, text, image, metadata in zip(*parallel, strict=True):
+            if kind == "text":
+                segments.append(TextSegment(text))
+            elif kind == "image":
+                segments.append(ImageSegment(files[image], ImageMetadata(**metadata), image.rpartition(".")[2]))
+            else:
+                raise ValueError(f"segment kind {kind!r} is not known")
+        return Document(
+            key=record["key"], segments=tuple(segments), page_url=record["page_url"], crawl=CrawlOrigin(**record["crawl"]),
+            order=record["order"], language=record["language"], scores=record["scores"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{name} is no document of this schema: {error!r}") from error
+
+
+def text_hash(document: Document) -> str:
+    """xxh128 over all text, for exact deduplication."""
+    return xxhash.xxh128_hexdigest(PARAGRAPH_BREAK.join(document.texts).encode("utf-8", "surrogatepass"))
+
+
+def sha256_hex(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

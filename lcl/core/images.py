@@ -1,0 +1,76 @@
+"""Bytes from anywhere to RGB pixels, and nothing that a hostile file could ask for beyond that."""
+
+import io
+import warnings
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageFile, ImageOps
+
+from lcl.core.rejected import Reason, Rejected
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # Pillow would otherwise hand EPS to a PostScript interpreter
+MAX_PIXELS = 64_000_000
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # a truncated file is an error here, not a half-grey picture
+
+
+def probe_image(data: bytes) -> Image.Image:
+    """The image with its header read and nothing decoded (`.size`, `.format` are known).
+
+    Raises Rejected: unknown format, damaged header, or more than MAX_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit below is stricter
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise Rejected(Reason.IMAGE_UNKNOWN_FORMAT) from error
+    except Image.DecompressionBombError as error:
+        raise Rejected(Reason.IMAGE_TOO_LARGE) from error
+    except Exception as error:  # a decoder meets hostile bytes: whatever it raises means the same
+        raise Rejected(Reason.IMAGE_DAMAGED, str(error)) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise Rejected(Reason.IMAGE_TOO_LARGE, f"{image.width} x {image.height}")
+    return image
+
+
+def decode_image(data: bytes, *, draft_px: int | None = None) -> Image.Image:
+    """The first frame in RGB, upright by its EXIF orientation, transparency on white, 16 bits scaled to 8.
+
+    `draft_px` lets a JPEG be decoded at the smallest scale (1, 1/2, 1/4, 1/8) whose shorter side is still at
+    least that long. Raises Rejected as `probe_image` does, and if the pixels cannot be decoded.
+    """
+    image = probe_image(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if draft_px is not None:
+                image.draft("RGB", (draft_px, draft_px))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # see probe_image
+        raise Rejected(Reason.IMAGE_DAMAGED, str(error)) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # Pillow's own conversion clips at 255
+        values = np.asarray(image, dtype=np.float64)
+        return Image.fromarray(np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        above = image.convert("RGBA")
+        below = Image.new("RGBA", above.size, (255, 255, 255, 255))
+        return Image.alpha_composite(below, above).convert("RGB")
+    return image.convert("RGB")
+
+
+def encode_jpeg(image: Image.Image, *, quality: int) -> bytes:
+    """The image as JPEG bytes without metadata (EXIF, GPS and profiles stay behind)."""
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of an RGB image."""
+    return np.asarray(image)

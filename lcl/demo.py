@@ -1,0 +1,170 @@
+"""Entry point: the whole system on one machine, from a crawl to a report.
+
+    crawl --(ray job submit)--> shards --(deepspeed)--> encoder --(evaluations)--> results --> index.html
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from lcl.core.config import config, run_command
+from lcl.core.files import open_aside
+from lcl.core.logs import set_up_logging
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 120  # for Ray's head to answer; it took 6 s on an idle pair of cores and 37 s on a busy one
+
+
+@config
+class DemoConfig:
+    output: str = "demo"
+    """Folder for everything that the demo makes; the same command again continues."""
+    crawl: tuple[str, ...] = ()
+    """Crawl files of your own; without any, the sample crawl is made and used."""
+    num_pages: Annotated[int, Field(ge=16)] = 320
+    """Pages of the sample crawl."""
+    preset: str = "small"
+    """Preset of the pretraining."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Training steps; 0 takes the preset's."""
+    num_ranks: Annotated[int, Field(ge=0)] = 0
+    """Training processes; 0 takes one per GPU, or two on a CPU."""
+
+
+def main(settings: DemoConfig) -> None:
+    set_up_logging()
+    if not (ROOT / "pipeline" / "build_shards.py").exists():
+        raise ValueError(f"the demo runs the scripts of a checkout, and {ROOT} is none: clone the repository and install it with pip install -e .")
+    started = time.perf_counter()
+    output = Path(settings.output).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    crawls = [Path(name).resolve() for name in settings.crawl]
+    for path in crawls:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such crawl file")
+    sample, shards, run = output / "sample", output / "shards", output / "run"
+    labelled, results = sample / "labelled", output / "results"
+
+    _say("1/5 sample crawl and labelled pictures")
+    if not (labelled / "classes.json").exists():
+        _run([sys.executable, "pipeline/sample_crawl.py", "--output", sample, "--num-pages", settings.num_pages])
+
+    _say("2/5 shards, by a Ray job")
+    with ray_head(output) as (address, environment):
+        build = [sys.executable, "pipeline/build_shards.py", "--crawl", *(crawls or [sample / "sample.warc.gz"]), "--output", shards]
+        _run(["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *build], environment)
+
+    _say("3/5 pretraining, by DeepSpeed")
+    ranks = settings.num_ranks or torch.cuda.device_count() or 2
+    options = ["--preset", settings.preset, "--data.shards", shards, "--output", run] + (["--steps", settings.steps] if settings.steps else [])
+    _run(["deepspeed", "--num_gpus", ranks, "--master_port", _free_port(), "lcl/pretrain.py", *options])
+
+    _say("4/5 evaluation on labelled pictures that no page holds")
+    for script, name in (("lcl/eval_linear_probe.py", "linear_probe"), ("lcl/eval_zero_shot.py", "zero_shot")):
+        _run([sys.executable, script, "--checkpoint", run, "--data", labelled, "--output", results / f"{name}.json"])
+
+    _say("5/5 report")
+    minutes = (time.perf_counter() - started) / 60
+    source = ", ".join(path.name for path in crawls) or "the sample crawl"
+    page = output / "index.html"
+    note = f"{source}, {ranks} ranks, {minutes:.1f} minutes in this run. The labelled pictures are digits of the sample crawl's kind" + (
+        ", whatever the crawl: a crawl without digits teaches little about them." if crawls else ", held out from its pages."
+    )
+    _run([sys.executable, "lcl/report.py", "--shards", shards, "--run", run, "--results", *sorted(results.glob("*.json")), "--output", page, "--note", note])
+    _say(f"done in {minutes:.1f} minutes; open {page}")
+
+
+def _say(text: str) -> None:
+    log.info("=== %s", text)
+
+
+def _run(command: Sequence[object], environment: dict[str, str] | None = None) -> None:
+    words = [str(word) for word in command]
+    log.info("$ %s", " ".join(words))
+    status = subprocess.run(words, cwd=ROOT, env=environment or _environment()).returncode
+    if status:
+        raise ValueError(f"that command ended with status {status}; its message is above. The same demo command continues from there.")
+
+
+def _environment() -> dict[str, str]:
+    """This environment with our own interpreter first on the path, one thread a process, and no usage reports."""
+    bin_folder = str(Path(sys.executable).parent)
+    return os.environ | {
+        "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", "")]), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def ray_head(output: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head of our own on free ports, with a token and a home folder of its own; stopped by its process id at the end.
+
+    Yields the address of its job interface and the environment that reaches it. Raises ValueError if it does not start.
+    """
+    home = output / "ray-home"
+    home.mkdir(exist_ok=True)
+    token = home / "token"
+    with open_aside(token) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(secrets.token_hex(32).encode())
+    port, dashboard = _free_port(), _free_port()
+    address = f"http://127.0.0.1:{dashboard}"
+    environment = _environment() | {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    environment.pop("RAY_ADDRESS", None)
+    command = ["ray", "start", "--head", "--block", "--port", port, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
+    command += ["--ray-client-server-port", _free_port(), "--dashboard-agent-listen-port", _free_port(), "--disable-usage-stats", "--object-store-memory", 200_000_000]
+    ray = shutil.which("ray", path=environment["PATH"])
+    if ray is None:
+        raise ValueError("the command `ray` is not installed: pip install -e '.[data]'")
+    log_path = output / "ray.log"
+    with open(log_path, "ab") as log_file:
+        head = subprocess.Popen([str(word) for word in command], env=environment, stdout=log_file, stderr=log_file, start_new_session=True)
+    try:
+        _wait_for(address, head, token.read_text(), log_path)
+        yield address, environment
+    finally:
+        head.send_signal(signal.SIGTERM)  # `ray start --block` ends its own processes, and no other Ray's
+        try:
+            head.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+
+
+def _wait_for(address: str, head: subprocess.Popen, token: str, log_path: Path) -> None:
+    request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    for _ in range(START_SECONDS * 2):
+        if head.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    raise ValueError(f"Ray did not start within {START_SECONDS} s; {log_path} says why")
+
+
+if __name__ == "__main__":
+    run_command(DemoConfig, main, description=__doc__.splitlines()[0])

@@ -1,0 +1,84 @@
+"""Ranks: starting and leaving a process group, and the few collectives that training needs."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # must be there before DeepSpeed is imported
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+@contextmanager
+def process_group(*, threads: int) -> Iterator[Ranks]:
+    """This process's place among the ranks, as the launcher's environment gives it; alone where there is no launcher.
+
+    On a CPU a rank computes with `threads` threads: ranks that compete for cores are many times slower.
+    """
+    import deepspeed  # here, because importing it takes seconds that `--help` need not wait for
+
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        torch.set_num_threads(threads)
+        # Only inference uses this op, but without a compiler its build at start is fatal, and with one it takes a minute.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()  # without it one run in three aborts at exit
+
+
+def sum_over_ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def gather_rows(rows: Float[Tensor, "n width"]) -> tuple[Float[Tensor, "all_n width"], int]:
+    """The rows of all ranks, whatever number each holds, in rank order, and where this rank's begin. Carries no gradient."""
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    sizes = [int(count) for count in counts]
+    padded = rows.new_zeros(max(sizes), rows.shape[1])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), sum(sizes[: dist.get_rank()])
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The value of every rank, in rank order, on every rank."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_rank_0(value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,0 +1,88 @@
+"""A trained encoder and its features, for evaluation and for whatever builds on it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lcl.checkpoint import check_folder, newest_valid
+from lcl.core.config import from_dict
+from lcl.core.files import read_json
+from lcl.core.tokenizer import Tokenizer
+from lcl.model import LCL, ModelConfig
+
+
+@dataclass(frozen=True)
+class Features:
+    """Latents of images: one per patch (row by row over `grid`), and the pooled one. Not normalised."""
+
+    tokens: Float[Tensor, "images patches embed"]
+    pooled: Float[Tensor, "images embed"]
+    grid: tuple[int, int]
+
+
+class Encoder(nn.Module):
+    """The vision encoder with frozen parameters. Gradients flow to the images."""
+
+    def __init__(self, model: LCL) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.image_px = model.settings.vision.image_px
+
+    def forward(self, images: Float[Tensor, "images 3 height width"]) -> Features:
+        """Features of images with values in [0, 1] at the encoder's own size. Raises ValueError for another size."""
+        if images.shape[-2:] != (self.image_px, self.image_px):
+            raise ValueError(f"images are {images.shape[-1]} x {images.shape[-2]} px, the encoder takes {self.image_px} x {self.image_px}: resize them")
+        latents = self.model.encode_images((images - self.model.pixel_mean) / self.model.pixel_std)
+        side = self.image_px // self.model.settings.vision.patch_px
+        return Features(tokens=latents.tokens, pooled=latents.pooled, grid=(side, side))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """`path` if it is a valid checkpoint, or the newest valid one of the run at `path`. Raises ValueError otherwise."""
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such run or checkpoint folder")
+    if (path / "model.safetensors").exists():
+        check_folder(path)
+        return path
+    found = newest_valid(path)
+    if found is None:
+        raise ValueError(f"{path} holds no checkpoint (step-N); train one with `lcl pretrain`")
+    return found
+
+
+def load_model(path: Path) -> tuple[LCL, Tokenizer]:
+    """The model of a checkpoint or of the newest one of a run, with the tokenizer it was trained with.
+
+    Raises ValueError if there is none, if it is damaged, or if this version's tokenizer gives other ids.
+    """
+    folder = find_checkpoint(path)
+    settings, tokenizer = _read_config(folder)
+    model = LCL.for_tokenizer(settings, tokenizer)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval(), tokenizer
+
+
+def random_twin(path: Path, *, seed: int = 0) -> tuple[LCL, Tokenizer]:
+    """The same model as `load_model`, at its random start: the control of every evaluation."""
+    settings, tokenizer = _read_config(find_checkpoint(path))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LCL.for_tokenizer(settings, tokenizer).eval(), tokenizer
+
+
+def _read_config(folder: Path) -> tuple[ModelConfig, Tokenizer]:
+    record = read_json(folder / "config.json")
+    settings = from_dict(ModelConfig, record["model"], origin=str(folder / "config.json"))
+    tokenizer = Tokenizer(settings.tokenizer)
+    if tokenizer.fingerprint != record["tokenizer"]:
+        raise ValueError(f"{folder} was trained with another vocabulary; install the open_clip_torch that its run.json names")
+    return settings, tokenizer
+
+
+def load_encoder(path: Path | str) -> Encoder:
+    """The encoder of a checkpoint (`step-N`) or of a run's newest one. Raises ValueError as `load_model` does."""
+    return Encoder(load_model(Path(path))[0])

@@ -1,0 +1,78 @@
+"""Labelled image sets: a folder per class.
+
+    DATA/train/<class>/*    DATA/test/<class>/*    DATA/classes.json   {"classes": [...], "templates": ["a picture of {}"]}
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from lcl.core.files import read_json
+from lcl.core.images import decode_image, to_pixels
+from lcl.core.rejected import Rejected
+from lcl.features import Encoder
+from lcl.loader import centre_crop
+
+SPLITS = ("train", "test")
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Image files with labels; `labels` index `classes`. `templates` put a class name into a sentence at {}."""
+
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    files: dict[str, tuple[Path, ...]]
+    labels: dict[str, Int[np.ndarray, " images"]]
+
+
+def find_labelled(folder: Path) -> LabelledSet:
+    """The set in `folder`. Class names come from classes.json, else from the folders of the train split, sorted.
+
+    Raises ValueError if a split is missing or empty, or if a class folder is not in classes.json.
+    """
+    spec = read_json(folder / "classes.json") if (folder / "classes.json").exists() else {}
+    for split in SPLITS:
+        if not (folder / split).is_dir():
+            raise ValueError(f"{folder} has no folder {split!r}: labelled images lie in train/<class>/ and test/<class>/")
+    found = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    classes = tuple(spec.get("classes", found))
+    files: dict[str, tuple[Path, ...]] = {}
+    labels: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        listed: list[tuple[Path, int]] = []
+        for path in sorted((folder / split).iterdir()):
+            if not path.is_dir():
+                continue
+            if path.name not in classes:
+                raise ValueError(f"{path}: its class is not among {', '.join(classes)}; add it to {folder / 'classes.json'}")
+            listed += [(file, classes.index(path.name)) for file in sorted(path.iterdir()) if file.suffix.lower() in IMAGE_ENDINGS]
+        if not listed:
+            raise ValueError(f"{folder / split} holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
+        files[split] = tuple(file for file, _ in listed)
+        labels[split] = np.array([label for _, label in listed])
+    return LabelledSet(classes, tuple(spec.get("templates", ("a picture of a {}",))), files, labels)
+
+
+def load_pixels(files: tuple[Path, ...], *, side_px: int) -> UInt8[np.ndarray, "images height width 3"]:
+    """The centre square of each image at `side_px`. Raises ValueError naming a file that is no image."""
+    pixels = []
+    for file in files:
+        try:
+            pixels.append(to_pixels(centre_crop(decode_image(file.read_bytes(), draft_px=side_px), side_px)))
+        except Rejected as rejected:
+            raise ValueError(f"{file} cannot be read as an image ({rejected}); remove it") from rejected
+    return np.stack(pixels)
+
+
+@torch.no_grad()
+def pooled_features(encoder: Encoder, pixels: UInt8[np.ndarray, "images height width 3"]) -> Float[Tensor, "images embed"]:
+    """The pooled latent of each image."""
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return torch.cat([encoder(part).pooled for part in images.split(BATCH)])

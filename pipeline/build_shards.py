@@ -1,0 +1,30 @@
+"""Entry point: crawl files in, WebDataset shards of interleaved documents out.
+
+    python pipeline/build_shards.py --crawl a.warc.gz b.warc.gz --output /data/shards
+    ray job submit --address http://127.0.0.1:8265 --working-dir . -- python pipeline/build_shards.py ...
+"""
+
+import logging
+
+from lcl.core.config import run_command
+from lcl.core.logs import set_up_logging
+from pipeline.build_config import BuildConfig
+from pipeline.run_splits import build_shards
+
+
+def main(config: BuildConfig) -> None:
+    set_up_logging()
+    report = build_shards(config)
+    documents, images = report["documents"], report["images"]
+    logging.info(
+        "%d of %d pages became documents with %d of %d images, in %d shards: %s",
+        documents["out"], documents["in"], images["out"], images["in"], report["shards"], config.output,
+    )
+    for reason, count in sorted(documents["dropped"].items(), key=lambda item: -item[1]):
+        logging.info("  left out: %6d %s", count, reason)
+    if not documents["out"]:
+        raise ValueError(f"no page became a document; {config.output}/report.json says why each was left out. Check the rules (--pages.*, --images.*).")
+
+
+if __name__ == "__main__":
+    run_command(BuildConfig, main, description=__doc__.splitlines()[0])

@@ -1,0 +1,204 @@
+"""Crawl files to responses: WARC (fastwarc) and ARC (warcio), bodies decoded with a bound on their size.
+
+    file --> records --> HTTP response --> transfer and content encodings removed --> Response | Rejected
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import brotli
+import zstandard
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+from warcio.archiveiterator import ArchiveIterator as ArcIterator
+from warcio.exceptions import ArchiveLoadFailed
+
+from lcl.core.rejected import Reason, Rejected
+
+MAX_BODY_BYTES = 64 << 20  # twice the largest image that MAX_PIXELS of JPEG at 4 bits a pixel gives
+ARC_MAGIC = b"filedesc://"
+WARC_TYPES = WarcRecordType.response | WarcRecordType.resource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """One captured answer: byte `offset` of its record, ISO 8601 date, lower-case header names, decoded body."""
+
+    offset: int
+    url: str
+    date: str
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def media_type(self) -> str:
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def read_crawl(path: Path) -> Iterator[Response | Rejected]:
+    """Every response of a crawl file in file order; a damaged record comes as a Rejected in its place.
+
+    Raises ValueError if the file cannot be opened or holds no record at all.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such crawl file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty; a crawl file holds at least one record")
+    records = _read_arc(path) if _is_arc(path) else _read_warc(path)
+    found = False
+    for record in records:
+        found = True
+        if record is not None:
+            yield record
+    if not found:
+        raise ValueError(f"{path} is no crawl: it holds no WARC or ARC record (give .warc, .warc.gz, .arc or .arc.gz files)")
+
+
+def _is_arc(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    if start[:2] == b"\x1f\x8b":
+        try:
+            start = zlib.decompressobj(wbits=31).decompress(start, len(ARC_MAGIC))
+        except zlib.error:
+            return False
+    return start.startswith(ARC_MAGIC)
+
+
+def _read_warc(path: Path) -> Iterator[Response | Rejected | None]:
+    """None stands for a record that is no response (it counts as a sign that the file is a crawl)."""
+    with open(path, "rb") as file:
+        # Decoding is ours: auto_decode='all' ends the file at a record that says `chunked` but was stored de-chunked.
+        records = ArchiveIterator(file, record_types=WarcRecordType.any_type, parse_http=True, quirks_mode=True, auto_decode="none")
+        while True:
+            try:
+                record = next(records)
+                yield _from_warc(record) if record.record_type & WARC_TYPES else None
+            except StopIteration:
+                return
+            except Rejected as rejected:
+                yield rejected
+            except OSError as error:  # a torn gzip member or header: fastwarc cannot go on behind it
+                yield Rejected(Reason.RECORD_DAMAGED, str(error))
+                return
+
+
+def _from_warc(record: WarcRecord) -> Response | Rejected | None:
+    url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
+    head = record.http_headers
+    if head is not None:
+        status, headers = head.status_code or 0, {name.lower(): value for name, value in head.astuples()}
+    elif record.record_type == WarcRecordType.resource:  # its own Content-Type stands for HTTP headers that were never sent
+        status, headers = 200, {"content-type": record.headers.get("Content-Type") or ""}
+    elif url.startswith("http"):
+        return Rejected(Reason.RECORD_DAMAGED, f"{url}: a response without HTTP headers")
+    else:
+        return None  # an answer of another protocol: Heritrix keeps its DNS look-ups so
+    body = record.reader.read(MAX_BODY_BYTES + 1)
+    return Response(
+        offset=record.stream_pos, url=url, date=record.headers.get("WARC-Date") or "", status=status, headers=headers,
+        body=_decode_body(body, headers, url),
+    )
+
+
+def _read_arc(path: Path) -> Iterator[Response | Rejected | None]:
+    with open(path, "rb") as file:
+        records = ArcIterator(file)
+        while True:
+            try:
+                record = next(records)
+                head = record.http_headers
+                if record.rec_type != "response" or head is None:
+                    yield None
+                    continue
+                headers = {name.lower(): value for name, value in head.headers}
+                url = record.rec_headers.get_header("uri") or ""
+                body = record.raw_stream.read(MAX_BODY_BYTES + 1)
+                code = head.get_statuscode()
+                yield Response(
+                    offset=records.get_record_offset(), url=url, date=_arc_date(record.rec_headers.get_header("archive-date") or ""),
+                    status=int(code) if code.isdigit() else 0, headers=headers, body=_decode_body(body, headers, url),
+                )
+            except StopIteration:
+                return
+            except Rejected as rejected:
+                yield rejected
+            except (ArchiveLoadFailed, EOFError, zlib.error, UnicodeDecodeError) as error:
+                yield Rejected(Reason.RECORD_DAMAGED, str(error))
+                return
+
+
+def _arc_date(digits: str) -> str:
+    """`20080430204825` as `2008-04-30T20:48:25Z`."""
+    if len(digits) != 14:
+        return digits
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}T{digits[8:10]}:{digits[10:12]}:{digits[12:]}Z"
+
+
+def _decode_body(body: bytes, headers: dict[str, str], url: str) -> bytes:
+    """The body without transfer and content encodings; where a claimed encoding is not there, the bytes as they are.
+
+    Archives often store a body already decoded and keep the header, so a failure to decode is no damage.
+    Raises Rejected if the body, before or after decoding, is larger than MAX_BODY_BYTES.
+    """
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        body = _dechunk(body)
+    for encoding in reversed(headers.get("content-encoding", "").lower().split(",")):
+        expand = EXPANDERS.get(encoding.strip())
+        if expand is not None:
+            try:
+                body = expand(body)
+            except (zlib.error, brotli.error, zstandard.ZstdError):
+                continue
+    if len(body) > MAX_BODY_BYTES:
+        raise Rejected(Reason.BODY_TOO_LARGE, url)
+    return body
+
+
+def _dechunk(body: bytes) -> bytes:
+    chunks, position = [], 0
+    while position < len(body):
+        end = body.find(b"\r\n", position, position + 1024)
+        size = body[position:end].partition(b";")[0].strip() if end >= 0 else b""
+        try:
+            length = int(size, 16)
+        except ValueError:
+            return b"".join(chunks) if chunks else body  # never chunked, or cut short: what came is kept
+        if length == 0:
+            break
+        chunks.append(body[end + 2 : end + 2 + length])
+        position = end + 2 + length + 2
+    return b"".join(chunks)
+
+
+def _inflate(wbits: int) -> Callable[[bytes], bytes]:
+    return lambda body: zlib.decompressobj(wbits=wbits).decompress(body, MAX_BODY_BYTES + 1)
+
+
+def _deflate(body: bytes) -> bytes:
+    try:
+        return _inflate(zlib.MAX_WBITS)(body)
+    except zlib.error:  # many servers send the bare stream, without zlib's header
+        return _inflate(-zlib.MAX_WBITS)(body)
+
+
+def _unbrotli(body: bytes) -> bytes:
+    decoder = brotli.Decompressor()
+    out = decoder.process(body, output_buffer_limit=MAX_BODY_BYTES + 1)
+    while not decoder.is_finished() and len(out) <= MAX_BODY_BYTES:
+        more = decoder.process(b"", output_buffer_limit=MAX_BODY_BYTES + 1)
+        if not more:
+            break
+        out += more
+    return out
+
+
+def _unzstd(body: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().stream_reader(body).read(MAX_BODY_BYTES + 1)
+
+
+EXPANDERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": _inflate(31), "x-gzip": _inflate(31), "deflate": _deflate, "br": _unbrotli, "zstd": _unzstd,
+}

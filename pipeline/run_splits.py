@@ -1,0 +1,143 @@
+"""All splits on Ray: one stateless task each, bounded in flight, and a report that adds up.
+
+    crawl files --> build_split tasks (retried when a worker dies) --> records --> report.json
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from lcl.core.config import hash_of, write_run_record
+from lcl.core.document import SCHEMA
+from lcl.core.files import read_json, write_json
+from lcl.core.logs import progress_bar
+from lcl.core.rejected import Reason
+from pipeline.build_config import BuildConfig
+from pipeline.split import build_split, split_name
+
+MAX_RETRIES = 3
+TASKS_PER_CPU = 2  # queued beside the running ones, so that no CPU waits for the driver
+
+log = logging.getLogger(__name__)
+
+
+def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
+    """The crawl files and the output folder, checked. Raises ValueError before anything is written."""
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    output = Path(config.output)
+    crawl_files = [Path(name) for name in config.crawl]
+    for path in [output, *crawl_files] if in_job else []:
+        if not path.is_absolute():
+            raise ValueError(f"{path} is a relative path: in a Ray job it would mean a temporary copy of the working folder. Give an absolute one.")
+    names: dict[str, Path] = {}
+    for path in crawl_files:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such crawl file")
+        other = names.setdefault(split_name(path), path)
+        if other != path:
+            raise ValueError(f"{other} and {path} have the same file name, from which shards and keys are named: rename one of them")
+        if names[split_name(path)] is not path:
+            raise ValueError(f"{path} is given twice")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file; give a folder")
+    run_path = output / "run.json"
+    if run_path.exists():
+        earlier = read_json(run_path)["config"]
+        if _identity(earlier) != _identity_of(config):
+            raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
+    elif output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
+    return crawl_files, output
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in ("output", "max_failed_crawls", "crawl")} | {
+        "crawl": sorted(Path(name).name for name in config["crawl"])
+    }
+
+
+def _identity_of(config: BuildConfig) -> dict[str, Any]:
+    from lcl.core.config import to_dict
+
+    return _identity(to_dict(config))
+
+
+def build_shards(config: BuildConfig) -> dict[str, Any]:
+    """Builds every split, writes `report.json` and returns it. The same call continues an interrupted build.
+
+    Raises ValueError if more than `max_failed_crawls` of the crawl files fail, after all others are done.
+    """
+    crawl_files, output = prepare_output(config)
+    (output / "splits").mkdir(parents=True, exist_ok=True)
+    if not (output / "run.json").exists():
+        write_run_record(output, config)
+    _start_ray()
+    records, failures = _run(crawl_files, output.resolve(), config)
+    report = summarise(records, failures, num_crawls=len(crawl_files))
+    write_json(output / "report.json", report)
+    if len(failures) > config.max_failed_crawls * len(crawl_files):
+        first = next(iter(failures.values()))
+        more = f" ({len(failures)} of {len(crawl_files)} crawl files failed, see {output / 'report.json'})" if len(crawl_files) > 1 else ""
+        raise ValueError(first["message"] + more)
+    return report
+
+
+def _start_ray() -> None:
+    """Joins the cluster that RAY_ADDRESS names (a job's environment has it), else starts a local Ray of its own."""
+    if not ray.is_initialized():
+        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING)
+
+
+def _run(crawl_files: Sequence[Path], output: Path, config: BuildConfig) -> tuple[list[dict[str, Any]], dict[str, dict[str, str]]]:
+    task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(build_split)
+    limit = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + TASKS_PER_CPU)
+    waiting = sorted(crawl_files, key=split_name)
+    running: dict[ray.ObjectRef, Path] = {}
+    records: dict[str, dict[str, Any]] = {}
+    failures: dict[str, dict[str, str]] = {}
+    with progress_bar("crawl files", total=len(waiting)) as bar:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                path = waiting.pop(0)
+                running[task.remote(path.resolve(), output, config)] = path
+            for done in ray.wait(list(running))[0]:
+                path = running.pop(done)
+                try:
+                    records[split_name(path)] = record = ray.get(done)
+                    log.info("%s: %d of %d pages became documents", path.name, record["documents"].get("out", 0), record["documents"]["in"])
+                except ray.exceptions.RayTaskError as error:
+                    if not isinstance(error.cause, (ValueError, OSError)):
+                        raise
+                    reason = Reason.NOT_A_CRAWL if isinstance(error.cause, ValueError) else Reason.CRAWL_UNREADABLE
+                    failures[path.name] = {"reason": reason, "message": str(error.cause)}
+                    log.warning("%s", error.cause)
+                except ray.exceptions.WorkerCrashedError:
+                    failures[path.name] = {"reason": Reason.CRAWL_CRASHES, "message": f"{path}: its worker died {MAX_RETRIES + 1} times"}
+                    log.warning("%s", failures[path.name]["message"])
+                bar.advance(note=path.name)
+    return [records[name] for name in sorted(records)], failures
+
+
+def summarise(records: Sequence[dict[str, Any]], failures: dict[str, dict[str, str]], *, num_crawls: int) -> dict[str, Any]:
+    """The funnel: for crawl files, records, documents and images, what came in, what came out, what was left out and why."""
+    totals: dict[str, Counter[str]] = {kind: Counter() for kind in ("records", "records_rejected", "documents", "images")}
+    for record in records:
+        for kind, total in totals.items():
+            total.update(record[kind])
+    funnel = {}
+    for kind in ("documents", "images"):
+        counts = dict(totals[kind])
+        funnel[kind] = {"in": counts.pop("in", 0), "out": counts.pop("out", 0), "dropped": dict(sorted(counts.items()))}
+    return {
+        "schema": SCHEMA,
+        "crawls": {"in": num_crawls, "out": len(records), "failed": failures},
+        "records": dict(sorted(totals["records"].items())),
+        "records_rejected": dict(sorted(totals["records_rejected"].items())),
+        **funnel,
+        "shards": sum(len(record["shards"]) for record in records),
+    }

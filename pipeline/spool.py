@@ -1,0 +1,117 @@
+"""One pass over a crawl file into a temporary file, so that a page finds images that come before or behind it.
+
+Memory holds addresses only; bodies lie on disk, whatever the size or the compression of the crawl.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from lcl.core.rejected import Rejected
+from pipeline.crawl import Response, read_crawl
+
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+MAX_REDIRECTS = 5
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
+
+
+@dataclass(frozen=True)
+class _Place:
+    position: int
+    length: int
+
+
+class Spool:
+    """The pages of a crawl file, and its images by address. A context manager: leaving it deletes the temporary file."""
+
+    def __init__(self, path: Path, *, folder: Path | None = None) -> None:
+        """Reads `path` once. `num_records` counts responses by kind, `rejected` the damaged records by reason.
+
+        Raises ValueError if `path` is no crawl file.
+        """
+        self.num_records: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self._images: dict[str, _Place] = {}
+        self._redirects: dict[str, str] = {}
+        self._pages: list[tuple[Response, _Place]] = []
+        self._file = tempfile.TemporaryFile(dir=folder)
+        try:
+            for item in read_crawl(path):
+                self._add(item)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _add(self, item: Response | Rejected) -> None:
+        if isinstance(item, Rejected):
+            self.num_records["damaged"] += 1
+            self.rejected[item.reason] += 1
+        elif 300 <= item.status < 400 and "location" in item.headers:
+            self.num_records["redirect"] += 1
+            self._redirects.setdefault(normal_url(item.url), _join(item.url, item.headers["location"]))
+        elif item.body.startswith(IMAGE_MAGIC) or item.media_type.startswith("image/"):
+            self.num_records["image"] += 1
+            if item.status == 200:
+                self._images.setdefault(normal_url(item.url), self._store(item.body))
+        elif item.media_type in HTML_TYPES:
+            self.num_records["page"] += 1
+            self._pages.append((replace(item, body=b""), self._store(item.body)))
+        else:
+            self.num_records["other"] += 1
+
+    def _store(self, body: bytes) -> _Place:
+        position = self._file.seek(0, 2)
+        self._file.write(body)
+        return _Place(position, len(body))
+
+    def _load(self, place: _Place) -> bytes:
+        self._file.seek(place.position)
+        return self._file.read(place.length)
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def pages(self) -> Iterator[Response]:
+        """HTML responses of any status, in file order."""
+        for response, place in self._pages:
+            yield replace(response, body=self._load(place))
+
+    def image(self, url: str) -> bytes | None:
+        """The body that was captured at `url`, through captured redirects; None if the crawl does not hold it."""
+        key = normal_url(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            if key in self._images:
+                return self._load(self._images[key])
+            if key not in self._redirects:
+                return None
+            key = normal_url(self._redirects[key])
+        return None
+
+
+def normal_url(url: str) -> str:
+    """The address as a key: no scheme, no fragment, host in lower case, one spelling of percent escapes."""
+    try:
+        parts = urlsplit(url.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # no address that a client could ask for; it still is a key
+        return url.strip()
+    path = quote(unquote(parts.path or "/"), safe="/%:@!$&'()*+,;=~")
+    place = host if port in (None, 80, 443) else f"{host}:{port}"
+    return f"{place}{path}" + (f"?{quote(unquote(parts.query), safe='/%:@!$&()*+,;=~?')}" if parts.query else "")
+
+
+def _join(base: str, address: str) -> str:
+    try:
+        return urljoin(base, address.strip())
+    except ValueError:
+        return address

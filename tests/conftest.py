@@ -1,0 +1,77 @@
+"""Shared material of the tests. Shapes and types of the signatures in lcl and pipeline are checked while tests run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", DS_ACCELERATOR="cpu", RAY_USAGE_STATS_ENABLED="0")
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook(["lcl.model", "lcl.attention", "lcl.losses", "lcl.rows", "lcl.train_step", "lcl.zero_shot", "lcl.probe"], "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of crawls and reference numbers beside the checkout; a test that needs it is skipped where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs {SHARED.name}/ beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small sample crawl (sample.warc.gz) and its labelled pictures (labelled/)."""
+    from pipeline.sample_crawl import SampleCrawlConfig, main
+
+    folder = tmp_path_factory.mktemp("sample")
+    main(SampleCrawlConfig(output=folder, num_pages=24, num_labelled_train=40, num_labelled_test=20))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of the sample crawl, built in this process. Tests that change them copy the folder first."""
+    from pipeline.build_config import BuildConfig
+    from pipeline.split import build_split
+
+    folder = tmp_path_factory.mktemp("shards")
+    crawl = sample / "sample.warc.gz"
+    build_split(crawl, folder, BuildConfig(crawl=(str(crawl),), output=str(folder), shard_documents=8))
+    return folder
+
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs a command as a user would, with a home folder of its own; returns its status and output."""
+
+    def run_command(*words: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        bin_folder = str(Path(sys.executable).parent)
+        settings = os.environ | {"HOME": str(home), "PATH": bin_folder + os.pathsep + os.environ["PATH"]} | environment
+        return subprocess.run([str(word) for word in words], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=timeout)
+
+    return run_command
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess, *parts: str) -> None:
+    """The command failed with a single `error: ...` line that holds all `parts`, and no traceback."""
+    assert result.returncode != 0, result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
+    for part in parts:
+        assert part in lines[0], lines[0]

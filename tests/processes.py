@@ -1,0 +1,37 @@
+"""Ranks without a launcher: the environment that it would set, for tests that start many short runs."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start_ranks(arguments: Sequence[object], *, world_size: int) -> list[subprocess.Popen]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, arguments)], cwd=ROOT, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(world_size)
+    ]
+
+
+def run_ranks(arguments: Sequence[object], *, world_size: int, timeout: float = 240) -> list[str]:
+    """Runs all ranks to their end and returns what each printed. Raises AssertionError with it if one fails."""
+    processes = start_ranks(arguments, world_size=world_size)
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output
+    return outputs

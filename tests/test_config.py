@@ -1,0 +1,83 @@
+"""Configs: files, hashes, command lines and what they say of mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lcl.core.config import from_dict, hash_of, to_dict
+from lcl.train_config import PRESETS, TrainConfig
+from tests.conftest import Run, assert_one_line_error
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_config_survives_its_file(name: str) -> None:
+    value = PRESETS[name]
+    assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(value))), origin="test") == value
+
+
+def test_hash_depends_on_values_and_not_on_what_is_left_out() -> None:
+    toy = PRESETS["toy"]
+    other = from_dict(TrainConfig, to_dict(toy) | {"output": "elsewhere"}, origin="test")
+    assert hash_of(toy) != hash_of(other)
+    assert hash_of(toy, without=("output",)) == hash_of(other, without=("output",))
+
+
+def test_an_unknown_key_names_the_nearest() -> None:
+    values = to_dict(PRESETS["toy"])
+    values["model"]["vision"]["widht"] = 3
+    with pytest.raises(ValueError, match=r"run.json: unknown key model.vision.widht, did you mean model.vision.width\?"):
+        from_dict(TrainConfig, values, origin="run.json")
+
+
+def test_a_value_out_of_range_names_its_key() -> None:
+    with pytest.raises(ValueError, match="steps: .*greater than or equal to 1"):
+        from_dict(TrainConfig, to_dict(PRESETS["toy"]) | {"steps": 0}, origin="test")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.vision.widht", "3"], "did you mean --model.vision.width?"),
+        (["--preset", "tiny"], "did you mean toy?"),
+        (["--preset", "toy", "--config", "x.json"], "give one of them"),
+        (["--config", "missing.json"], "missing.json: no such file"),
+        (["--preset", "toy", "--steps", "-1"], "steps"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(run: Run, flags: list[str], message: str) -> None:
+    result = run(sys.executable, "lcl/pretrain.py", "--output", "unused", *flags)
+    assert result.returncode != 0
+    assert message.lower() in result.stderr.lower() and "Traceback" not in result.stderr, result.stderr
+
+
+def test_dry_run_prints_the_config_and_writes_nothing(run: Run, tmp_path: Path) -> None:
+    result = run(sys.executable, "lcl/pretrain.py", "--preset", "toy", "--output", tmp_path / "run", "--model.vision.layers", "3", "--dry-run", "--local_rank=0")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["model"]["vision"]["layers"] == 3
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_file_gives_the_same_config_back(run: Run, tmp_path: Path) -> None:
+    first = run(sys.executable, "lcl/pretrain.py", "--preset", "toy", "--output", "x", "--seed", "7", "--dry-run")
+    (tmp_path / "run.json").write_text(json.dumps({"config": json.loads(first.stdout), "commit": "abc"}))
+    second = run(sys.executable, "lcl/pretrain.py", "--config", tmp_path / "run.json", "--dry-run")
+    assert second.stdout == first.stdout != ""
+
+
+def test_unknown_command_of_lcl_is_named(run: Run) -> None:
+    result = run("lcl", "pretrian")
+    assert_one_line_error(result, "pretrian", "did you mean 'pretrain'?")
+
+
+def test_every_command_of_lcl_has_help(run: Run) -> None:
+    from lcl.cli import COMMANDS
+
+    listing = run("lcl", "--help").stdout
+    helps = {name: subprocess.Popen(["lcl", *name.split(), "--help"], stdout=subprocess.PIPE, text=True) for name in COMMANDS}
+    for name, process in helps.items():
+        assert name in listing
+        text = process.communicate(timeout=60)[0]
+        assert process.returncode == 0 and "--output" in text, name

@@ -1,0 +1,45 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from lcl.core.files import open_aside, read_json, write_json
+from lcl.core.logs import MetricsFile, read_metrics
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with pytest.raises(RuntimeError), open_aside(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with open_aside(path) as file:
+        file.write(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path) == {"a": 1}
+
+
+def test_a_damaged_json_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match="x.json is damaged"):
+        read_json(tmp_path / "x.json")
+
+
+def test_metrics_forget_what_a_resumed_run_will_redo(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        metrics.write(step, {"loss": float(step)})
+    with open(metrics.path, "a") as file:
+        file.write('{"step": 4, "lo')  # a kill in the middle of a line
+    metrics.truncate_after(2)
+    metrics.write(3, {"loss": 9.0})
+    assert [(line["step"], line["loss"]) for line in read_metrics(metrics.path)] == [(1, 1.0), (2, 2.0), (3, 9.0)]
+    assert all(json.loads(line) for line in metrics.path.read_text().splitlines())
