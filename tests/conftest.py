@@ -35,7 +35,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.sample_crawl import SampleCrawlConfig, main
 
     folder = tmp_path_factory.mktemp("sample")
-    main(SampleCrawlConfig(output=folder, num_pages=24, num_labelled_train=40, num_labelled_test=20))
+    main(SampleCrawlConfig(output=str(folder), num_pages=24, num_labelled_train=40, num_labelled_test=20))
     return folder
 
 

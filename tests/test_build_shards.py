@@ -1,0 +1,173 @@
+"""The shard build as users run it: an embedded Ray, a Ray job, interruptions, and mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lcl.core.shards import ShardSet, verify_shard
+from lcl.demo import ray_head
+from tests.conftest import ROOT, Run, assert_one_line_error
+from tests.crawls import Capture, html, jpeg, write_warc
+
+SCRIPT = "pipeline/build_shards.py"
+
+
+def write_site(path: Path, number: int, num_pages: int = 4) -> Path:
+    colour = (40 * number, 90, 200)
+    pages = [Capture(f"https://s{number}.example/{page}", html(f"<p>Site {number}, page {page}.</p><img src='/i.jpg'>")) for page in range(num_pages)]
+    return write_warc(path, [*pages, Capture(f"https://s{number}.example/i.jpg", jpeg(colour), "image/jpeg"), Capture(f"https://s{number}.example/none", html(""))])
+
+
+@pytest.fixture
+def crawls(tmp_path: Path) -> list[Path]:
+    return [write_site(tmp_path / f"site-{number}.warc.gz", number) for number in range(3)]
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json"}
+
+
+def test_an_embedded_ray_builds_and_continues(run: Run, crawls: list[Path], tmp_path: Path) -> None:
+    """One good build; the same again changes nothing; a build that lost a shard is mended; the report adds up."""
+    output = tmp_path / "shards"
+    result = run(sys.executable, SCRIPT, "--crawl", *crawls, "--output", output)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((output / "report.json").read_text())
+    assert report["crawls"] == {"in": 3, "out": 3, "failed": {}}
+    assert report["documents"] == {"in": 15, "out": 12, "dropped": {"no_images": 3}}
+    assert report["images"] == {"in": 12, "out": 12, "dropped": {}}
+    assert len(ShardSet([output])) == 12
+    before = shard_bytes(output)
+    lost = sorted(output.glob("site-1-*.json"))[0]
+    lost.unlink()
+    lost.with_suffix(".tar").unlink()
+    again = run(sys.executable, SCRIPT, "--crawl", *reversed(crawls), "--output", output)
+    assert again.returncode == 0, again.stderr
+    assert shard_bytes(output) == before
+    for sidecar in (path.with_suffix(".json") for path in output.glob("*.tar")):
+        verify_shard(sidecar)
+    other_rules = run(sys.executable, SCRIPT, "--crawl", *crawls, "--output", output, "--images.min-side-px", 20)
+    assert_one_line_error(other_rules, "holds another run's shards", "--output")
+    assert shard_bytes(output) == before
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory):
+    with ray_head(tmp_path_factory.mktemp("ray")) as (address, environment):
+        yield address, environment
+
+
+def submit(head: tuple[str, dict[str, str]], *options: object) -> subprocess.CompletedProcess:
+    address, environment = head
+    command = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", "python", SCRIPT, *options]
+    return subprocess.run([str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: tuple, crawls: list[Path], tmp_path: Path) -> None:
+    """The job's driver killed in the middle and submitted again; one bad crawl file among good ones."""
+    local, output = tmp_path / "local", tmp_path / "shards"
+    from pipeline.build_config import BuildConfig
+    from pipeline.split import build_split
+
+    local.mkdir()
+    for crawl in crawls:
+        build_split(crawl, local, BuildConfig(crawl=tuple(map(str, crawls)), output="x"))
+    bad = tmp_path / "bad.warc.gz"
+    bad.write_bytes(b"no crawl at all")
+    options = ["--crawl", *crawls, bad, "--output", output, "--max-failed-crawls", "0.3"]
+    first = subprocess.Popen(
+        [str(word) for word in ["ray", "job", "submit", "--address", head[0], "--working-dir", ".", "--", "python", SCRIPT, *options]],
+        cwd=ROOT, env=head[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(output.glob("*.json")) and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.05)
+    for driver in drivers(output):
+        os.kill(driver, signal.SIGKILL)
+    first.communicate(timeout=120)
+    result = submit(head, *options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads((output / "report.json").read_text())
+    assert report["crawls"]["in"] == 4 and report["crawls"]["failed"]["bad.warc.gz"]["reason"] == "not_a_crawl"
+    built = {name: data for name, data in shard_bytes(output).items() if name != "report.json"}
+    assert built == shard_bytes(local) and len(built) == 12
+
+
+def drivers(output: Path) -> list[int]:
+    """Process ids of the build scripts that write into `output`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(output).encode() in words and any(word.endswith(SCRIPT.encode()) for word in words) and b"submit" not in words:
+            found.append(int(entry.name))
+    return found
+
+
+def test_relative_paths_are_refused_inside_a_job(head: tuple, crawls: list[Path]) -> None:
+    result = submit(head, "--crawl", crawls[0], "--output", "outputs/shards")
+    text = result.stdout + result.stderr
+    assert result.returncode != 0 and "outputs/shards is a relative path: in a Ray job" in text and "Traceback" not in text
+
+
+def test_the_job_interface_asks_for_the_token(head: tuple) -> None:
+    import urllib.error
+    import urllib.request
+
+    with pytest.raises(urllib.error.HTTPError, match="401") as error:
+        urllib.request.urlopen(f"{head[0]}/api/jobs/", timeout=10)
+    error.value.close()
+    token = Path(head[1]["RAY_AUTH_TOKEN_PATH"])
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+def dry(tmp_path: Path, name: str, data: bytes) -> Path:
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+def test_a_single_bad_crawl_file_is_one_line(run: Run, tmp_path: Path) -> None:
+    result = run(sys.executable, SCRIPT, "--crawl", dry(tmp_path, "bad.warc.gz", b"no crawl"), "--output", tmp_path / "shards")
+    assert_one_line_error(result, "bad.warc.gz is no crawl", "give .warc")
+    assert not list((tmp_path / "shards").glob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: ["--crawl", folder / "missing.warc.gz", "--output", folder / "s"], "missing.warc.gz: no such crawl file"),
+        (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), folder / "a.warc", "--output", folder / "s"], "is given twice"),
+        (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--output", dry(folder, "file", b"")], "is a file; give a folder"),
+        (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--output", folder], "is not empty and holds no shard build"),
+        (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--ouput", folder / "s", "--output", folder / "t"], "did you mean --output?"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(run: Run, tmp_path: Path, make, message: str) -> None:
+    (tmp_path / "here").mkdir()
+    words = make(tmp_path / "here")
+    before = sorted((tmp_path / "here").rglob("*"))
+    assert_one_line_error(run(sys.executable, SCRIPT, *words), message)
+    assert sorted((tmp_path / "here").rglob("*")) == before
+
+
+def test_two_crawls_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_site(tmp_path / folder / "x.warc.gz", 1)
+    result = run(sys.executable, SCRIPT, "--crawl", tmp_path / "a/x.warc.gz", tmp_path / "b/x.warc.gz", "--output", tmp_path / "s")
+    assert_one_line_error(result, "have the same file name", "rename one")
+
+
+def test_no_document_at_all_is_an_error_that_points_to_the_report(run: Run, tmp_path: Path) -> None:
+    crawl = write_warc(tmp_path / "a.warc.gz", [Capture("https://a.example/", html(""))])
+    result = run(sys.executable, SCRIPT, "--crawl", crawl, "--output", tmp_path / "shards")
+    assert_one_line_error(result, "no page became a document", "report.json")
