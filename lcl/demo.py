@@ -38,7 +38,7 @@ class DemoConfig:
     """Folder for everything that the demo makes; the same command again continues."""
     crawl: tuple[str, ...] = ()
     """Crawl files of your own; without any, the sample crawl is made and used."""
-    num_pages: Annotated[int, Field(ge=16)] = 320
+    num_pages: Annotated[int, Field(ge=16)] = 400
     """Pages of the sample crawl."""
     preset: str = "small"
     """Preset of the pretraining."""
@@ -63,8 +63,7 @@ def main(settings: DemoConfig) -> None:
     labelled, results = sample / "labelled", output / "results"
 
     _say("1/5 sample crawl and labelled pictures")
-    if not (labelled / "classes.json").exists():
-        _run([sys.executable, "pipeline/sample_crawl.py", "--output", sample, "--num-pages", settings.num_pages])
+    _run([sys.executable, "pipeline/sample_crawl.py", "--output", sample, "--num-pages", settings.num_pages])
 
     _say("2/5 shards, by a Ray job")
     with ray_head(output) as (address, environment):

@@ -46,7 +46,7 @@ class SampleCrawlConfig:
     """Folder for sample.warc.gz and labelled/."""
     seed: Annotated[int, Field(ge=0)] = 0
     """The same seed gives the same files, byte for byte."""
-    num_pages: Annotated[int, Field(ge=MIN_NUM_PAGES)] = 320
+    num_pages: Annotated[int, Field(ge=MIN_NUM_PAGES)] = 400
     """Different pages; duplicates and second captures come on top."""
     relevance: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Probability that the paragraph just before a picture, or its caption, says what is seen."""

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from pipeline.sample_pictures import COLOURS, FORMATS, Supply, draw_picture, encode_image
-from pipeline.sample_text import ALTERNATIVE_TEXTS, HEADINGS, PLAIN_CAPTIONS, TOPICS, Topic, write_filler, write_line, write_mention, write_title
+from pipeline.sample_text import ALTERNATIVE_TEXTS, HEADINGS, PLAIN_CAPTIONS, TOPICS, Topic, draw, write_filler, write_mention
 
 SITE = "https://sample.example"
-IMAGES_PER_PAGE = (8, 14)  # least and most on a page that has any
-PICTURE_SIDE_PX = (160, 240)
+IMAGES_PER_PAGE = (10, 20)  # least and most on a page that has any
+PICTURE_SIDE_PX = (152, 200)
 SMALL_PX = 80  # a srcset's small candidate, below any sensible least size: whoever takes the first candidate loses the picture
 MIN_NUM_PAGES = 16  # room for every trait, reference and fault
 
@@ -137,7 +137,7 @@ def plan_site(rng: np.random.Generator, *, num_pages: int) -> list[PagePlan]:
         is_in_header = "charset_in_header" in traits or (is_said and "charset_in_meta" not in traits)
         content_type = f"text/html; charset={charset}" if is_in_header else "text/html"
         first = sum(counts[:page])
-        plans.append(PagePlan(page, topic, write_title(rng, topic), traits, charset, content_type, tuple(pictures[first : first + counts[page]])))
+        plans.append(PagePlan(page, topic, topic.title, traits, charset, content_type, tuple(pictures[first : first + counts[page]])))
     return plans
 
 
@@ -172,7 +172,7 @@ def compose_page(rng: np.random.Generator, plan: PagePlan, *, site: Sequence[Pag
     for position in range(num_pictures + 1):
         for _ in range(places.count(position)):
             if rng.random() < 0.5:
-                blocks.append(f"<h2>{html.escape(write_line(rng, plan.topic, HEADINGS))}</h2>")
+                blocks.append(f"<h2>{draw(rng, HEADINGS)}</h2>")
             blocks.append(_filler(rng, plan.topic))
         if "advert_inside" in plan.traits and position == advert_place:
             blocks.append(_advert(rng))
@@ -183,10 +183,11 @@ def compose_page(rng: np.random.Generator, plan: PagePlan, *, site: Sequence[Pag
         glyph = source.glyphs[digit][int(rng.integers(len(source.glyphs[digit])))]
         image, colour = draw_picture(rng, source, glyph, width_px=width, height_px=height)
         mention = ("before", "caption")[int(rng.integers(2))] if rng.random() < relevance else "none"
-        blocks.append(_lead(rng, plan.topic, digit, colour, is_mentioned=mention == "before"))
+        if mention != "caption":
+            blocks.append(_lead(rng, plan.topic, digit, colour, is_mentioned=mention == "before"))
         element, files = _show(rng, plan, plan.pictures[position], image)
-        caption = write_mention(rng, plan.topic, digit=digit, colour=colour, as_caption=True) if mention == "caption" else None
-        blocks.append(_frame(rng, plan.topic, element, caption))
+        caption = write_mention(rng, digit=digit, colour=colour, as_caption=True) if mention == "caption" else None
+        blocks.append(_frame(rng, element, caption))
         captures += _as_captured(files, plan.pictures[position])
         placed.append(PlacedPicture(plan.pictures[position], files[0].url, digit, mention))
     text = _document(rng, plan, site, "\n".join(blocks))
@@ -195,15 +196,15 @@ def compose_page(rng: np.random.Generator, plan: PagePlan, *, site: Sequence[Pag
 
 
 def _filler(rng: np.random.Generator, topic: Topic) -> str:
-    return _paragraph(write_filler(rng, topic, num_sentences=int(rng.integers(3, 6))))
+    return _paragraph(write_filler(rng, topic, num_sentences=3))
 
 
 def _lead(rng: np.random.Generator, topic: Topic, digit: int, colour: str, *, is_mentioned: bool) -> str:
     """The paragraph just before a picture; a mention is its last sentence."""
     if not is_mentioned:
         return _paragraph(write_filler(rng, topic, num_sentences=1, not_digit=digit))
-    mention = write_mention(rng, topic, digit=digit, colour=colour)
-    if rng.random() < 0.5:
+    mention = write_mention(rng, digit=digit, colour=colour)
+    if rng.random() < 0.8:
         return _paragraph(mention)
     return _paragraph(write_filler(rng, topic, num_sentences=1, not_digit=digit) + " " + mention)
 
@@ -212,12 +213,12 @@ def _paragraph(text: str) -> str:
     return f"<p>{html.escape(text, quote=False)}</p>"
 
 
-def _frame(rng: np.random.Generator, topic: Topic, element: str, caption: str | None) -> str:
+def _frame(rng: np.random.Generator, element: str, caption: str | None) -> str:
     """The picture's element inside a figure, a div or a paragraph."""
-    draw = rng.random() if caption is None else 0
-    if draw < 0.2:
-        return f"<figure>{element}<figcaption>{html.escape(caption or write_line(rng, topic, PLAIN_CAPTIONS))}</figcaption></figure>"
-    return f'<div class="photo">{element}</div>' if draw < 0.8 else f"<p>{element}</p>"
+    chance = rng.random() if caption is None else 0
+    if chance < 0.2:
+        return f"<figure>{element}<figcaption>{html.escape(caption or draw(rng, PLAIN_CAPTIONS))}</figcaption></figure>"
+    return f'<div class="photo">{element}</div>' if chance < 0.8 else f"<p>{element}</p>"
 
 
 def _show(rng: np.random.Generator, plan: PagePlan, picture: PicturePlan, image: Image.Image) -> tuple[str, list[Capture]]:
@@ -232,7 +233,7 @@ def _show(rng: np.random.Generator, plan: PagePlan, picture: PicturePlan, image:
     stem = folder + hashlib.sha256(f"picture {picture.number}".encode()).hexdigest()[:10]
     src = f"{stem}.{picture.form}"
     files = {src: image}
-    alternative = html.escape(write_line(rng, plan.topic, ALTERNATIVE_TEXTS))
+    alternative = draw(rng, ALTERNATIVE_TEXTS)
     rest = f'alt="{alternative}"' + (f' width="{image.width}" height="{image.height}"' if rng.random() < 0.5 else "")
     element = f'<img src="{src}" {rest}>'
     match picture.reference:
@@ -320,7 +321,6 @@ def _document(rng: np.random.Generator, plan: PagePlan, site: Sequence[PagePlan]
     topics = "".join(f'<li><a href="/{topic.slug}/">{topic.slug.capitalize()}</a></li>' for topic in TOPICS)
     others = [site[int(other)] for other in rng.integers(len(site), size=5)]
     related = "".join(f'<li><a href="{urlsplit(other.url).path}">{html.escape(other.title, quote=False)}</a></li>' for other in others)
-    author = write_line(rng, plan.topic, ("{name}",))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -336,7 +336,7 @@ def _document(rng: np.random.Generator, plan: PagePlan, site: Sequence[PagePlan]
 <main>
 <article>
 <h1>{title}</h1>
-<div class="byline">By {html.escape(author)} <a href="#print"><img src="/static/print.png" width="32" height="32" alt="Print"></a></div>
+<div class="byline">By Zoë <a href="#print"><img src="/static/print.png" width="32" height="32" alt="Print"></a></div>
 {article}
 </article>
 </main>

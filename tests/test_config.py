@@ -41,7 +41,7 @@ def test_a_value_out_of_range_names_its_key() -> None:
     ("flags", "message"),
     [
         (["--model.vision.widht", "3"], "did you mean --model.vision.width?"),
-        (["--preset", "tiny"], "did you mean toy?"),
+        (["--preset", "smal"], "did you mean small?"),
         (["--preset", "toy", "--config", "x.json"], "give one of them"),
         (["--config", "missing.json"], "missing.json: no such file"),
         (["--preset", "toy", "--steps", "-1"], "steps"),

@@ -20,8 +20,8 @@ from pipeline.crawl import Response, read_crawl
 from pipeline.extract import ImageReference, extract_pieces
 from pipeline.sample_crawl import SampleCrawlConfig, main
 from pipeline.sample_pages import FAULTS, PICTURE_SIDE_PX, REFERENCES, SITE, TRAITS, Page, compose_site
-from pipeline.sample_pictures import COLOURS, SPLITS, Split, Supply, contrast, load_supplies
-from pipeline.sample_text import DIGIT_WORDS, FILLER, TOPICS, write_filler, write_mention, write_title
+from pipeline.sample_pictures import COLOURS, SPLITS, Split, Supply, load_supplies
+from pipeline.sample_text import DIGIT_WORDS, TOPICS, write_filler, write_mention
 
 DIGIT_WORD = re.compile(rf"\b({'|'.join(DIGIT_WORDS)})\b", re.IGNORECASE)
 SAMPLE = {"num_pages": 24, "num_labelled_train": 40, "num_labelled_test": 20}  # as the fixture `sample`
@@ -36,7 +36,7 @@ def supplies() -> Mapping[Split, Supply]:
 @pytest.fixture(scope="module")
 def pages(supplies: Mapping[Split, Supply]) -> list[Page]:
     """The pages of the fixture `sample`, with their ground truth."""
-    return list(compose_site(supplies["pages"], seed=0, num_pages=24, relevance=0.6))
+    return list(compose_site(supplies["pages"], seed=0, num_pages=24, relevance=0.8))
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +123,11 @@ def test_every_digit_mask_has_the_height_asked_for_and_ink_at_its_borders(suppli
             assert min(pixels[:3].max(), pixels[-3:].max(), pixels[:, :3].max(), pixels[:, -3:].max()) > 10
 
 
-def test_colours_stand_out() -> None:
-    grey, white, mask = Image.new("RGB", (20, 20), (128, 128, 128)), Image.new("RGB", (20, 20), "white"), Image.new("L", (20, 20), 255)
-    assert contrast(Image.new("RGB", (20, 20), COLOURS["red"]), mask, "red") == pytest.approx(0)
-    assert contrast(grey, mask, "white") == pytest.approx(2.5 * (250 - 128) / 255)
-    rng = np.random.default_rng(0)
-    drawn = {sample_pictures.draw_colour(rng, white, mask) for _ in range(100)}
-    assert drawn == {name for name in COLOURS if contrast(white, mask, name) >= sample_pictures.MIN_CONTRAST} and len(drawn) >= 6
+def test_every_colour_is_lighter_than_every_photograph(supplies: Mapping[Split, Supply]) -> None:
+    """A digit can be read wherever it falls: ITU-R 601 lightness, the darkest colour against the lightest hundredth of the pixels."""
+    darkest = min(np.dot(colour, (0.299, 0.587, 0.114)) for colour in COLOURS.values())
+    lightest = max(np.percentile(np.asarray(strip.convert("L")), 99) for source in supplies.values() for strip in source.strips)
+    assert darkest > lightest
 
 
 def test_missing_material_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,43 +147,42 @@ def test_labelled_folder_is_balanced(sample: Path) -> None:
 
 
 def test_only_noise_and_mentions_hold_digit_words() -> None:
-    plain = [FILLER, sample_text.PLAIN_CAPTIONS, sample_text.ALTERNATIVE_TEXTS, sample_text.HEADINGS, *sample_text.SHARED_VOCABULARY.values()]
-    plain += [group for topic in TOPICS for group in (topic.titles, *topic.vocabulary.values())]
-    assert len(set(FILLER)) == len(FILLER) >= 60 and not [text for group in plain for text in group if DIGIT_WORD.search(text)]
+    plain = [sample_text.PLAIN_CAPTIONS, sample_text.ALTERNATIVE_TEXTS, sample_text.HEADINGS, *((topic.title, *topic.filler) for topic in TOPICS)]
+    assert not [text for group in plain for text in group if DIGIT_WORD.search(text)]
     naming = [sample_text.NOISE, *sample_text.MENTIONS.values(), *sample_text.CAPTIONS.values()]
     assert all("{digit}" in template for group in naming for template in group)
 
 
 def test_every_template_can_be_filled_and_written_in_latin_1() -> None:
     rng = np.random.default_rng(0)
-    for topic in TOPICS:
-        texts = [write_title(rng, topic) for _ in range(20)] + [write_filler(rng, topic, num_sentences=len(FILLER)) for _ in range(5)]
-        for digit, colour in enumerate(COLOURS):
-            mentions = [write_mention(rng, topic, digit=digit, colour=colour, as_caption=bool(number % 2)) for number in range(40)]
+    texts = [write_filler(rng, topic, num_sentences=6) for topic in TOPICS]
+    for digit in range(10):
+        for colour in COLOURS:
+            mentions = [write_mention(rng, digit=digit, colour=colour, as_caption=bool(number % 2)) for number in range(40)]
             assert all(DIGIT_WORDS[digit] in mention.lower() for mention in mentions)
             texts += mentions
-        for text in texts:
-            text.encode("iso-8859-1")
-            assert text[0] == text[0].upper() and not re.search(r"[{}]|\ba (orange|eight|old)|\ban (?!hour)[^aeiou]", text, re.IGNORECASE)
+    for text in texts:
+        text.encode("iso-8859-1")
+        assert text[0] == text[0].upper() and not re.search(r"[{}]|\ba (orange|eight|old)|\ban (?!old|orange|eight|hour)", text, re.IGNORECASE), text
 
 
 def test_filler_is_noisy_at_the_rate_said_and_never_right_by_chance() -> None:
     rng = np.random.default_rng(0)
-    text = " ".join(write_filler(rng, TOPICS[0], num_sentences=20, not_digit=3) for _ in range(400))
+    text = " ".join(write_filler(rng, TOPICS[0], num_sentences=6, not_digit=3) for _ in range(1300))
     found = Counter(word.lower() for word in DIGIT_WORD.findall(text))
-    assert found.total() / 8000 == pytest.approx(sample_text.NOISE_RATE, rel=0.25) and len(found) == 9 and found["three"] == 0
+    assert found.total() / 7800 == pytest.approx(sample_text.NOISE_RATE, rel=0.25) and len(found) == 9 and found["three"] == 0
 
 
-@pytest.mark.parametrize(("relevance", "share_of_captions"), [(0.0, 0.2), (0.6, 0.2), (1.0, 0.0)])
-def test_relevance_is_what_was_asked_for(relevance: float, share_of_captions: float, supplies: Mapping[Split, Supply]) -> None:
+@pytest.mark.parametrize("relevance", [0.0, 0.6, 1.0])
+def test_relevance_is_what_was_asked_for(relevance: float, supplies: Mapping[Split, Supply]) -> None:
     site = compose_site(supplies["pages"], seed=7, num_pages=20, relevance=relevance)
     mentions = Counter(picture.mention for page in site for picture in page.pictures)
     assert mentions.total() > 85
-    for mention, share in (("before", relevance), ("caption", share_of_captions)):
+    for mention, share in (("before", relevance / 2), ("caption", relevance / 2), ("none", 1 - relevance)):
         assert mentions[mention] / mentions.total() == pytest.approx(share, abs=3 * (share * (1 - share) / mentions.total()) ** 0.5)
 
 
-def test_extraction_finds_every_picture_behind_the_words_that_name_it(pages: list[Page]) -> None:
+def test_extraction_finds_every_picture_beside_the_words_that_name_it(pages: list[Page]) -> None:
     seen: Counter[str] = Counter()
     for page in pages:
         pieces = extract_pieces(page.html, page.plan.url)
@@ -193,14 +190,16 @@ def test_extraction_finds_every_picture_behind_the_words_that_name_it(pages: lis
         assert len(shown) == len(page.pictures)
         for place, picture in zip(shown, page.pictures, strict=True):
             assert picture.url in pieces[place].candidates
-            word, last_sentence = DIGIT_WORDS[picture.digit], re.split(r"\. |\n\n", pieces[place - 1])[-1]
-            assert (word in DIGIT_WORD.findall(last_sentence.lower())) == (picture.mention == "before")
-            assert picture.mention != "caption" or word in pieces[place + 1].partition("\n\n")[0].lower()
+            beside = pieces[place - 1 : place + 2]
+            word = DIGIT_WORDS[picture.digit]
+            before = re.split(r"\. |\n\n", beside[0])[-1] if isinstance(beside[0], str) else ""
+            behind = beside[2].partition("\n\n")[0] if len(beside) == 3 and isinstance(beside[2], str) else ""
+            assert (picture.mention != "before" or word in before.lower()) and (picture.mention != "caption" or word in behind.lower())
             seen.update((picture.mention, picture.plan.reference, picture.plan.form))
         text = " ".join(piece for piece in pieces if isinstance(piece, str))
         assert not re.search("cookies|About us|All rights reserved|Related pages", text)
-        seen["150 to 400 words"] += 150 <= len(text.split()) <= 400
-    assert set(seen) >= {"before", "caption", "none", "jpg", "png", "webp", *REFERENCES} and seen["150 to 400 words"] >= 0.9 * len(pages)
+        seen["100 to 400 words"] += 100 <= len(text.split()) <= 400
+    assert set(seen) >= {"before", "caption", "none", "jpg", "png", "webp", *REFERENCES} and seen["100 to 400 words"] >= 0.9 * len(pages)
 
 
 def test_crawl_holds_the_pages_as_composed_and_every_kind_of_clutter(pages: list[Page], responses: Mapping[str, list[Response]]) -> None:
