@@ -40,7 +40,7 @@ class DemoConfig:
     """Crawl files of your own; without any, the sample crawl is made and used."""
     num_pages: Annotated[int, Field(ge=16)] = 400
     """Pages of the sample crawl."""
-    preset: str = "small"
+    train_preset: str = "small"
     """Preset of the pretraining."""
     steps: Annotated[int, Field(ge=0)] = 0
     """Training steps; 0 takes the preset's."""
@@ -72,7 +72,7 @@ def main(settings: DemoConfig) -> None:
 
     _say("3/5 pretraining, by DeepSpeed")
     ranks = settings.num_ranks or torch.cuda.device_count() or 2
-    options = ["--preset", settings.preset, "--data.shards", shards, "--output", run] + (["--steps", settings.steps] if settings.steps else [])
+    options = ["--preset", settings.train_preset, "--data.shards", shards, "--output", run] + (["--steps", settings.steps] if settings.steps else [])
     _run(["deepspeed", "--num_gpus", ranks, "--master_port", _free_port(), "lcl/pretrain.py", *options])
 
     _say("4/5 evaluation on labelled pictures that no page holds")

@@ -1,0 +1,91 @@
+"""The README's commands, and the whole demo at toy size: a Ray job, two DeepSpeed ranks by the launcher, evaluations, a report."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lcl.core.shards import ShardSet
+from lcl.demo import DemoConfig
+from tests.conftest import ROOT, Run, assert_one_line_error
+
+README = (ROOT / "README.md").read_text()
+TOY = {"lcl sample-crawl": ["--num-pages", "24", "--num-labelled-train", "40", "--num-labelled-test", "20"], "lcl pretrain": ["--preset", "toy"]}
+
+
+def readme_block(heading: str) -> list[str]:
+    """The commands of the first bash block under a heading."""
+    block = re.search(rf"## {heading}\n.*?```bash\n(.*?)```", README, re.DOTALL)
+    assert block, heading
+    return block[1].strip().splitlines()
+
+
+def test_the_two_commands_are_those_of_the_makefile_and_of_ci() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert readme_block("Try it") == ["make demo", "make test"] and {"demo", "test"} <= set(targets)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_step_by_step_as_the_readme_says(run: Run, tmp_path: Path) -> None:
+    """Each command as printed, in order, with toy sizes and in a folder of its own; the Python example at the end."""
+    commands = readme_block("Step by step")
+    assert len(commands) == 6
+    for command in commands:
+        words = [word.replace("demo/", f"{tmp_path}/demo/") for word in shlex.split(command)]
+        for prefix, options in TOY.items():
+            if command.startswith(prefix):
+                words += options
+        words = [word for index, word in enumerate(words) if not (word == "--preset" and "--preset" in words[index + 1 :]) and not (word == "small")]
+        result = run(*words)
+        assert result.returncode == 0, f"{command}\n{result.stderr}"
+    assert "linear probe" in (tmp_path / "demo/index.html").read_text()
+    example = re.search(r"## Use the encoder\n```python\n(.*?)```", README, re.DOTALL)[1]
+    result = run("python", "-c", example.replace("demo/run", f"{tmp_path}/demo/run"))
+    assert result.returncode == 0 and result.stdout.count("torch.Size([4, ") == 2, result.stderr
+
+
+def test_the_readme_names_real_flags(run: Run) -> None:
+    """The two commands for clusters are checked without one: their scripts and flags exist."""
+    text = " ".join(README.split())
+    for script, flags in (("pipeline/build_shards.py", ["--crawl", "--output"]), ("lcl/pretrain.py", ["--preset", "--data.shards", "--output"])):
+        assert f"{script} " in text and (ROOT / script).exists()
+        shown = run("python", script, "--help").stdout
+        assert all(flag in shown for flag in flags)
+
+
+def test_the_demo_from_crawl_to_report_and_again(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "demo"
+    options = ["--output", output, "--num-pages", 24, "--train-preset", "toy", "--num-ranks", 2]
+    result = run("lcl", "demo", *options, timeout=550)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads((output / "shards" / "report.json").read_text())
+    for kind in ("documents", "images"):
+        counts = report[kind]
+        assert counts["in"] == counts["out"] + sum(counts["dropped"].values()) > 0
+    assert len(ShardSet([output / "shards"])) == report["documents"]["out"]
+    assert (output / "run" / "step-000006" / "manifest.json").exists()
+    page = (output / "index.html").read_text()
+    assert "zero-shot classification" in page and "linear probe" in page and "sample.example" in page
+    assert f"open {output / 'index.html'}" in result.stderr
+    assert not [path for path in (ROOT / "outputs", ROOT / "demo") if path.exists() and path.stat().st_mtime > output.stat().st_mtime]
+    written = (output / "run" / "step-000006" / "manifest.json").stat().st_mtime_ns
+    again = run("lcl", "demo", *options, timeout=550)
+    assert again.returncode == 0, again.stderr
+    assert (output / "run" / "step-000006" / "manifest.json").stat().st_mtime_ns == written, "a finished demo is not trained again"
+
+
+def test_a_missing_crawl_is_one_line(run: Run, tmp_path: Path) -> None:
+    assert_one_line_error(run("lcl", "demo", "--crawl", tmp_path / "none.warc.gz", "--output", tmp_path / "demo"), "none.warc.gz: no such crawl file")
+
+
+def test_demo_defaults_are_the_readme_s() -> None:
+    assert DemoConfig().output == "demo" and "demo/run" in README
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/shard-format.md", "cluster/README.md", "downstream/README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    path = ROOT / name
+    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()) if not target.startswith("http")]
+    assert all((path.parent / target).exists() for target in targets), targets
