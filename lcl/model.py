@@ -56,6 +56,8 @@ class TextConfig:
     width: Positive = 512
     layers: Positive = 12
     heads: Positive = 8
+    embedding_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of token embeddings at the start (open_clip: 0.02); those of positions have half of it."""
 
 
 @config
@@ -236,8 +238,8 @@ class LCL(nn.Module):
     def _initialise(self) -> None:
         """CLIP's initialisation of the language model (Radford et al. 2021; open_clip's TextTransformer), the rest as published."""
         text, width, layers = self.text, self.settings.text.width, self.settings.text.layers
-        nn.init.normal_(text.token_embedding.weight, std=0.02)
-        nn.init.normal_(text.positional_embedding, std=0.01)
+        nn.init.normal_(text.token_embedding.weight, std=self.settings.text.embedding_std)
+        nn.init.normal_(text.positional_embedding, std=self.settings.text.embedding_std / 2)
         nn.init.normal_(text.text_projection, std=width**-0.5)
         for block in text.transformer.resblocks:
             nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
