@@ -14,8 +14,8 @@ from torch import Tensor
 from lcl.core.files import read_json
 from lcl.core.images import decode_image, to_pixels
 from lcl.core.rejected import Rejected
+from lcl.crops import centre_crop
 from lcl.features import Encoder
-from lcl.loader import centre_crop
 
 SPLITS = ("train", "test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}

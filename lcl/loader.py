@@ -10,7 +10,6 @@ lane (where it is, which pieces wait) is all there is to continue from.
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +18,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -29,6 +27,7 @@ from lcl.core.images import decode_image, to_pixels
 from lcl.core.rejected import Rejected
 from lcl.core.shards import ShardSet
 from lcl.core.tokenizer import Tokenizer
+from lcl.crops import random_crop
 from lcl.model import ModelConfig
 from lcl.rows import Piece, Row, to_pieces
 
@@ -118,26 +117,6 @@ class RowSource:
         return np.stack(pixels) if pixels else np.zeros((0, self.image_px, self.image_px, 3), np.uint8)
 
 
-def random_crop(image: Image.Image, side_px: int, scale: tuple[float, float], random: np.random.Generator) -> Image.Image:
-    """A random crop of the given fraction of the area and an aspect within 3:4 to 4:3 (as open_clip's), resized to a square."""
-    width, height = image.size
-    for _ in range(10):
-        area = random.uniform(*scale) * width * height
-        aspect = float(np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3))))
-        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            left, top = random.integers(width - w + 1), random.integers(height - h + 1)
-            return image.resize((side_px, side_px), Image.Resampling.BICUBIC, box=(left, top, left + w, top + h))
-    return centre_crop(image, side_px)
-
-
-def centre_crop(image: Image.Image, side_px: int) -> Image.Image:
-    """The largest centred square, resized: what evaluation sees."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return image.resize((side_px, side_px), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
-
-
 @lru_cache(maxsize=2)
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(length)
@@ -173,7 +152,6 @@ class RowLoader:
             raise ValueError(f"batch_rows ({batch_rows}) must be a multiple of the number of ranks ({world_size})")
         self.lane_states: dict[int, LaneState] = {int(number): value for number, value in state["lanes"].items()} if state else {}
         self.rows_taken = state["rows_taken"] if state else 0  # of the global sequence
-        self.counts: Counter[str] = Counter()
         self._world_size = world_size
         first = self.rows_taken % lanes  # the sequence may stop inside a round over the lanes
         order = [(first + offset) % lanes for offset in range(lanes)]

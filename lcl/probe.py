@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 STRENGTHS = tuple(10.0**power for power in range(-5, 3))  # C of scikit-learn, inverse regularisation
@@ -40,7 +40,7 @@ def linear_probe(
     return ProbeResult(_fit(train, labels, best).predict(test), best, scores[best])
 
 
-def _fit(features: np.ndarray, labels: np.ndarray, strength: float) -> LogisticRegression:
+def _fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Pipeline:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest strengths need not converge to be compared
         return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)).fit(features, labels)

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from lcl.core.config import hash_of, write_run_record
+from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
 from lcl.core.files import read_json, write_json
 from lcl.core.logs import progress_bar
@@ -39,16 +39,15 @@ def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
         if not path.is_file():
             raise ValueError(f"{path}: no such crawl file")
         other = names.setdefault(split_name(path), path)
-        if other != path:
-            raise ValueError(f"{other} and {path} have the same file name, from which shards and keys are named: rename one of them")
-        if names[split_name(path)] is not path:
-            raise ValueError(f"{path} is given twice")
+        if other is not path:
+            problem = "is given twice" if other == path else f"has the same file name as {other}, from which shards and keys are named: rename one of them"
+            raise ValueError(f"{path} {problem}")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
     run_path = output / "run.json"
     if run_path.exists():
         earlier = read_json(run_path)["config"]
-        if _identity(earlier) != _identity_of(config):
+        if _identity(earlier) != _identity(to_dict(config)):
             raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
@@ -56,15 +55,10 @@ def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for two builds to share a folder: the rules, and which crawl files by name."""
     return {key: value for key, value in config.items() if key not in ("output", "max_failed_crawls", "crawl")} | {
         "crawl": sorted(Path(name).name for name in config["crawl"])
     }
-
-
-def _identity_of(config: BuildConfig) -> dict[str, Any]:
-    from lcl.core.config import to_dict
-
-    return _identity(to_dict(config))
 
 
 def build_shards(config: BuildConfig) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def test_two_crawls_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         write_site(tmp_path / folder / "x.warc.gz", 1)
     result = run(sys.executable, SCRIPT, "--crawl", tmp_path / "a/x.warc.gz", tmp_path / "b/x.warc.gz", "--output", tmp_path / "s")
-    assert_one_line_error(result, "have the same file name", "rename one")
+    assert_one_line_error(result, "has the same file name as", "rename one")
 
 
 def test_no_document_at_all_is_an_error_that_points_to_the_report(run: Run, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from lcl.core.document import CrawlOrigin, Document, ImageMetadata, ImageSegment, TextSegment
 from lcl.core.shards import ShardSet, write_shard
 from lcl.core.tokenizer import Tokenizer, TokenizerConfig
-from lcl.loader import DataConfig, RowLoader, RowSource, centre_crop, random_crop
+from lcl.crops import centre_crop, random_crop
+from lcl.loader import DataConfig, RowLoader, RowSource
 from lcl.model import ModelConfig, VisionConfig
 from lcl.rows import Row, collate, to_pieces
 from tests.crawls import jpeg
