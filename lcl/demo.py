@@ -76,8 +76,9 @@ def main(settings: DemoConfig) -> None:
     _run(["deepspeed", "--num_gpus", ranks, "--master_port", _free_port(), "lcl/pretrain.py", *options])
 
     _say("4/5 evaluation on labelled pictures that no page holds")
-    for script, name in (("lcl/eval_linear_probe.py", "linear_probe"), ("lcl/eval_zero_shot.py", "zero_shot")):
-        _run([sys.executable, script, "--checkpoint", run, "--data", labelled, "--output", results / f"{name}.json"])
+    for label in ("colour", "digit"):
+        for script, task in (("lcl/eval_linear_probe.py", "linear_probe"), ("lcl/eval_zero_shot.py", "zero_shot")):
+            _run([sys.executable, script, "--checkpoint", run, "--data", labelled / label, "--output", results / f"{label}_{task}.json"])
 
     _say("5/5 report")
     minutes = (time.perf_counter() - started) / 60

@@ -77,15 +77,15 @@ PRESETS: dict[str, TrainConfig] = {
     # The demo: minutes on two cores. Sizes were chosen by what the sample crawl's probe showed (docs/demo.md).
     "small": TrainConfig(
         output="outputs/small",
-        data=DataConfig(num_lanes=8, pack_window=8, crop_scale=(0.6, 1.0)),
+        data=DataConfig(num_lanes=16, pack_window=8),
         model=ModelConfig(
             embed_width=128, pool_heads=4,
-            vision=VisionConfig(image_px=48, patch_px=8, width=128, layers=4, head_width=32),
-            text=TextConfig(context_length=768, width=128, layers=2, heads=4),
+            vision=VisionConfig(image_px=32, patch_px=8, width=128, layers=4, head_width=32),
+            text=TextConfig(context_length=128, width=128, layers=2, heads=4, embedding_std=0.2),
             tokenizer=TokenizerConfig(num_merges=4000),
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.1),
-        row_length=768, batch_rows=8, micro_rows=4, steps=800, save_every=200,
+        row_length=128, batch_rows=16, micro_rows=8, steps=2000, save_every=250, log_every=50,
     ),
     # LCL_ViT-B-32_mmc4 of the published code: sizes from its model config, recipe from its script and params.py.
     "lcl_vit_b32_mmc4": TrainConfig(

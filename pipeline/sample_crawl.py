@@ -1,7 +1,7 @@
 """Entry point: a small crawl of an invented site, and labelled pictures of the same kind, from what the dependencies ship.
 
     digits, photographs --split--> pages --> sample.warc.gz
-                             +---> train, test --> labelled/{train,test}/<class>/*.jpg, labelled/classes.json
+                             +---> train, test --> labelled/{colour,digit}/{train,test}/<class>/*.jpg, classes.json beside them
 
 The same config gives the same bytes with the same versions of numpy, Pillow and zlib; the same command again makes what is missing.
 """
@@ -28,8 +28,8 @@ from lcl.core.config import config, run_command, to_dict, write_run_record
 from lcl.core.files import open_aside, read_json, sync_folder, write_json
 from lcl.core.logs import progress_bar, set_up_logging
 from pipeline.sample_pages import MIN_NUM_PAGES, Capture, compose_site, site_furniture
-from pipeline.sample_pictures import Split, Supply, draw_picture, encode_image, load_supplies
-from pipeline.sample_text import DIGIT_WORDS, ZERO_SHOT_TEMPLATES
+from pipeline.sample_pictures import COLOURS, Split, Supply, draw_picture, encode_image, load_supplies
+from pipeline.sample_text import DIGIT_WORDS, TEMPLATES
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class SampleCrawlConfig:
     relevance: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Probability that the paragraph just before a picture, or its caption, says what is seen."""
     num_labelled_train: OfEachClass = 1500
-    """Labelled pictures for a linear probe, the same number for each of the ten classes."""
+    """Labelled pictures for a linear probe, the same number of each digit."""
     num_labelled_test: OfEachClass = 800
     """Labelled pictures to score with, from digits and strips of photographs of their own."""
 
@@ -120,25 +120,30 @@ def _stamp(kind: str, seed: int, number: int) -> dict[str, str]:
 
 
 def write_labelled(folder: Path, supplies: Mapping[Split, Supply], *, seed: int, counts: Mapping[Split, int]) -> None:
-    """Writes `<split>/<class>/*.jpg` with `counts` pictures of each split, and `classes.json`; the folder is whole or absent.
+    """Writes `counts` pictures of each split twice: sorted by the digit's colour, and by the digit. The folder is whole or absent.
 
-    Classes are balanced, and a class takes each of its digits as often as any other, give or take once. Single files are not
-    fsynced: that took 15 s of 23 for 2300 of them, and what a power cut breaks can be made again.
+    `<label>/<split>/<class>/*.jpg` and `<label>/classes.json`. Digits are balanced, and a class takes each of its glyphs as often as
+    any other, give or take once; colours are drawn. Single files are not fsynced: that took 15 s of 23 for 2300 of them, and what
+    a power cut breaks can be made again.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside, progress_bar("labelled", total=sum(counts.values())) as bar:
         whole = Path(aside) / folder.name
+        for label, classes in {"colour": tuple(COLOURS), "digit": DIGIT_WORDS}.items():
+            for split in counts:
+                for name in classes:
+                    (whole / label / split / name).mkdir(parents=True)
+            write_json(whole / label / "classes.json", {"classes": list(classes), "templates": list(TEMPLATES[label])})
         for turn, (split, count) in enumerate(counts.items()):
             source = supplies[split]
             for digit, word in enumerate(DIGIT_WORDS):
-                (whole / split / word).mkdir(parents=True)
                 rng = np.random.default_rng([seed, 2, turn, digit])
                 glyphs = rng.permutation(source.glyphs[digit])
                 for number in range(count // len(DIGIT_WORDS)):
-                    picture, _ = draw_picture(rng, source, glyphs[number % len(glyphs)], width_px=RENDER_PX, height_px=RENDER_PX)
-                    small = picture.resize((LABELLED_PX, LABELLED_PX), Image.Resampling.LANCZOS)
-                    (whole / split / word / f"{number:04d}.jpg").write_bytes(encode_image(small, "jpg", quality=95))
+                    picture, colour = draw_picture(rng, source, glyphs[number % len(glyphs)], width_px=RENDER_PX, height_px=RENDER_PX)
+                    data = encode_image(picture.resize((LABELLED_PX, LABELLED_PX), Image.Resampling.LANCZOS), "jpg", quality=95)
+                    for path in (whole / "colour" / split / colour, whole / "digit" / split / word):
+                        (path / f"{word}-{number:04d}.jpg").write_bytes(data)
                     bar.advance()
-        write_json(whole / "classes.json", {"classes": list(DIGIT_WORDS), "templates": list(ZERO_SHOT_TEMPLATES)})
         os.rename(whole, folder)
         sync_folder(folder.parent)
 

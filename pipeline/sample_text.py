@@ -15,7 +15,7 @@ import numpy as np
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NOISE_RATE = 0.03  # the share of filler sentences that name a digit which is not the next picture's
-COLOUR_RATE = 0.1  # the share of mentions that name the colour as well; where most did, colour was all that a short training learned
+COLOUR_RATE = 0.8  # the share of mentions that name the colour as well
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,11 @@ CAPTIONS = {
     "with colour": ("The digit {digit} in {colour}.", "A {colour} {digit}, as we found it."),
     "without colour": ("The digit {digit}.", "A {digit}, as we found it."),
 }
-# For zero-shot evaluation: how the pages word it, each class name in the place of the braces.
-ZERO_SHOT_TEMPLATES = tuple(template.replace("{digit}", "{}") for template in MENTIONS["without colour"])
+# For zero-shot evaluation, worded as the pages are: a class name takes the place of the braces.
+TEMPLATES = {
+    "digit": tuple(template.replace("{digit}", "{}") for template in MENTIONS["without colour"]),
+    "colour": tuple(template.replace("{colour}", "{}").replace("{digit}", word) for template in MENTIONS["with colour"] for word in DIGIT_WORDS),
+}
 
 
 def write_filler(rng: np.random.Generator, topic: Topic, *, num_sentences: int, not_digit: int | None = None) -> str:

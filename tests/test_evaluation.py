@@ -81,7 +81,7 @@ def test_text_features_do_not_depend_on_their_neighbours_and_templates_are_avera
 
 
 def test_the_labelled_set_of_the_sample(sample: Path) -> None:
-    labelled = find_labelled(sample / "labelled")
+    labelled = find_labelled(sample / "labelled" / "digit")
     assert len(labelled.classes) == 10 and len(labelled.files["train"]) == 40 and len(labelled.files["test"]) == 20
     assert all("{}" in template for template in labelled.templates)
     assert load_pixels(labelled.files["test"], side_px=24).shape == (20, 24, 24, 3)
@@ -97,7 +97,7 @@ def test_the_labelled_set_of_the_sample(sample: Path) -> None:
 )
 def test_a_labelled_set_that_is_none_is_named(sample: Path, tmp_path: Path, spoil, message: str) -> None:
     folder = tmp_path / "labelled"
-    shutil.copytree(sample / "labelled", folder)
+    shutil.copytree(sample / "labelled" / "digit", folder)
     spoil(folder)
     with pytest.raises(ValueError, match=message):
         find_labelled(folder)
@@ -113,7 +113,7 @@ def test_evaluations_and_report_as_commands(run: Run, trained: Path, sample: Pat
     results = []
     for task in ("linear-probe", "zero-shot"):
         output = tmp_path / f"{task}.json"
-        result = run("lcl", "eval", task, "--checkpoint", trained, "--data", sample / "labelled", "--output", output)
+        result = run("lcl", "eval", task, "--checkpoint", trained, "--data", sample / "labelled" / "colour", "--output", output)
         assert result.returncode == 0, result.stderr
         record = json.loads(output.read_text())
         assert record["num_images"] == 20 and record["checkpoint"].endswith("step-000006")
@@ -153,5 +153,5 @@ def test_page_text_is_shown_as_text(tmp_path: Path) -> None:
 
 
 def test_a_missing_checkpoint_is_one_line(run: Run, tmp_path: Path, sample: Path) -> None:
-    result = run("lcl", "eval", "zero-shot", "--checkpoint", tmp_path / "nothing", "--data", sample / "labelled", "--output", tmp_path / "x.json")
+    result = run("lcl", "eval", "zero-shot", "--checkpoint", tmp_path / "nothing", "--data", sample / "labelled" / "colour", "--output", tmp_path / "x.json")
     assert_one_line_error(result, "nothing: no such run or checkpoint folder")

@@ -56,8 +56,9 @@ def test_bytes_follow_the_seed(sample: Path, tmp_path: Path) -> None:
     main(SampleCrawlConfig(output=str(tmp_path / "again"), **SAMPLE))
     main(SampleCrawlConfig(output=str(tmp_path / "other"), seed=1, **SAMPLE))
     before, again, other = files_in(sample), files_in(tmp_path / "again"), files_in(tmp_path / "other")
-    assert len(before) == 62 and before == again and before.keys() == other.keys()
-    assert [name for name in before if before[name] == other[name]] == ["labelled/classes.json"]
+    assert len(before) == 1 + 2 * (60 + 1) and before == again
+    same = [name for name in before if before[name] == other.get(name)]
+    assert sorted(same) == ["labelled/colour/classes.json", "labelled/digit/classes.json"]
 
 
 def test_an_interrupted_run_leaves_nothing_half_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +70,7 @@ def test_an_interrupted_run_leaves_nothing_half_and_the_same_command_goes_on(tmp
     with monkeypatch.context() as patch:
         patch.setattr(sample_crawl, "write_crawl", interrupted)  # it is there
         main(settings)
-        assert len(list(tmp_path.glob("labelled/*/*/*.jpg"))) == 20 and not list(tmp_path.glob(".*"))
+        assert len(list(tmp_path.glob("labelled/*/*/*/*.jpg"))) == 40 and not list(tmp_path.glob(".*"))
         patch.setattr(sample_crawl, "load_supplies", interrupted)  # nothing is left to draw
         main(settings)
     with pytest.raises(ValueError, match="a sample crawl with another seed and relevance; give another --output"):
@@ -137,13 +138,17 @@ def test_missing_material_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             load_supplies()
 
 
-def test_labelled_folder_is_balanced(sample: Path) -> None:
-    classes = read_json(sample / "labelled" / "classes.json")
-    assert classes["classes"] == list(DIGIT_WORDS) and all(template.format("seven") != template for template in classes["templates"])
+def test_labelled_folders_hold_the_same_pictures_by_digit_and_by_colour(sample: Path) -> None:
+    for label, names in (("digit", DIGIT_WORDS), ("colour", tuple(COLOURS))):
+        spec = read_json(sample / "labelled" / label / "classes.json")
+        assert tuple(spec["classes"]) == names and all(template.count("{}") == 1 for template in spec["templates"])
     for split, count in (("train", 4), ("test", 2)):
-        paths = sorted((sample / "labelled" / split).glob("*/*"))
-        assert paths == sorted(sample / "labelled" / split / word / f"{number:04d}.jpg" for word in DIGIT_WORDS for number in range(count))
-        assert {decode_image(path.read_bytes()).size for path in paths} == {(96, 96)}
+        by_digit = sorted((sample / "labelled" / "digit" / split).glob("*/*"))
+        assert [path.parent.name for path in by_digit] == sorted(word for word in DIGIT_WORDS for _ in range(count))
+        assert all(path.name.startswith(path.parent.name) for path in by_digit)
+        by_colour = {path.name: path.read_bytes() for path in (sample / "labelled" / "colour" / split).glob("*/*")}
+        assert by_colour == {path.name: path.read_bytes() for path in by_digit}
+        assert {decode_image(path.read_bytes()).size for path in by_digit} == {(96, 96)}
 
 
 def test_only_noise_and_mentions_hold_digit_words() -> None:
