@@ -13,6 +13,7 @@ damaged it later: that is found by its checksums, and the newest valid one is us
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 
 from lcl.core.config import to_dict
 from lcl.core.files import read_json, sha256_of, sync_folder, write_json
+from lcl.core.tokenizer import Tokenizer
 from lcl.distributed import from_rank_0, gather_objects
 from lcl.loader import RowLoader
 from lcl.model import ModelConfig
@@ -30,16 +32,20 @@ from lcl.model import ModelConfig
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+STEP_FOLDER = re.compile("step-[0-9]+")
 
 
 def step_folder(run: Path, step: int) -> Path:
     return run / f"step-{step:06d}"
 
 
-def save_checkpoint(
-    run: Path, engine: Any, loader: RowLoader, *, step: int, counters: Mapping[str, float], model: ModelConfig, tokenizer: str, keep: int
-) -> Path:
-    """Writes `step-N` on all ranks together and removes all but the newest `keep`. Returns its folder."""
+def checkpoint_identity(model: ModelConfig, tokenizer: Tokenizer, zero_stage: int) -> dict[str, Any]:
+    """What a checkpoint and a run must have in common: `config.json`."""
+    return {"model": to_dict(model), "tokenizer": tokenizer.fingerprint, "zero_stage": zero_stage, "ranks": dist.get_world_size() if zero_stage else None}
+
+
+def save_checkpoint(run: Path, engine: Any, loader: RowLoader, *, step: int, counters: Mapping[str, float], identity: Mapping[str, Any], keep: int) -> Path:
+    """Writes `step-N` on all ranks together and removes those behind it and all but the `keep` before it. Returns its folder."""
     rank = dist.get_rank()
     final, aside = step_folder(run, step), run / f".step-{step:06d}.tmp"
     if rank == 0:
@@ -52,11 +58,13 @@ def save_checkpoint(
     if rank == 0:
         weights = {name: value.detach().float().cpu().contiguous() for name, value in engine.module.state_dict().items()}
         save_file(weights, aside / "model.safetensors")
-        write_json(aside / "config.json", {"model": to_dict(model), "tokenizer": tokenizer})
+        write_json(aside / "config.json", identity)
         write_json(aside / "loader.json", RowLoader.merge_states(loader_states))
         write_json(aside / "state.json", {"step": step, "counters": dict(counters)})
         _commit(aside, final)
-        for old in sorted(run.glob("step-*"))[:-keep]:
+        folders = checkpoints(run)
+        newest = folders.index(final)
+        for old in folders[newest + 1 :] + folders[: max(0, newest + 1 - keep)]:  # a later one was damaged, and passed over
             shutil.rmtree(old)
     dist.barrier()
     return final
@@ -86,13 +94,19 @@ def check_folder(folder: Path) -> None:
             raise ValueError(f"{path} is damaged: its bytes do not give the checksum in {MANIFEST}")
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run by step, valid or not."""
+    found = {int(path.name.removeprefix("step-")): path for path in run.glob("step-*") if STEP_FOLDER.fullmatch(path.name) and path.is_dir()}
+    return [found[step] for step in sorted(found)]
+
+
 def newest_valid(run: Path) -> Path | None:
     """The newest checkpoint of the run whose checksums hold; those passed over are said aloud. None if there is none at all.
 
     Raises ValueError if there are checkpoints and every one is damaged.
     """
-    folders = sorted(run.glob("step-*"), reverse=True)
-    for folder in folders:
+    folders = checkpoints(run)
+    for folder in reversed(folders):
         try:
             check_folder(folder)
             return folder
@@ -103,13 +117,18 @@ def newest_valid(run: Path) -> Path | None:
     return None
 
 
-def load_checkpoint(run: Path, engine: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Puts the newest valid checkpoint into the engine; returns its state and the loader's, or None if there is none."""
+def load_checkpoint(run: Path, engine: Any, *, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Puts the newest valid checkpoint into the engine; returns its state and the loader's, or None if there is none.
+
+    Raises ValueError, on all ranks, if every checkpoint is damaged or if the newest is not of this model, tokenizer and sharding.
+    """
     found: Path | str | None = None
     if dist.get_rank() == 0:
         try:
             found = newest_valid(run)
-        except ValueError as error:
+            if found is not None:
+                _check_identity(found, identity)
+        except (ValueError, OSError) as error:
             found = str(error)
     found = from_rank_0(found)
     if isinstance(found, str):
@@ -118,3 +137,14 @@ def load_checkpoint(run: Path, engine: Any) -> tuple[dict[str, Any], dict[str, A
         return None
     engine.load_checkpoint(str(found), tag="engine")  # unpickles: only what this run wrote and its checksums vouch for
     return read_json(found / "state.json"), read_json(found / "loader.json")
+
+
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    record = read_json(folder / "config.json")
+    changed = [key for key, value in identity.items() if record.get(key) != value]
+    if changed == ["ranks"]:
+        raise ValueError(
+            f"{folder} was written by {record['ranks']} ranks, this run has {identity['ranks']}: with ZeRO the number must stay. Take as many ranks, or --zero-stage 0 from the start."
+        )
+    if changed:
+        raise ValueError(f"{folder} is a checkpoint of another {' and '.join(changed)}; remove it from this run, or give another --output")

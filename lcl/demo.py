@@ -50,6 +50,7 @@ class DemoConfig:
 
 def main(settings: DemoConfig) -> None:
     set_up_logging()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Ray's head is stopped on the way out
     if not (ROOT / "pipeline" / "build_shards.py").exists():
         raise ValueError(f"the demo runs the scripts of a checkout, and {ROOT} is none: clone the repository and install it with pip install -e .")
     started = time.perf_counter()
@@ -134,7 +135,7 @@ def ray_head(output: Path) -> Iterator[tuple[str, dict[str, str]]]:
     address = f"http://127.0.0.1:{dashboard}"
     environment = _environment() | {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment.pop("RAY_ADDRESS", None)
-    command = ["ray", "start", "--head", "--block", "--port", port, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
+    command = ["ray", "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", port, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
     command += ["--ray-client-server-port", _free_port(), "--dashboard-agent-listen-port", _free_port(), "--disable-usage-stats", "--object-store-memory", 200_000_000]
     ray = shutil.which("ray", path=environment["PATH"])
     if ray is None:

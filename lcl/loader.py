@@ -32,6 +32,7 @@ from lcl.model import ModelConfig
 from lcl.rows import Piece, Row, to_pieces
 
 LaneState = dict[str, Any]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 @config
@@ -42,7 +43,7 @@ class DataConfig:
     """Lanes that pack documents side by side. The number of ranks must divide it."""
     pack_window: Annotated[int, Field(ge=1)] = 32
     """Pieces that wait in a lane for a row that they fit; more fill rows better."""
-    crop_scale: tuple[float, float] = (0.9, 1.0)
+    crop_scale: tuple[Fraction, Fraction] = (0.9, 1.0)
     """Area of the random crop of a training image, as a fraction (open_clip: 0.9 to 1)."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes per rank that read and decode; 0 does it in the rank itself."""
@@ -139,17 +140,23 @@ class _LaneRows(IterableDataset):
             yield lane.number, row, lane.state()
 
 
+def check_lanes(settings: DataConfig, *, rank_count: int, batch_rows: int) -> None:
+    """Raises ValueError naming the numbers that do not divide."""
+    lanes, workers = settings.num_lanes, max(1, settings.num_workers)
+    if lanes % rank_count or (lanes // rank_count) % workers:
+        raise ValueError(f"data.num_lanes ({lanes}) must be a multiple of ranks x data.num_workers ({rank_count} x {workers})")
+    if batch_rows % rank_count:
+        raise ValueError(f"batch_rows ({batch_rows}) must be a multiple of the number of ranks ({rank_count})")
+
+
 class RowLoader:
     """This rank's rows, in order, and the state of its lanes after the last row that was taken."""
 
     def __init__(self, source: RowSource, *, rank: int, world_size: int, batch_rows: int, state: Mapping[str, Any] | None = None) -> None:
         """`state` is what `RowLoader.merge_states` made, at any number of ranks and workers. Raises ValueError if numbers do not divide."""
         settings = source.settings
-        lanes, workers = settings.num_lanes, max(1, settings.num_workers)
-        if lanes % world_size or (lanes // world_size) % workers:
-            raise ValueError(f"data.num_lanes ({lanes}) must be a multiple of ranks x data.num_workers ({world_size} x {workers})")
-        if batch_rows % world_size:
-            raise ValueError(f"batch_rows ({batch_rows}) must be a multiple of the number of ranks ({world_size})")
+        check_lanes(settings, rank_count=world_size, batch_rows=batch_rows)
+        lanes = settings.num_lanes
         self.lane_states: dict[int, LaneState] = {int(number): value for number, value in state["lanes"].items()} if state else {}
         self.rows_taken = state["rows_taken"] if state else 0  # of the global sequence
         self._world_size = world_size

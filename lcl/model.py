@@ -272,7 +272,7 @@ class LCL(nn.Module):
             num_targets=(targets != IGNORED).sum(),
             pooled=latents.pooled,
             contexts=self.context_vectors(hidden, batch.image_starts),
-            logit_scale=self.logit_scale.sum(),
+            logit_scale=self.temperature(),
         )
 
     def read_rows(
@@ -290,6 +290,15 @@ class LCL(nn.Module):
             embeddings = self._fill_slots(embeddings, latents.tokens, batch.image_starts)
         hidden = self.text.transformer(embeddings + self.text.positional_embedding[batch.positions], batch)
         return hidden, latents
+
+    def temperature(self) -> Float[Tensor, ""]:
+        """The logarithm of the temperature, at most ln 100 (Radford et al. 2021); its gradient is as if there were no ceiling.
+
+        The ceiling is here, and in the gradient that the training step gives back, and not on the parameter: ZeRO and bf16 keep a
+        second copy of that.
+        """
+        value = self.logit_scale.sum()
+        return value + (value.clamp(max=MAX_LOGIT_SCALE) - value).detach()
 
     def context_vectors(self, hidden: Float[Tensor, "rows length width"], places: Int[Tensor, " n"]) -> Float[Tensor, "n embed"]:
         """The contrastive head's output at flat indices `places` (row * length + column), where `<soi>` stands."""

@@ -34,14 +34,19 @@ class Piece:
     images: tuple[int, ...]
 
 
+def check_row_length(row_length: int, image_tokens: int) -> None:
+    """Raises ValueError if a row cannot hold one image."""
+    if image_tokens + 4 > row_length:
+        raise ValueError(f"row_length {row_length} cannot hold an image of {image_tokens} tokens with its four markers")
+
+
 def to_pieces(document: Document, tokenizer: Tokenizer, *, image_tokens: int, row_length: int) -> list[Piece]:
     """The document's pieces, each at most `row_length` ids: one piece unless the document is longer.
 
     Text is cut between tokens, never inside an image's `<soi> slots <eoi>`. Every piece starts with `<sot>` and the
     last ends with `<eot>`. Raises ValueError if a row cannot hold one image.
     """
-    if image_tokens + 4 > row_length:
-        raise ValueError(f"row_length {row_length} cannot hold an image of {image_tokens} tokens with its four markers")
+    check_row_length(row_length, image_tokens)
     blocks: list[tuple[list[int], int | None]] = []  # ids that must stay together, and the image among them
     num_images = 0
     for segment in document.segments:

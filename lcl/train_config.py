@@ -48,17 +48,17 @@ class TrainConfig:
     keep_checkpoints: Positive = 2
     """Newest checkpoints that are kept."""
     log_every: Positive = 10
-    """Steps between lines of metrics."""
+    """Steps between lines for people; metrics.jsonl has every step."""
     precision: Literal["fp32", "bf16"] = "fp32"
     zero_stage: Literal[0, 1, 2] = 0
     """DeepSpeed ZeRO: what ranks share out (1 optimiser state, 2 gradients too)."""
     threads: Positive = 1
     """Threads of a rank on a CPU."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 # What may differ when a run is resumed: nothing here changes a number that training produces.
-FREE_FIELDS = ("output", "save_every", "keep_checkpoints", "log_every", "threads", "micro_rows")
+FREE_FIELDS = ("output", "data.shards", "data.num_workers", "save_every", "keep_checkpoints", "log_every", "threads", "micro_rows")
 
 PRESETS: dict[str, TrainConfig] = {
     # Tests: seconds on one core.

@@ -7,6 +7,7 @@ The loss of the global batch is a function of the features of all images, so its
 a rank needs of the others: no gradient travels through a gather, and accumulation has every negative of the large batch.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -91,8 +92,11 @@ def _contrastive_gradients(
         value = contrastive_loss(*leaves)
         gradients = torch.autograd.grad(value, leaves)
     mine = slice(start, start + len(pooled))
+    scale_gradient = float(gradients[2])
+    if float(logit_scale) >= MAX_LOGIT_SCALE:
+        scale_gradient = max(0.0, scale_gradient)  # at its ceiling it may only come down
     metrics = {"positives": float(len(all_pooled)), "image_to_context_accuracy": _accuracy(all_pooled, all_contexts), "logit_scale": float(logit_scale.exp())}
-    return float(value.detach()), gradients[0][mine], gradients[1][mine], float(gradients[2]), metrics
+    return float(value.detach()), gradients[0][mine], gradients[1][mine], scale_gradient, metrics
 
 
 @torch.no_grad()
@@ -105,10 +109,10 @@ def _accuracy(pooled: Float[Tensor, "n embed"], contexts: Float[Tensor, "n embed
 
 
 def update(engine: Any) -> float:
-    """The optimiser step, and the temperature back under its ceiling of 100 (Radford et al. 2021); returns the gradient norm."""
+    """The optimiser step; returns the gradient norm. Raises ValueError before it, on all ranks, if the norm is not finite."""
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else None  # with ZeRO the engine holds them, and the norm
+    if norm is not None and not math.isfinite(norm):
+        raise ValueError("the gradient is not finite; no weights were changed. Lower --optimizer.learning_rate or raise --optimizer.warmup_steps.")
     engine.step()
-    with torch.no_grad():
-        engine.module.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
     return float(engine.get_global_grad_norm()) if norm is None else norm

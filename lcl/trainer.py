@@ -14,14 +14,14 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lcl.checkpoint import load_checkpoint, save_checkpoint
+from lcl.checkpoint import checkpoint_identity, load_checkpoint, save_checkpoint
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.files import read_json
 from lcl.core.logs import MetricsFile, progress_bar
 from lcl.distributed import Ranks, from_rank_0
-from lcl.loader import RowLoader, RowSource
+from lcl.loader import RowLoader, RowSource, check_lanes
 from lcl.model import LCL
-from lcl.rows import collate
+from lcl.rows import check_row_length, collate
 from lcl.schedule import learning_rate
 from lcl.train_config import FREE_FIELDS, TrainConfig
 from lcl.train_step import accumulate_gradients, update
@@ -37,11 +37,11 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     run = Path(config.output)
     accumulation = check_numbers(config, ranks.world_size)
     source = RowSource(config.data, config.model, config.row_length, config.seed)
-    _claim_folder(run, config, source, ranks)
     torch.manual_seed(config.seed)
     model = LCL.for_tokenizer(config.model, source.tokenizer)
+    _claim_folder(run, config, source, ranks)
     engine = _start_engine(model, config, accumulation)
-    resumed = load_checkpoint(run, engine)
+    resumed = load_checkpoint(run, engine, identity=checkpoint_identity(config.model, source.tokenizer, config.zero_stage))
     state, loader_state = resumed or ({"step": 0, "counters": {}}, None)
     loader = RowLoader(source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=loader_state)
     step, counters = state["step"], Counter(state["counters"])
@@ -72,7 +72,8 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
             bar.advance(note=f"text {metrics['text_nats']:.3f} contrastive {metrics['contrastive_nats']:.3f}")
             if step % config.save_every == 0 or step == config.steps:
                 save_checkpoint(
-                    run, engine, loader, step=step, counters=counters, model=config.model, tokenizer=source.tokenizer.fingerprint, keep=config.keep_checkpoints
+                    run, engine, loader, step=step, counters=counters, keep=config.keep_checkpoints,
+                    identity=checkpoint_identity(config.model, source.tokenizer, config.zero_stage),
                 )
     writer.close()
 
@@ -82,6 +83,8 @@ def check_numbers(config: TrainConfig, world_size: int) -> int:
     rows = config.batch_rows
     if rows % (world_size * config.micro_rows):
         raise ValueError(f"batch_rows ({rows}) must be a multiple of ranks x micro_rows ({world_size} x {config.micro_rows})")
+    check_lanes(config.data, rank_count=world_size, batch_rows=rows)
+    check_row_length(config.row_length, config.model.vision.num_patches)
     if config.row_length > config.model.text.context_length:
         raise ValueError(f"row_length ({config.row_length}) is longer than model.text.context_length ({config.model.text.context_length})")
     return rows // (world_size * config.micro_rows)
@@ -99,7 +102,7 @@ def _claim_folder(run: Path, config: TrainConfig, source: RowSource, ranks: Rank
             else:
                 run.mkdir(parents=True, exist_ok=True)
                 write_run_record(run, config, shards=source.shards.fingerprint)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             problem = str(error)
     problem = from_rank_0(problem)
     if problem:
@@ -109,7 +112,7 @@ def _claim_folder(run: Path, config: TrainConfig, source: RowSource, ranks: Rank
 def _check_same_run(run: Path, config: TrainConfig, source: RowSource) -> None:
     record = read_json(run / "run.json")
     then, now = dict(_flat(record["config"])), dict(_flat(to_dict(config)))
-    changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and key not in FREE_FIELDS and not key.startswith("data.num_workers")]
+    changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and key not in FREE_FIELDS]
     if changed:
         listed = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3])
         raise ValueError(f"{run} holds another run ({listed}). Give another --output, or the same options to resume it.")

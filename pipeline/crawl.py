@@ -3,6 +3,7 @@
     file --> records --> HTTP response --> transfer and content encodings removed --> Response | Rejected
 """
 
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from lcl.core.rejected import Reason, Rejected
 
 MAX_BODY_BYTES = 64 << 20  # twice the largest image that MAX_PIXELS of JPEG at 4 bits a pixel gives
 ARC_MAGIC = b"filedesc://"
+CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
 WARC_TYPES = WarcRecordType.response | WarcRecordType.resource
 
 
@@ -37,15 +39,19 @@ class Response:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+class NotACrawl(ValueError):
+    """The file holds no record, or there is no such file."""
+
+
 def read_crawl(path: Path) -> Iterator[Response | Rejected]:
     """Every response of a crawl file in file order; a damaged record comes as a Rejected in its place.
 
-    Raises ValueError if the file cannot be opened or holds no record at all.
+    Raises NotACrawl if there is no such file or no record in it.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such crawl file")
+        raise NotACrawl(f"{path}: no such crawl file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; a crawl file holds at least one record")
+        raise NotACrawl(f"{path} is empty; a crawl file holds at least one record")
     records = _read_arc(path) if _is_arc(path) else _read_warc(path)
     found = False
     for record in records:
@@ -53,7 +59,7 @@ def read_crawl(path: Path) -> Iterator[Response | Rejected]:
         if record is not None:
             yield record
     if not found:
-        raise ValueError(f"{path} is no crawl: it holds no WARC or ARC record (give .warc, .warc.gz, .arc or .arc.gz files)")
+        raise NotACrawl(f"{path} is no crawl: it holds no WARC or ARC record (give .warc, .warc.gz, .arc or .arc.gz files)")
 
 
 def _is_arc(path: Path) -> bool:
@@ -119,7 +125,7 @@ def _read_arc(path: Path) -> Iterator[Response | Rejected | None]:
                 code = head.get_statuscode()
                 yield Response(
                     offset=records.get_record_offset(), url=url, date=_arc_date(record.rec_headers.get_header("archive-date") or ""),
-                    status=int(code) if code.isdigit() else 0, headers=headers, body=_decode_body(body, headers, url),
+                    status=int(code) if re.fullmatch("[0-9]{3}", code) else 0, headers=headers, body=_decode_body(body, headers, url),
                 )
             except StopIteration:
                 return
@@ -161,11 +167,10 @@ def _dechunk(body: bytes) -> bytes:
     chunks, position = [], 0
     while position < len(body):
         end = body.find(b"\r\n", position, position + 1024)
-        size = body[position:end].partition(b";")[0].strip() if end >= 0 else b""
-        try:
-            length = int(size, 16)
-        except ValueError:
+        size = CHUNK_SIZE.fullmatch(body[position:end].partition(b";")[0].strip()) if end >= 0 else None
+        if size is None:
             return b"".join(chunks) if chunks else body  # never chunked, or cut short: what came is kept
+        length = int(size[0], 16)
         if length == 0:
             break
         chunks.append(body[end + 2 : end + 2 + length])

@@ -8,13 +8,13 @@ import binascii
 from collections import Counter
 from collections.abc import Callable
 from typing import Annotated
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from pydantic import Field
 from resiliparse.parse.lang import detect_fast
 
 from lcl.core.config import config
-from lcl.core.document import PARAGRAPH_BREAK, CrawlOrigin, Document, ImageSegment, Segment, TextSegment, key_of
+from lcl.core.document import PARAGRAPH_BREAK, CrawlOrigin, Document, ImageSegment, Segment, TextSegment, key_of, sha256_hex
 from lcl.core.rejected import Reason, Rejected
 from pipeline.crawl import Response
 from pipeline.extract import ImageReference, decode_page, extract_pieces
@@ -49,7 +49,7 @@ def make_document(
     """
     if response.status != 200:
         raise Rejected(Reason.HTTP_STATUS, f"{response.url}: {response.status}")
-    if not response.url.startswith(("http://", "https://")):
+    if not _is_web_address(response.url):
         raise Rejected(Reason.URL_UNUSABLE, response.url)
     if not response.body.strip():
         raise Rejected(Reason.PAGE_EMPTY, response.url)
@@ -94,6 +94,14 @@ def make_document(
     )
 
 
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable()
+    except ValueError:
+        return False
+
+
 def _check_rules(num_words: int, num_images: int, rules: PageRules) -> None:
     if num_words < rules.min_words:
         raise Rejected(Reason.TOO_FEW_WORDS, str(num_words))
@@ -110,15 +118,14 @@ def _load_image(reference: ImageReference, find_image: Callable[[str], bytes | N
         data = _decode_data_url(url) if url.startswith("data:") else find_image(url)
         if data is None:
             continue
+        source = sha256_hex(data)
+        if source in seen:  # known before anything is decoded
+            raise Rejected(Reason.IMAGE_REPEATED, url)
+        seen.add(source)
         try:
-            segment = make_image_segment(data, url=url, alt=reference.alt, rules=rules)
+            return make_image_segment(data, url=url, alt=reference.alt, rules=rules)
         except Rejected as rejected:
             first = first or rejected
-            continue
-        if segment.metadata.sha256 in seen:
-            raise Rejected(Reason.IMAGE_REPEATED, url)
-        seen.add(segment.metadata.sha256)
-        return segment
     raise first or Rejected(Reason.IMAGE_NOT_IN_CRAWL, reference.candidates[0])
 
 

@@ -18,10 +18,13 @@ from lcl.core.files import read_json, write_json
 from lcl.core.logs import progress_bar
 from lcl.core.rejected import Reason
 from pipeline.build_config import BuildConfig
-from pipeline.split import build_split, split_name
+from pipeline.crawl import NotACrawl
+from pipeline.split import CrawlChanged, build_split, split_name
 
 MAX_RETRIES = 3
 TASKS_PER_CPU = 2  # queued beside the running ones, so that no CPU waits for the driver
+
+FAILURES: dict[type[Exception], Reason] = {NotACrawl: Reason.NOT_A_CRAWL, CrawlChanged: Reason.CRAWL_CHANGED, OSError: Reason.CRAWL_UNREADABLE}
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +49,8 @@ def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
         raise ValueError(f"--output {output} is a file; give a folder")
     run_path = output / "run.json"
     if run_path.exists():
-        earlier = read_json(run_path)["config"]
-        if _identity(earlier) != _identity(to_dict(config)):
+        earlier = read_json(run_path).get("config", {})
+        if "crawl" not in earlier or "pages" not in earlier or _identity(earlier) != _identity(to_dict(config)):
             raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
@@ -104,17 +107,20 @@ def _run(crawl_files: Sequence[Path], output: Path, config: BuildConfig) -> tupl
                 try:
                     records[split_name(path)] = record = ray.get(done)
                     log.info("%s: %d of %d pages became documents", path.name, record["documents"].get("out", 0), record["documents"]["in"])
-                except ray.exceptions.RayTaskError as error:
-                    if not isinstance(error.cause, (ValueError, OSError)):
-                        raise
-                    reason = Reason.NOT_A_CRAWL if isinstance(error.cause, ValueError) else Reason.CRAWL_UNREADABLE
-                    failures[path.name] = {"reason": reason, "message": str(error.cause)}
-                    log.warning("%s", error.cause)
-                except ray.exceptions.WorkerCrashedError:
-                    failures[path.name] = {"reason": Reason.CRAWL_CRASHES, "message": f"{path}: its worker died {MAX_RETRIES + 1} times"}
+                except ray.exceptions.RayError as error:
+                    failures[path.name] = _failure(path, error)
                     log.warning("%s", failures[path.name]["message"])
                 bar.advance(note=path.name)
     return [records[name] for name in sorted(records)], failures
+
+
+def _failure(path: Path, error: ray.exceptions.RayError) -> dict[str, str]:
+    """What is written of a crawl file whose task failed: its reason, and a line for people."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    for kind, reason in FAILURES.items():
+        if isinstance(cause, kind):
+            return {"reason": reason, "message": str(cause)}
+    return {"reason": Reason.CRAWL_CRASHES, "message": f"{path}: its task failed ({type(cause).__name__}: {str(cause).splitlines()[0]}); please report this file"}
 
 
 def summarise(records: Sequence[dict[str, Any]], failures: dict[str, dict[str, str]], *, num_crawls: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from lcl.core.files import open_aside, read_json, sync_folder, write_json
 from lcl.core.logs import progress_bar, set_up_logging
 from pipeline.sample_pages import MIN_NUM_PAGES, Capture, compose_site, site_furniture
 from pipeline.sample_pictures import COLOURS, Split, Supply, draw_picture, encode_image, load_supplies
-from pipeline.sample_text import DIGIT_WORDS, TEMPLATES
+from pipeline.sample_text import DIGIT_WORDS, zero_shot_templates
 
 log = logging.getLogger(__name__)
 
@@ -128,11 +128,13 @@ def write_labelled(folder: Path, supplies: Mapping[Split, Supply], *, seed: int,
     """
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside, progress_bar("labelled", total=sum(counts.values())) as bar:
         whole = Path(aside) / folder.name
-        for label, classes in {"colour": tuple(COLOURS), "digit": DIGIT_WORDS}.items():
+        words = {"colour": tuple(COLOURS), "digit": DIGIT_WORDS}
+        for label, classes in words.items():
             for split in counts:
                 for name in classes:
                     (whole / label / split / name).mkdir(parents=True)
-            write_json(whole / label / "classes.json", {"classes": list(classes), "templates": list(TEMPLATES[label])})
+            others = {slot: names for slot, names in words.items() if slot != label}
+            write_json(whole / label / "classes.json", {"classes": list(classes), "templates": zero_shot_templates(label, others)})
         for turn, (split, count) in enumerate(counts.items()):
             source = supplies[split]
             for digit, word in enumerate(DIGIT_WORDS):

@@ -15,7 +15,6 @@ import numpy as np
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 NOISE_RATE = 0.03  # the share of filler sentences that name a digit which is not the next picture's
-COLOUR_RATE = 0.8  # the share of mentions that name the colour as well
 
 
 @dataclass(frozen=True)
@@ -82,29 +81,19 @@ HEADINGS = ("A little further on", "What else there was", "In the afternoon")
 PLAIN_CAPTIONS = ("Photograph: Zoë.", "Taken in the afternoon.", "From our album.")
 ALTERNATIVE_TEXTS = ("", "", "photo", "a picture from our visit")
 NOISE = ("We took tram number {digit} on the way back.", "Ask for table {digit} by the window.", "Page {digit} of the guide is missing.")
-MENTIONS = {
-    "with colour": (
-        "On the wall someone had painted a {colour} {digit}.",
-        "The next photograph shows the number {digit} in {colour}.",
-        "Here you can see a large {colour} {digit}.",
-        "Somebody had drawn the figure {digit} in {colour} paint.",
-    ),
-    "without colour": (
-        "On the wall someone had painted a {digit}.",
-        "The next photograph shows the number {digit}.",
-        "Here you can see the number {digit}.",
-        "Below is a picture of the digit {digit}.",
-    ),
-}
-CAPTIONS = {
-    "with colour": ("The digit {digit} in {colour}.", "A {colour} {digit}, as we found it."),
-    "without colour": ("The digit {digit}.", "A {digit}, as we found it."),
-}
-# For zero-shot evaluation, worded as the pages are: a class name takes the place of the braces.
-TEMPLATES = {
-    "digit": tuple(template.replace("{digit}", "{}") for template in MENTIONS["without colour"]),
-    "colour": tuple(template.replace("{colour}", "{}").replace("{digit}", word) for template in MENTIONS["with colour"] for word in DIGIT_WORDS),
-}
+MENTIONS = (
+    "On the wall someone had painted a {colour} {digit}.",
+    "The next photograph shows the number {digit} in {colour}.",
+    "Here you can see a large {colour} {digit}.",
+    "Somebody had drawn the figure {digit} in {colour} paint.",
+)
+CAPTIONS = ("The digit {digit} in {colour}.", "A {colour} {digit}, as we found it.")
+
+
+def zero_shot_templates(label: str, others: Mapping[str, Sequence[str]]) -> list[str]:
+    """MENTIONS with braces in the place of `label` and each of the words of the other slot in its place, for zero-shot evaluation."""
+    ((slot, words),) = others.items()
+    return [template.replace(f"{{{label}}}", "{}").replace(f"{{{slot}}}", word) for template in MENTIONS for word in words]
 
 
 def write_filler(rng: np.random.Generator, topic: Topic, *, num_sentences: int, not_digit: int | None = None) -> str:
@@ -118,9 +107,8 @@ def write_filler(rng: np.random.Generator, topic: Topic, *, num_sentences: int, 
 
 
 def write_mention(rng: np.random.Generator, *, digit: int, colour: str, as_caption: bool = False) -> str:
-    """A sentence that names the digit by its word and, with probability COLOUR_RATE, its colour."""
-    kind = "with colour" if rng.random() < COLOUR_RATE else "without colour"
-    return _fill(draw(rng, (CAPTIONS if as_caption else MENTIONS)[kind]), {"digit": DIGIT_WORDS[digit], "colour": colour})
+    """A sentence that names the digit by its word, and its colour."""
+    return _fill(draw(rng, CAPTIONS if as_caption else MENTIONS), {"digit": DIGIT_WORDS[digit], "colour": colour})
 
 
 def draw(rng: np.random.Generator, choices: Sequence[str]) -> str:

@@ -18,12 +18,16 @@ from lcl.core.config import versions
 from lcl.core.document import Document, text_hash
 from lcl.core.files import read_json, write_json
 from lcl.core.rejected import Reason, Rejected
-from lcl.core.shards import write_shard
+from lcl.core.shards import SUFFIXES, is_whole, write_shard
 from pipeline.build_config import BuildConfig, rules_hash
 from pipeline.pages import make_document
 from pipeline.spool import Spool, normal_url
 
 BYTE_LIBRARIES = ("pillow", "resiliparse", "fastwarc", "pyarrow")  # other versions may give other bytes
+
+
+class CrawlChanged(ValueError):
+    """The output holds shards of a crawl file of this name that came from other bytes, rules or libraries."""
 
 
 def split_name(crawl_file: Path) -> str:
@@ -45,7 +49,8 @@ def fingerprint(crawl_file: Path) -> str:
 def build_split(crawl_file: Path, output: Path, config: BuildConfig) -> dict[str, Any]:
     """Writes the shards of `crawl_file` into `output` and returns the split's record. A split that is done is not redone.
 
-    Raises ValueError if the file is no crawl, or was another one when its shards were built.
+    Raises NotACrawl, or CrawlChanged if the file, the rules or the libraries were others when its shards were built. Whatever is
+    raised, no shard of this crawl file is left: shards belong to a record.
     """
     name = split_name(crawl_file)
     record_path = output / "splits" / f"{name}.json"
@@ -54,9 +59,29 @@ def build_split(crawl_file: Path, output: Path, config: BuildConfig) -> dict[str
         record = read_json(record_path)
         if record["identity"] != identity:
             changed = [key for key in identity if record["identity"].get(key) != identity[key]]
-            raise ValueError(f"{output} holds shards of {crawl_file.name} made with another {' and '.join(changed)}; give another --output")
-        if all((output / f"{shard}.json").exists() for shard in record["shards"]):
+            raise CrawlChanged(f"{output} holds shards of {crawl_file.name} made with another {' and '.join(changed)}; give another --output")
+        if all(is_whole(output / f"{shard}.json") for shard in record["shards"]):
             return record
+    _remove_shards(output, name)  # of a build that was interrupted, perhaps of another file
+    try:
+        record = _build(crawl_file, output, config, name, identity)
+    except BaseException:
+        _remove_shards(output, name)
+        raise
+    record_path.parent.mkdir(exist_ok=True)
+    write_json(record_path, record)
+    return record
+
+
+def _remove_shards(output: Path, name: str) -> None:
+    for sidecar in output.glob(f"{name}-*.json"):  # sidecars first: without one, a shard does not exist
+        sidecar.unlink()
+    for suffix in SUFFIXES:
+        for path in output.glob(f"{name}-*{suffix}"):
+            path.unlink()
+
+
+def _build(crawl_file: Path, output: Path, config: BuildConfig, name: str, identity: dict[str, Any]) -> dict[str, Any]:
     with Spool(crawl_file) as spool:
         documents_counts: Counter[str] = Counter({"in": len(spool)})
         image_counts: Counter[str] = Counter()
@@ -71,8 +96,6 @@ def build_split(crawl_file: Path, output: Path, config: BuildConfig) -> dict[str
             "images": dict(image_counts),
         }
     check_accounts(record)
-    record_path.parent.mkdir(exist_ok=True)
-    write_json(record_path, record)
     return record
 
 

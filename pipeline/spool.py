@@ -3,19 +3,22 @@
 Memory holds addresses only; bodies lie on disk, whatever the size or the compression of the crawl.
 """
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from lcl.core.rejected import Rejected
 from pipeline.crawl import Response, read_crawl
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 MAX_REDIRECTS = 5
+ESCAPE = re.compile("%([0-9a-fA-F]{2})")
+UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 
 
@@ -31,7 +34,7 @@ class Spool:
     def __init__(self, path: Path, *, folder: Path | None = None) -> None:
         """Reads `path` once. `num_records` counts responses by kind, `rejected` the damaged records by reason.
 
-        Raises ValueError if `path` is no crawl file.
+        Raises NotACrawl if `path` is none.
         """
         self.num_records: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -99,15 +102,26 @@ class Spool:
 
 
 def normal_url(url: str) -> str:
-    """The address as a key: no scheme, no fragment, host in lower case, one spelling of percent escapes."""
+    """The address as a key: no scheme, no fragment, host in lower case, escapes in one spelling (RFC 3986, 6.2.2)."""
     try:
         parts = urlsplit(url.strip())
         host, port = parts.hostname or "", parts.port
     except ValueError:  # no address that a client could ask for; it still is a key
         return url.strip()
-    path = quote(unquote(parts.path or "/"), safe="/%:@!$&'()*+,;=~")
     place = host if port in (None, 80, 443) else f"{host}:{port}"
-    return f"{place}{path}" + (f"?{quote(unquote(parts.query), safe='/%:@!$&()*+,;=~?')}" if parts.query else "")
+    rest = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return place + ESCAPE.sub(_normal_escape, "".join(map(_escaped, rest)))
+
+
+def _escaped(character: str) -> str:
+    plain = "!" <= character <= "~" and character not in '"<>\\^`{|}'
+    return character if plain else "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _normal_escape(match: re.Match[str]) -> str:
+    """Letters, digits and -._~ stand for themselves; other escapes stay, in upper case: %2F is not a slash."""
+    character = chr(int(match[1], 16))
+    return character if UNRESERVED.fullmatch(character) else match[0].upper()
 
 
 def _join(base: str, address: str) -> str:

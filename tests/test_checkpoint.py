@@ -158,6 +158,8 @@ def test_no_checkpoint_is_said_with_the_cure(tmp_path: Path, make: bool) -> None
     [
         (["--model.vision.layers", "2"], "holds another run (model.vision.layers was 1, is 2). Give another --output"),
         (["--seed", "5"], "seed was 0, is 5"),
+        (["--data.num-lanes", "3", "--data.num-workers", "2"], "data.num_lanes (3) must be a multiple of ranks x data.num_workers (1 x 2)"),
+        (["--model.pool-heads", "3"], "embed_width is no multiple of pool_heads"),
         (["--batch-rows", "5"], "batch_rows (5) must be a multiple of ranks x micro_rows (1 x 2)"),
         (["--row-length", "500"], "row_length (500) is longer than model.text.context_length (192)"),
         (["--data.shards", "missing"], "missing: no such folder of shards"),
@@ -168,6 +170,26 @@ def test_mistakes_are_one_line_and_change_nothing(run: Run, shards: Path, copy: 
     result = run("lcl", "pretrain", *arguments(shards, copy)[1:], *options)
     assert_one_line_error(result, message)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+
+
+def test_a_checkpoint_of_another_model_is_refused(run: Run, shards: Path, copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    run_ranks(arguments(shards, other, "--model.text.layers", 2, "--steps", 2), world_size=1)
+    shutil.move(other / "step-000002", copy / "step-000009")
+    assert_one_line_error(run("lcl", "pretrain", *arguments(shards, copy)[1:]), "step-000009 is a checkpoint of another model")
+
+
+def test_zero_at_another_number_of_ranks_is_refused_with_the_cure(run: Run, shards: Path, tmp_path: Path) -> None:
+    options = arguments(shards, tmp_path / "run", "--zero-stage", 1, "--steps", 2)
+    run_ranks(options, world_size=2)
+    run_ranks(options, world_size=2)  # the same number resumes
+    assert_one_line_error(run("lcl", "pretrain", *options[1:]), "was written by 2 ranks, this run has 1", "--zero-stage 0")
+
+
+def test_a_folder_that_is_no_checkpoint_is_left_alone(copy: Path) -> None:
+    shutil.copytree(copy / "step-000004", copy / "step-000004-backup")
+    (copy / "step-notes.txt").write_text("mine")
+    assert newest_valid(copy) == copy / "step-000006"
 
 
 def test_other_shards_and_foreign_folders_are_refused(run: Run, shards: Path, copy: Path, tmp_path: Path) -> None:

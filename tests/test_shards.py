@@ -138,9 +138,16 @@ def test_a_truncated_shard_is_refused(folder: Path) -> None:
         ShardSet([folder])
 
 
-def test_a_missing_tar_is_named(folder: Path) -> None:
-    (folder / "a.tar").unlink()
-    with pytest.raises(ValueError, match="a.tar: missing"):
+@pytest.mark.parametrize("suffix", [".tar", ".parquet"])
+def test_a_missing_file_is_named(folder: Path, suffix: str) -> None:
+    (folder / f"a{suffix}").unlink()
+    with pytest.raises(ValueError, match=f"a{suffix}: missing"):
+        ShardSet([folder])
+
+
+def test_a_sidecar_that_is_none_is_named(folder: Path) -> None:
+    (folder / "a.json").write_text("[]")
+    with pytest.raises(ValueError, match="a.json: schema None"):
         ShardSet([folder])
 
 
@@ -189,6 +196,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
         ({"schema": "x"}, "its schema is 'x'"),
         ({"order": "random"}, "order is 'random'"),
         ({"kinds": ["text", "sound", "text"]}, "segment kind 'sound'"),
+        ({"texts": [5, None, "x"]}, "segment kind 'text' with text 5"),
         ({"texts": ["a"]}, "zip"),
         ({"images": [None, "missing.jpg", None]}, "missing.jpg"),
         ({"crawl": None}, "NoneType"),

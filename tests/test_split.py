@@ -48,6 +48,7 @@ ONE_IMAGE = "<p>Some words here.</p><img src='/red.jpg'>"
     [
         (page("a", ONE_IMAGE, status="404 Not Found"), Reason.HTTP_STATUS, {}),
         (Capture("urn:x", html(ONE_IMAGE)), Reason.URL_UNUSABLE, {}),
+        (Capture("http://[a.example/2", html(ONE_IMAGE)), Reason.URL_UNUSABLE, {}),
         (Capture("https://a.example/a", b"  "), Reason.PAGE_EMPTY, {}),
         (page("a", "<p>" + "<div>" * 3000), Reason.PAGE_TOO_COMPLEX, {}),
         (Capture("https://a.example/a", b"<html></html>"), Reason.NO_TEXT, {}),
@@ -137,6 +138,28 @@ def test_a_repeated_build_gives_the_same_bytes_and_a_finished_one_is_not_redone(
     next(folders[0].glob("splits/*.json")).unlink()
     build_split(crawl, folders[0], config)
     assert contents(folders[0]) == before
+
+
+def test_a_shard_that_lost_a_file_is_built_again_and_a_failed_split_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path, [page("a", ONE_IMAGE), *IMAGES])
+    shards = tmp_path / "shards"
+    for suffix in (".tar", ".parquet"):
+        (lost,) = shards.glob(f"*{suffix}")
+        whole = lost.read_bytes()
+        lost.unlink()
+        build_split(tmp_path / "crawl.warc.gz", shards, BuildConfig(crawl=(str(tmp_path / "crawl.warc.gz"),), output=str(shards)))
+        assert lost.read_bytes() == whole
+    from pipeline import split
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    for record in shards.glob("splits/*.json"):
+        record.unlink()
+    monkeypatch.setattr(split, "check_accounts", fail)
+    with pytest.raises(RuntimeError):
+        build_split(tmp_path / "crawl.warc.gz", shards, BuildConfig(crawl=(str(tmp_path / "crawl.warc.gz"),), output=str(shards)))
+    assert [path.name for path in shards.iterdir()] == ["splits"] and not list((shards / "splits").iterdir())
 
 
 def test_a_changed_crawl_file_is_refused(tmp_path: Path) -> None:

@@ -141,9 +141,11 @@ def _default_config(cls: type[Config], ours: Mapping[str, str], presets: Mapping
         return presets[ours["preset"]]
     if "config" in ours:
         path = Path(ours["config"])
-        if not path.exists():
+        if not path.is_file():
             raise ValueError(f"--config {path}: no such file")
         record = read_json(path)
+        if not isinstance(record, dict):
+            raise ValueError(f"--config {path} holds no config; give the run.json of an earlier run")
         return from_dict(cls, record.get("config", record), origin=str(path))
     return None
 

@@ -142,12 +142,12 @@ def from_members(members: Sequence[tuple[str, bytes]]) -> Document:
         segments: list[Segment] = []
         parallel = (record["kinds"], record["texts"], record["images"], record["image_metadata"])
         for kind, text, image, metadata in zip(*parallel, strict=True):
-            if kind == "text":
+            if kind == "text" and isinstance(text, str):
                 segments.append(TextSegment(text))
             elif kind == "image":
                 segments.append(ImageSegment(files[image], ImageMetadata(**metadata), image.rpartition(".")[2]))
             else:
-                raise ValueError(f"segment kind {kind!r} is not known")
+                raise ValueError(f"segment kind {kind!r} with text {text!r} is not known")
         return Document(
             key=record["key"], segments=tuple(segments), page_url=record["page_url"], crawl=CrawlOrigin(**record["crawl"]),
             order=record["order"], language=record["language"], scores=record["scores"],

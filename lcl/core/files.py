@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any, BinaryIO
 def open_aside(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` when the block ends well, and vanishes when it does not.
 
-    The temporary name is in the same folder, starts with a dot and holds the process id, so that two writers
-    of the same file do not meet; the last one to finish wins whole.
+    The temporary name is in the same folder, starts with a dot and is random, so that two writers of the same file
+    do not meet; the last one to finish wins whole.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(aside, "wb") as file:
             yield file

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lcl.core.files import open_aside
+
 CONSOLE = Console(stderr=True)
 
 
@@ -51,7 +53,8 @@ class MetricsFile:
     def truncate_after(self, step: int) -> None:
         if self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            with open_aside(self.path) as file:
+                file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         with open(self.path, "a") as file:

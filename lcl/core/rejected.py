@@ -7,7 +7,8 @@ class Reason(StrEnum):
     # crawl files
     NOT_A_CRAWL = "not_a_crawl"                        # no WARC or ARC record in the file
     CRAWL_UNREADABLE = "crawl_unreadable"              # cannot be opened
-    CRAWL_CRASHES = "crawl_crashes"                    # its worker died, and died again at each retry
+    CRAWL_CHANGED = "crawl_changed"                    # its shards were built from other bytes, rules or libraries
+    CRAWL_CRASHES = "crawl_crashes"                    # its task failed in a way that no rule foresees, or its worker died at each retry
     # records
     RECORD_DAMAGED = "record_damaged"                  # cut short, or its headers cannot be parsed
     BODY_TOO_LARGE = "body_too_large"

@@ -40,6 +40,7 @@ CATALOGUE = pa.schema(
     ]
 )
 SUFFIXES = (".tar", ".parquet", ".json")
+BUILD_RECORDS = ("run.json", "report.json")  # stand beside the sidecars of a shard build
 MEMBER_NAME = re.compile(r"[0-9a-f]{32}(\.\d{3,}\.[a-z0-9]{1,8}|\.json)")
 
 
@@ -123,6 +124,29 @@ def read_members(data: bytes) -> list[tuple[str, bytes]]:
     return members
 
 
+def is_whole(sidecar_path: Path) -> bool:
+    """Whether the shard is there, each file with the size that its sidecar says."""
+    try:
+        read_sidecar(sidecar_path)
+    except ValueError:
+        return False
+    return True
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """The sidecar at `path`. Raises ValueError naming the file that is missing, has another size, or is no sidecar of this schema."""
+    sidecar = read_json(path) if path.exists() else None
+    schema = sidecar.get("schema") if isinstance(sidecar, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path}: schema {schema!r}, this version reads {SCHEMA!r}: rebuild the shards")
+    for suffix in (".tar", ".parquet"):
+        file = path.with_suffix(suffix)
+        actual, expected = (file.stat().st_size if file.exists() else None), sidecar["bytes"][suffix]
+        if actual != expected:
+            raise ValueError(f"{file}: {'missing' if actual is None else f'{actual} bytes'}, but its sidecar says {expected} bytes: build the shard again")
+    return sidecar
+
+
 class ShardSet:
     """All committed shards of some folders, as one list of documents in a fixed order (by shard name).
 
@@ -137,7 +161,7 @@ class ShardSet:
         for folder in folders:
             if not folder.is_dir():
                 raise ValueError(f"{folder}: no such folder of shards")
-            found = [path for path in sorted(folder.glob("*.json")) if path.with_suffix(".parquet").exists()]
+            found = [path for path in sorted(folder.glob("*.json")) if path.name not in BUILD_RECORDS]
             if not found:
                 raise ValueError(f"{folder} holds no shard (NAME.tar with NAME.parquet and NAME.json); build some with `lcl build-shards`")
             for path in found:
@@ -148,17 +172,10 @@ class ShardSet:
         self._lengths = self.catalogue["length"].to_numpy()
 
     def _add(self, path: Path, tables: list[pa.Table]) -> None:
-        sidecar = read_json(path)
-        if sidecar.get("schema") != SCHEMA:
-            raise ValueError(f"{path}: schema {sidecar.get('schema')!r}, this version reads {SCHEMA!r}: rebuild the shards")
-        for suffix, size in sidecar["bytes"].items():
-            file = path.with_suffix(suffix)
-            actual = file.stat().st_size if file.exists() else None
-            if actual != size:
-                raise ValueError(f"{file}: {'missing' if actual is None else f'{actual} bytes'}, but its sidecar says {size} bytes: build the shard again")
+        sidecar = read_sidecar(path)
         self.sidecars.append(sidecar)
         self.tars.append(path.with_suffix(".tar"))
-        tables.append(pq.read_table(path.with_suffix(".parquet"), schema=CATALOGUE))
+        tables.append(_read_catalogue(path, sidecar))
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -193,6 +210,15 @@ def verify_shard(sidecar_path: Path) -> None:
         file = sidecar_path.with_suffix(suffix)
         if not file.exists() or sha256_of(file) != checksum:
             raise ValueError(f"{file} is damaged: its bytes do not give the checksum in {sidecar_path.name}. Build the shard again.")
-    table = pq.read_table(sidecar_path.with_suffix(".parquet"), schema=CATALOGUE)
+    _read_catalogue(sidecar_path, sidecar)
+
+
+def _read_catalogue(sidecar_path: Path, sidecar: Mapping[str, Any]) -> pa.Table:
+    path = sidecar_path.with_suffix(".parquet")
+    try:
+        table = pq.read_table(path, schema=CATALOGUE)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is damaged ({error}): build the shard again") from error
     if len(table) != sidecar["documents"]:
-        raise ValueError(f"{sidecar_path}: {sidecar['documents']} documents, but {len(table)} rows in its catalogue")
+        raise ValueError(f"{path}: {len(table)} rows, but its sidecar says {sidecar['documents']} documents: build the shard again")
+    return table
