@@ -144,7 +144,8 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     changed = [key for key, value in identity.items() if record.get(key) != value]
     if changed == ["ranks"]:
         raise ValueError(
-            f"{folder} was written by {record['ranks']} ranks, this run has {identity['ranks']}: with ZeRO the number must stay. Take as many ranks, or --zero-stage 0 from the start."
+            f"{folder} was written by {record['ranks']} ranks, this run has {identity['ranks']}: with ZeRO the number must stay. "
+            "Take as many ranks, or --zero-stage 0 from the start."
         )
     if changed:
         raise ValueError(f"{folder} is a checkpoint of another {' and '.join(changed)}; remove it from this run, or give another --output")

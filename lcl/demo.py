@@ -135,7 +135,7 @@ def ray_head(output: Path) -> Iterator[tuple[str, dict[str, str]]]:
     address = f"http://127.0.0.1:{dashboard}"
     environment = _environment() | {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment.pop("RAY_ADDRESS", None)
-    command = ["ray", "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", port, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
+    command = ["ray", "start", "--head", "--block", "--port", port, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
     command += ["--ray-client-server-port", _free_port(), "--dashboard-agent-listen-port", _free_port(), "--disable-usage-stats", "--object-store-memory", 200_000_000]
     ray = shutil.which("ray", path=environment["PATH"])
     if ray is None:

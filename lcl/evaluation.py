@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lcl.core.config import config, versions
-from lcl.core.files import write_json
+from lcl.core.files import read_json, write_json
 from lcl.probe import wilson_interval
 
 SCHEMA = "lcl-evaluation/1"
@@ -47,6 +47,14 @@ def score(name: str, predicted: Int[np.ndarray, " images"], labels: Int[np.ndarr
 def majority(labels: Int[np.ndarray, " images"]) -> Row:
     """The score of always naming the most frequent class."""
     return score("most frequent class", np.full_like(labels, np.bincount(labels).argmax()), labels)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result that `publish` wrote. Raises ValueError if the file holds something else."""
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no result of an evaluation ({SCHEMA}); give the files that `lcl eval ... --output` wrote")
+    return record
 
 
 def publish(task: str, rows: Sequence[Row], *, settings: EvalConfig, protocol: dict[str, Any], checkpoint: Path, num_images: int) -> None:

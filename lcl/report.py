@@ -18,6 +18,7 @@ from lcl.core.files import open_aside, read_json
 from lcl.core.images import decode_image, encode_jpeg
 from lcl.core.logs import read_metrics
 from lcl.core.shards import ShardSet
+from lcl.evaluation import read_result
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
@@ -52,7 +53,9 @@ def main(settings: ReportConfig) -> None:
     shards = ShardSet([Path(settings.shards)])
     chosen = sorted(random.Random(0).sample(range(len(shards)), min(settings.num_documents, len(shards))))
     run = Path(settings.run) if settings.run else None
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     page = environment.get_template("report.html").render(
         title=settings.title,
         note=settings.note,
@@ -61,7 +64,7 @@ def main(settings: ReportConfig) -> None:
         documents=[_card(shards.read(index)) for index in chosen],
         curves=_curves(read_metrics(run / "metrics.jsonl")) if run else [],
         training=read_json(run / "run.json") if run else None,
-        results=[read_json(Path(path)) for path in settings.results],
+        results=[read_result(Path(path)) for path in settings.results],
     )
     path = Path(settings.output)
     path.parent.mkdir(parents=True, exist_ok=True)

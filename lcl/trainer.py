@@ -41,13 +41,15 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     model = LCL.for_tokenizer(config.model, source.tokenizer)
     _claim_folder(run, config, source, ranks)
     engine = _start_engine(model, config, accumulation)
-    resumed = load_checkpoint(run, engine, identity=checkpoint_identity(config.model, source.tokenizer, config.zero_stage))
+    identity = checkpoint_identity(config.model, source.tokenizer, config.zero_stage)
+    resumed = load_checkpoint(run, engine, identity=identity)
     state, loader_state = resumed or ({"step": 0, "counters": {}}, None)
     loader = RowLoader(source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=loader_state)
     step, counters = state["step"], Counter(state["counters"])
     if ranks.rank == 0:
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        log.info("%.1f M parameters, %d documents, %d ranks, %s step %d of %d", num_parameters / 1e6, len(source.shards), ranks.world_size, "resumed at" if resumed else "from", step, config.steps)
+        start = f"{'resumed at' if resumed else 'from'} step {step} of {config.steps}"
+        log.info("%.1f M parameters, %d documents, %d ranks, %s", num_parameters / 1e6, len(source.shards), ranks.world_size, start)
     writer = _Metrics(run, ranks.rank == 0, after=step)
     with progress_bar("training", total=config.steps, done=step, show=ranks.rank == 0) as bar:
         while step < config.steps:
@@ -71,10 +73,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
             writer.write(step, metrics, show=step % config.log_every == 0 or step == config.steps)
             bar.advance(note=f"text {metrics['text_nats']:.3f} contrastive {metrics['contrastive_nats']:.3f}")
             if step % config.save_every == 0 or step == config.steps:
-                save_checkpoint(
-                    run, engine, loader, step=step, counters=counters, keep=config.keep_checkpoints,
-                    identity=checkpoint_identity(config.model, source.tokenizer, config.zero_stage),
-                )
+                save_checkpoint(run, engine, loader, step=step, counters=counters, identity=identity, keep=config.keep_checkpoints)
     writer.close()
 
 

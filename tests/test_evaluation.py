@@ -152,6 +152,13 @@ def test_page_text_is_shown_as_text(tmp_path: Path) -> None:
     assert 'href="javascript' not in text
 
 
+def test_a_report_of_something_else_is_one_line(run: Run, shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    (shards / "report.json").exists() or (shards / "report.json").write_text(json.dumps(REPORT))
+    result = run("lcl", "report", "--shards", shards, "--results", tmp_path / "x.json", "--output", tmp_path / "index.html")
+    assert_one_line_error(result, "x.json is no result of an evaluation")
+
+
 def test_a_missing_checkpoint_is_one_line(run: Run, tmp_path: Path, sample: Path) -> None:
     result = run("lcl", "eval", "zero-shot", "--checkpoint", tmp_path / "nothing", "--data", sample / "labelled" / "colour", "--output", tmp_path / "x.json")
     assert_one_line_error(result, "nothing: no such run or checkpoint folder")
