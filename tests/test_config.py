@@ -76,7 +76,7 @@ def test_every_command_of_lcl_has_help(run: Run) -> None:
     from lcl.cli import COMMANDS
 
     listing = run("lcl", "--help").stdout
-    helps = {name: subprocess.Popen(["lcl", *name.split(), "--help"], stdout=subprocess.PIPE, text=True) for name in COMMANDS}
+    helps = {name: subprocess.Popen([sys.executable, "-m", "lcl.cli", *name.split(), "--help"], stdout=subprocess.PIPE, text=True) for name in COMMANDS}
     for name, process in helps.items():
         assert name in listing
         text = process.communicate(timeout=60)[0]
