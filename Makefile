@@ -25,7 +25,7 @@ setup: .venv/installed
 	@touch $@
 
 demo: setup
-	$(BIN)/lcl demo $(if $(CRAWL),--crawl $(CRAWL) --output demo-$(basename $(basename $(notdir $(firstword $(CRAWL))))))
+	$(BIN)/lcl demo $(if $(CRAWL),--crawl "$(CRAWL)")
 
 test: setup
 	$(BIN)/python -m pytest

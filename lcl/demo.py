@@ -5,6 +5,7 @@
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -34,8 +35,8 @@ START_SECONDS = 120  # for Ray's head to answer; it took 6 s on an idle pair of 
 
 @config
 class DemoConfig:
-    output: str = "demo"
-    """Folder for everything that the demo makes; the same command again continues."""
+    output: str | None = None
+    """Folder for everything that the demo makes (demo, or demo-NAME for a crawl of yours); the same command again continues."""
     crawl: tuple[str, ...] = ()
     """Crawl files of your own; without any, the sample crawl is made and used."""
     num_pages: Annotated[int, Field(ge=16)] = 400
@@ -54,12 +55,12 @@ def main(settings: DemoConfig) -> None:
     if not (ROOT / "pipeline" / "build_shards.py").exists():
         raise ValueError(f"the demo runs the scripts of a checkout, and {ROOT} is none: clone the repository and install it with pip install -e .")
     started = time.perf_counter()
-    output = Path(settings.output).resolve()
-    output.mkdir(parents=True, exist_ok=True)
     crawls = [Path(name).resolve() for name in settings.crawl]
     for path in crawls:
         if not path.is_file():
             raise ValueError(f"{path}: no such crawl file")
+    output = Path(settings.output or default_output(crawls)).resolve()
+    output.mkdir(parents=True, exist_ok=True)
     sample, shards, run = output / "sample", output / "shards", output / "run"
     labelled, results = sample / "labelled", output / "results"
 
@@ -90,6 +91,11 @@ def main(settings: DemoConfig) -> None:
     )
     _run([sys.executable, "lcl/report.py", "--shards", shards, "--run", run, "--results", *sorted(results.glob("*.json")), "--output", page, "--note", note])
     _say(f"done in {minutes:.1f} minutes; open {page}")
+
+
+def default_output(crawls: Sequence[Path]) -> str:
+    """`demo`, or `demo-NAME` with the first crawl file's name, its endings and odd characters left out."""
+    return "demo-" + re.sub(r"[^A-Za-z0-9_-]+", "-", crawls[0].name.partition(".")[0]) if crawls else "demo"
 
 
 def _say(text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lcl.core.shards import ShardSet
-from lcl.demo import DemoConfig
+from lcl.demo import DemoConfig, default_output
 from tests.conftest import ROOT, Run, assert_one_line_error
 
 README = (ROOT / "README.md").read_text()
@@ -80,8 +80,9 @@ def test_a_missing_crawl_is_one_line(run: Run, tmp_path: Path) -> None:
     assert_one_line_error(run("lcl", "demo", "--crawl", tmp_path / "none.warc.gz", "--output", tmp_path / "demo"), "none.warc.gz: no such crawl file")
 
 
-def test_demo_defaults_are_the_readme_s() -> None:
-    assert DemoConfig().output == "demo" and "demo/run" in README
+def test_default_folders() -> None:
+    assert DemoConfig().output is None and default_output([]) == "demo" and "demo/run" in README
+    assert default_output([Path("/x/my crawl.2024.warc.gz"), Path("other.warc")]) == "demo-my-crawl"
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/shard-format.md", "cluster/README.md", "downstream/README.md"])
