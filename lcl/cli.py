@@ -21,7 +21,7 @@ def main() -> None:
         name = " ".join(words[:length])
         if name in COMMANDS:
             sys.argv = [f"lcl {name}", *words[length:]]
-            runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=False)
+            runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)  # tyro reads the options' docstrings from __main__
             return
     listing = "\n".join(f"  lcl {name:20} {text}" for name, (_, text) in COMMANDS.items())
     if not words or words[0] in ("-h", "--help", "help"):

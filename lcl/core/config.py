@@ -83,7 +83,7 @@ def run_command(
         default = _default_config(cls, ours, presets or {})
     except ValueError as error:
         sys.exit(_failure(error, status=2))
-    notes = [description.strip()]
+    notes = [description.removeprefix("Entry point: ").strip()]
     if presets:
         notes.append(f"--preset NAME starts from a named config: {', '.join(presets)}.")
     notes.append("--config RUN.json starts from the config of an earlier run. --dry-run prints the resolved config and stops.")
