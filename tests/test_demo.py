@@ -76,6 +76,20 @@ def test_the_demo_from_crawl_to_report_and_again(run: Run, tmp_path: Path) -> No
     assert (output / "run" / "step-000006" / "manifest.json").stat().st_mtime_ns == written, "a finished demo is not trained again"
 
 
+@pytest.mark.slow
+def test_the_demo_at_its_own_size_shows_that_it_learned(run: Run, tmp_path: Path) -> None:
+    """Held-out digits on held-out crops, by colour: far above the same encoder with random weights, and above raw pixels."""
+    result = run("lcl", "demo", "--output", tmp_path / "demo", timeout=1500)
+    assert result.returncode == 0, result.stderr
+    rows = {
+        task: {row["name"].split(" (")[0]: row for row in json.loads((tmp_path / "demo" / "results" / f"colour_{task}.json").read_text())["rows"]}
+        for task in ("linear_probe", "zero_shot")
+    }
+    probe, zero_shot = rows["linear_probe"], rows["zero_shot"]
+    assert probe["trained encoder"]["low"] > max(probe["random weights"]["high"], probe["raw pixels"]["high"]) + 0.1
+    assert zero_shot["trained model"]["low"] > zero_shot["random weights"]["high"] + 0.5
+
+
 def test_a_missing_crawl_is_one_line(run: Run, tmp_path: Path) -> None:
     assert_one_line_error(run("lcl", "demo", "--crawl", tmp_path / "none.warc.gz", "--output", tmp_path / "demo"), "none.warc.gz: no such crawl file")
 
