@@ -86,10 +86,12 @@ def main(settings: DemoConfig) -> None:
     minutes = (time.perf_counter() - started) / 60
     source = ", ".join(path.name for path in crawls) or "the sample crawl"
     page = output / "index.html"
-    note = f"{source}, {ranks} ranks, {minutes:.1f} minutes in this run. The labelled pictures are digits of the sample crawl's kind" + (
-        ", whatever the crawl: a crawl without digits teaches little about them." if crawls else ", held out from its pages."
+    note = f"{source}, {ranks} ranks, {minutes:.1f} minutes in this run."
+    results_note = "The labelled pictures are coloured digits of the sample crawl's kind, held out from its pages. " + (
+        "This crawl is another: what it teaches need not help with them." if crawls else "Minutes suffice for the colours, not for the digits (docs/demo.md)."
     )
-    _run([sys.executable, "lcl/report.py", "--shards", shards, "--run", run, "--results", *sorted(results.glob("*.json")), "--output", page, "--note", note])
+    options = ["--shards", shards, "--run", run, "--results", *sorted(results.glob("*.json")), "--output", page]
+    _run([sys.executable, "lcl/report.py", *options, "--note", note, "--results-note", results_note])
     _say(f"done in {minutes:.1f} minutes; open {page}")
 
 
@@ -105,9 +107,35 @@ def _say(text: str) -> None:
 def _run(command: Sequence[object], environment: dict[str, str] | None = None) -> None:
     words = [str(word) for word in command]
     log.info("$ %s", " ".join(words))
-    status = subprocess.run(words, cwd=ROOT, env=environment or _environment()).returncode
+    process = subprocess.Popen(words, cwd=ROOT, env=environment or _environment(), start_new_session=True)
+    try:
+        status = process.wait()
+    except BaseException:  # Ctrl-C or SIGTERM: launchers leave their ranks behind, so the whole group is ended
+        _end_group(process)
+        raise
     if status:
         raise ValueError(f"that command ended with status {status}; its message is above. The same demo command continues from there.")
+
+
+def _end_group(process: subprocess.Popen, *, ends_its_own: bool = False) -> None:
+    """Ends a process that leads a session, and all in its group: SIGTERM, and SIGKILL for what is left after half a minute.
+
+    One that `ends_its_own` gets the SIGTERM alone.
+    """
+    try:
+        if ends_its_own:
+            process.terminate()
+        else:
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=30)
+    except ProcessLookupError:
+        return
+    except subprocess.TimeoutExpired:
+        log.warning("%s did not end within 30 s and is killed", process.args[0])
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # nobody was left
 
 
 def _environment() -> dict[str, str]:
@@ -153,11 +181,7 @@ def ray_head(output: Path) -> Iterator[tuple[str, dict[str, str]]]:
         _wait_for(address, head, token.read_text(), log_path)
         yield address, environment
     finally:
-        head.send_signal(signal.SIGTERM)  # `ray start --block` ends its own processes, and no other Ray's
-        try:
-            head.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+        _end_group(head, ends_its_own=True)  # `ray start --block` ends its own processes, and no other Ray's
 
 
 def _wait_for(address: str, head: subprocess.Popen, token: str, log_path: Path) -> None:

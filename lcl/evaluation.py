@@ -51,6 +51,8 @@ def majority(labels: Int[np.ndarray, " images"]) -> Row:
 
 def read_result(path: Path) -> dict[str, Any]:
     """A result that `publish` wrote. Raises ValueError if the file holds something else."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such result; `lcl eval ... --output {path}` makes one")
     record = read_json(path)
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"{path} is no result of an evaluation ({SCHEMA}); give the files that `lcl eval ... --output` wrote")

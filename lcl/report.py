@@ -45,6 +45,8 @@ class ReportConfig:
     title: str = "From web pages to an encoder"
     note: str = ""
     """A line under the title."""
+    results_note: str = ""
+    """A line above the results."""
     num_documents: Annotated[int, Field(ge=0)] = 12
     """Documents in the gallery, drawn at random with a fixed seed."""
 
@@ -59,6 +61,7 @@ def main(settings: ReportConfig) -> None:
     page = environment.get_template("report.html").render(
         title=settings.title,
         note=settings.note,
+        results_note=settings.results_note,
         build=read_json(Path(settings.shards) / "report.json"),
         num_documents=len(shards),
         documents=[_card(shards.read(index)) for index in chosen],

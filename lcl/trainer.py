@@ -3,7 +3,9 @@
     rows --> batches --> gradients of the global batch --> update --> metrics, checkpoint
 """
 
+import fcntl
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -75,6 +77,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
             if step % config.save_every == 0 or step == config.steps:
                 save_checkpoint(run, engine, loader, step=step, counters=counters, identity=identity, keep=config.keep_checkpoints)
     writer.close()
+    log.info("finished at step %d: %s", step, run)
 
 
 def check_numbers(config: TrainConfig, world_size: int) -> int:
@@ -101,11 +104,22 @@ def _claim_folder(run: Path, config: TrainConfig, source: RowSource, ranks: Rank
             else:
                 run.mkdir(parents=True, exist_ok=True)
                 write_run_record(run, config, shards=source.shards.fingerprint)
+            _lock(run)
         except (ValueError, OSError) as error:
             problem = str(error)
     problem = from_rank_0(problem)
     if problem:
         raise ValueError(problem)
+
+
+def _lock(run: Path) -> None:
+    """Holds the run's lock until this process ends. Raises ValueError if another process holds it."""
+    descriptor = os.open(run / ".lock", os.O_CREAT | os.O_RDWR, 0o644)  # left open on purpose: closing it would give the lock back
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ValueError(f"another process is training in {run}; wait for it, or end it") from error
 
 
 def _check_same_run(run: Path, config: TrainConfig, source: RowSource) -> None:

@@ -81,7 +81,10 @@ def _read_warc(path: Path) -> Iterator[Response | Rejected | None]:
         while True:
             try:
                 record = next(records)
-                yield _from_warc(record) if record.record_type & WARC_TYPES else None
+                if record.record_type & WARC_TYPES:
+                    yield from _from_warc(record)
+                else:
+                    yield None
             except StopIteration:
                 return
             except Rejected as rejected:
@@ -91,7 +94,8 @@ def _read_warc(path: Path) -> Iterator[Response | Rejected | None]:
                 return
 
 
-def _from_warc(record: WarcRecord) -> Response | Rejected | None:
+def _from_warc(record: WarcRecord) -> Iterator[Response | Rejected | None]:
+    """The response, kept as far as it goes, and behind one that the file cuts short a Rejected."""
     url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
     head = record.http_headers
     if head is not None:
@@ -99,14 +103,18 @@ def _from_warc(record: WarcRecord) -> Response | Rejected | None:
     elif record.record_type == WarcRecordType.resource:  # its own Content-Type stands for HTTP headers that were never sent
         status, headers = 200, {"content-type": record.headers.get("Content-Type") or ""}
     elif url.startswith("http"):
-        return Rejected(Reason.RECORD_DAMAGED, f"{url}: a response without HTTP headers")
+        yield Rejected(Reason.RECORD_DAMAGED, f"{url}: a response without HTTP headers")
+        return
     else:
-        return None  # an answer of another protocol: Heritrix keeps its DNS look-ups so
+        yield None  # an answer of another protocol: Heritrix keeps its DNS look-ups so
+        return
     body = record.reader.read(MAX_BODY_BYTES + 1)
-    return Response(
+    yield Response(
         offset=record.stream_pos, url=url, date=record.headers.get("WARC-Date") or "", status=status, headers=headers,
         body=_decode_body(body, headers, url),
     )
+    if len(body) < min(record.content_length, MAX_BODY_BYTES):
+        yield Rejected(Reason.RECORD_DAMAGED, f"{url}: {len(body)} of {record.content_length} bytes")
 
 
 def _read_arc(path: Path) -> Iterator[Response | Rejected | None]:

@@ -50,7 +50,10 @@ def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
     run_path = output / "run.json"
     if run_path.exists():
         earlier = read_json(run_path).get("config", {})
-        if "crawl" not in earlier or "pages" not in earlier or _identity(earlier) != _identity(to_dict(config)):
+        is_ours = "crawl" in earlier and "pages" in earlier
+        if is_ours and not any(output.glob("splits/*.json")):
+            run_path.unlink()  # a build that made nothing holds no folder
+        elif not is_ours or _identity(earlier) != _identity(to_dict(config)):
             raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
@@ -107,6 +110,8 @@ def _run(crawl_files: Sequence[Path], output: Path, config: BuildConfig) -> tupl
                 try:
                     records[split_name(path)] = record = ray.get(done)
                     log.info("%s: %d of %d pages became documents", path.name, record["documents"].get("out", 0), record["documents"]["in"])
+                    if record["records_rejected"]:
+                        log.warning("%s: records damaged or too large: %s", path.name, record["records_rejected"])
                 except ray.exceptions.RayError as error:
                     failures[path.name] = _failure(path, error)
                     log.warning("%s", failures[path.name]["message"])

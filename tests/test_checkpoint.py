@@ -42,7 +42,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:
-    assert sorted(path.name for path in finished.iterdir()) == ["metrics.jsonl", "run.json", "step-000004", "step-000006", "tensorboard"]
+    assert sorted(path.name for path in finished.iterdir()) == [".lock", "metrics.jsonl", "run.json", "step-000004", "step-000006", "tensorboard"]
     step = finished / "step-000006"
     assert {path.name for path in step.iterdir()} == {"engine", "model.safetensors", "config.json", "loader.json", "state.json", "manifest.json"}
     check_folder(step)
@@ -184,6 +184,14 @@ def test_zero_at_another_number_of_ranks_is_refused_with_the_cure(run: Run, shar
     run_ranks(options, world_size=2)
     run_ranks(options, world_size=2)  # the same number resumes
     assert_one_line_error(run("lcl", "pretrain", *options[1:]), "was written by 2 ranks, this run has 1", "--zero-stage 0")
+
+
+def test_two_trainings_in_one_folder_are_refused(run: Run, shards: Path, copy: Path) -> None:
+    import fcntl
+
+    with open(copy / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_one_line_error(run("lcl", "pretrain", *arguments(shards, copy)[1:]), "another process is training in")
 
 
 def test_a_folder_that_is_no_checkpoint_is_left_alone(copy: Path) -> None:

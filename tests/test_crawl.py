@@ -81,6 +81,14 @@ def test_a_torn_file_gives_what_came_before(tmp_path: Path) -> None:
     assert all(isinstance(item, Rejected) and item.reason == Reason.RECORD_DAMAGED for item in items[2:])
 
 
+def test_a_body_that_the_file_cuts_short_is_kept_and_counted(tmp_path: Path) -> None:
+    path = write_warc(tmp_path / "a.warc", [Capture("https://a.example/", BODY)], gzipped=False)
+    path.write_bytes(path.read_bytes()[:-2000])
+    response, damage = read_crawl(path)
+    assert 0 < len(response.body) < len(BODY) and BODY.startswith(response.body)
+    assert isinstance(damage, Rejected) and damage.reason == Reason.RECORD_DAMAGED
+
+
 @pytest.mark.parametrize("data", [b"", b"PAR1 something else", b"\x1f\x8b\x08\x00garbage", b"<html></html>", b"\0" * 5000])
 def test_a_file_that_is_no_crawl_is_named(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.warc.gz"

@@ -102,6 +102,9 @@ def run_command(
             print(json.dumps(to_dict(value), indent=1))
             return
         main(value)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
