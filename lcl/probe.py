@@ -24,6 +24,7 @@ class ProbeResult:
     validation_accuracy: float
 
 
+@threadpool_limits.wrap(limits=1)  # with a thread for each of two cores it took five times as long
 def linear_probe(
     train: Float[np.ndarray, "images width"], labels: Int[np.ndarray, " images"], test: Float[np.ndarray, "test_images width"], *, seed: int = 0
 ) -> ProbeResult:
@@ -36,13 +37,6 @@ def linear_probe(
     if counts[counts > 0].min() < 2:
         raise ValueError("every class needs at least 2 training images: one to fit, one to choose the strength on")
     fit_x, val_x, fit_y, val_y = train_test_split(train, labels, test_size=max(VALIDATION_PART, len(set(labels)) / len(labels)), stratify=labels, random_state=seed)
-    with threadpool_limits(limits=1):  # two threads that contend for two cores took five times as long
-        return _choose(fit_x, fit_y, val_x, val_y, train, labels, test)
-
-
-def _choose(
-    fit_x: np.ndarray, fit_y: np.ndarray, val_x: np.ndarray, val_y: np.ndarray, train: np.ndarray, labels: np.ndarray, test: np.ndarray
-) -> ProbeResult:
     scores = {strength: _fit(fit_x, fit_y, strength).score(val_x, val_y) for strength in STRENGTHS}
     best = max(scores, key=lambda strength: (scores[strength], -strength))
     return ProbeResult(_fit(train, labels, best).predict(test), best, scores[best])

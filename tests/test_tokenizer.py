@@ -38,10 +38,5 @@ def test_decode_inverts_encode_on_a_word(word: str) -> None:
         assert tokenizer.decode(tokenizer.encode(word)) == word
 
 
-def test_batch_equals_single() -> None:
-    texts = ["one two", "", "Three"]
-    assert SMALL.encode_batch(texts) == [SMALL.encode(text) for text in texts]
-
-
 def test_fingerprint_tells_vocabularies_apart() -> None:
     assert FULL.fingerprint != SMALL.fingerprint == Tokenizer(TokenizerConfig(num_merges=1000)).fingerprint

@@ -65,9 +65,6 @@ class Tokenizer:
         """Ids of `text`, all below `self.sot`, whatever markers the text may spell."""
         return self._bpe.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._bpe.encode_batch(texts, add_special_tokens=False)]
-
     def decode(self, ids: Sequence[int]) -> str:
         """The words of ordinary ids, lower case, one space between words; special ids are left out."""
         pieces = "".join(self._words[index] for index in ids if index < len(self._words))
