@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "sample-crawl": ("pipeline.sample_crawl", "make a small crawl and labelled pictures to try everything on"),
     "build-shards": ("pipeline.build_shards", "crawl files to shards of interleaved documents"),
+    "train-tokenizer": ("lcl.train_tokenizer", "a byte-level tokenizer from the texts of shards, in the place of CLIP's"),
     "pretrain": ("lcl.pretrain", "pretrain an encoder on shards"),
     "eval linear-probe": ("lcl.eval_linear_probe", "linear probe of an encoder on labelled images"),
     "eval zero-shot": ("lcl.eval_zero_shot", "zero-shot classification of labelled images"),

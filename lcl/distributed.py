@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 if not torch.cuda.is_available():
@@ -58,7 +58,7 @@ def sum_over_ranks(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return total
 
 
-def gather_rows(rows: Float[Tensor, "n width"]) -> tuple[Float[Tensor, "all_n width"], int]:
+def gather_rows(rows: Shaped[Tensor, "n width"]) -> tuple[Shaped[Tensor, "all_n width"], int]:
     """The rows of all ranks, whatever number each holds, in rank order, and where this rank's begin. Carries no gradient."""
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))

@@ -6,19 +6,23 @@ import torch
 
 from lcl.core.config import run_command
 from lcl.evaluation import EvalConfig, majority, publish, score
-from lcl.features import Encoder, find_checkpoint, load_model, random_twin
-from lcl.labelled import find_labelled, load_pixels, pooled_features
+from lcl.features import find_checkpoint, load_model, random_twin
+from lcl.labelled import find_labelled, load_inputs, load_pixels, pooled_features
 from lcl.probe import MAX_ITERATIONS, STRENGTHS, VALIDATION_PART, linear_probe
+
+RAW_PX = 32  # side of the raw-pixel control at most: a logistic regression on 3072 numbers an image
 
 
 def main(settings: EvalConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = find_checkpoint(Path(settings.checkpoint))
     labelled = find_labelled(Path(settings.data))
-    encoders = {"trained encoder": Encoder(load_model(checkpoint)[0]), "random weights": Encoder(random_twin(checkpoint, seed=settings.seed)[0])}
-    side = encoders["trained encoder"].image_px
+    models = {"trained encoder": load_model(checkpoint)[0], "random weights": random_twin(checkpoint, seed=settings.seed)[0]}
+    vision = models["trained encoder"].settings.vision
+    inputs = {split: load_inputs(files, vision) for split, files in labelled.files.items()}
+    features = {name: {split: pooled_features(model, images).numpy() for split, images in inputs.items()} for name, model in models.items()}
+    side = min(RAW_PX, vision.tower().image_px)
     pixels = {split: load_pixels(files, side_px=side) for split, files in labelled.files.items()}
-    features = {name: {split: pooled_features(encoder, array).numpy() for split, array in pixels.items()} for name, encoder in encoders.items()}
     features[f"raw pixels ({side} x {side})"] = {split: array.reshape(len(array), -1) / 255 for split, array in pixels.items()}
     rows = []
     for name, split in features.items():

@@ -6,8 +6,8 @@ import torch
 
 from lcl.core.config import run_command
 from lcl.evaluation import EvalConfig, majority, publish, score
-from lcl.features import Encoder, find_checkpoint, load_model, random_twin
-from lcl.labelled import find_labelled, load_pixels, pooled_features
+from lcl.features import find_checkpoint, load_model, random_twin
+from lcl.labelled import find_labelled, load_inputs, pooled_features
 from lcl.zero_shot import class_weights, classify
 
 
@@ -16,11 +16,11 @@ def main(settings: EvalConfig) -> None:
     checkpoint = find_checkpoint(Path(settings.checkpoint))
     labelled = find_labelled(Path(settings.data))
     models = {"trained model": load_model(checkpoint), "random weights": random_twin(checkpoint, seed=settings.seed)}
-    pixels = load_pixels(labelled.files["test"], side_px=models["trained model"][0].settings.vision.image_px)
+    inputs = load_inputs(labelled.files["test"], models["trained model"][0].settings.vision)
     rows = []
     for name, (model, tokenizer) in models.items():
         weights = class_weights(model, tokenizer, labelled.classes, labelled.templates)
-        predicted = classify(pooled_features(Encoder(model), pixels), weights).argmax(dim=1).numpy()
+        predicted = classify(pooled_features(model, inputs), weights).argmax(dim=1).numpy()
         rows.append(score(name, predicted, labelled.labels["test"]))
     rows.append(majority(labelled.labels["test"]))
     protocol = {"text_feature": "at <soi> in the place of <eot>", "templates": labelled.templates, "classes": labelled.classes}

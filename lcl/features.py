@@ -13,11 +13,12 @@ from lcl.core.config import from_dict
 from lcl.core.files import read_json
 from lcl.core.tokenizer import Tokenizer
 from lcl.model import LCL, ModelConfig
+from lcl.vision import normalise
 
 
 @dataclass(frozen=True)
 class Features:
-    """Latents of images: one per patch (row by row over `grid`), and the pooled one. Not normalised."""
+    """Latents of images: one per patch (row by row over `grid`) or learned query, and the pooled one. Not normalised."""
 
     tokens: Float[Tensor, "images patches embed"]
     pooled: Float[Tensor, "images embed"]
@@ -30,15 +31,16 @@ class Encoder(nn.Module):
     def __init__(self, model: LCL) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.image_px = model.settings.vision.image_px
+        self.image_px = model.settings.vision.tower().image_px
 
     def forward(self, images: Float[Tensor, "images 3 height width"]) -> Features:
-        """Features of images with values in [0, 1] at the encoder's own size. Raises ValueError for another size."""
-        if images.shape[-2:] != (self.image_px, self.image_px):
-            raise ValueError(f"images are {images.shape[-1]} x {images.shape[-2]} px, the encoder takes {self.image_px} x {self.image_px}: resize them")
-        latents = self.model.encode_images((images - self.model.pixel_mean) / self.model.pixel_std)
-        side = self.image_px // self.model.settings.vision.patch_px
-        return Features(tokens=latents.tokens, pooled=latents.pooled, grid=(side, side))
+        """Features of images with values in [0, 1], at the encoder's own size, or (naflex) of any whole number of patches up to its limit.
+
+        Raises ValueError for another size.
+        """
+        values, grid = self.model.settings.vision.tensor_input(images)
+        latents = self.model.encode_images(normalise(values, dtype=images.dtype), (grid,) * len(images))
+        return Features(tokens=latents.tokens, pooled=latents.pooled, grid=grid)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -77,9 +79,9 @@ def random_twin(path: Path, *, seed: int = 0) -> tuple[LCL, Tokenizer]:
 def _read_config(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     record = read_json(folder / "config.json")
     settings = from_dict(ModelConfig, record["model"], origin=str(folder / "config.json"))
-    tokenizer = Tokenizer(settings.tokenizer)
+    tokenizer = Tokenizer(settings.tokenizer, folder=folder)
     if tokenizer.fingerprint != record["tokenizer"]:
-        raise ValueError(f"{folder} was trained with another vocabulary; install the open_clip_torch that its run.json names")
+        raise ValueError(f"{folder} was trained with another vocabulary; install the versions of open_clip_torch and tokenizers that its run.json names")
     return settings, tokenizer
 
 

@@ -3,19 +3,23 @@
     DATA/train/<class>/*    DATA/test/<class>/*    DATA/classes.json   {"classes": [...], "templates": ["a picture of {}"]}
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 from torch import Tensor
 
 from lcl.core.files import read_json
 from lcl.core.images import decode_image, to_pixels
 from lcl.core.rejected import Rejected
-from lcl.crops import centre_crop
-from lcl.features import Encoder
+from lcl.crops import Crop, centre_box, cut
+from lcl.model import LCL
+from lcl.rows import ImageInput, stack_inputs
+from lcl.vision import VisionConfig, normalise
 
 SPLITS = ("train", "test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
@@ -62,17 +66,29 @@ def find_labelled(folder: Path) -> LabelledSet:
 
 def load_pixels(files: tuple[Path, ...], *, side_px: int) -> UInt8[np.ndarray, "images height width 3"]:
     """The centre square of each image at `side_px`. Raises ValueError naming a file that is no image."""
-    pixels = []
-    for file in files:
-        try:
-            pixels.append(to_pixels(centre_crop(decode_image(file.read_bytes(), draft_px=side_px), side_px)))
-        except Rejected as rejected:
-            raise ValueError(f"{file} cannot be read as an image ({rejected}); remove it") from rejected
-    return np.stack(pixels)
+    images = [_read(file, draft_px=side_px) for file in files]
+    return np.stack([to_pixels(cut(image, Crop(centre_box(*image.size), (1, 1)), patch_px=side_px)) for image in images])
+
+
+def load_inputs(files: tuple[Path, ...], vision: VisionConfig) -> list[ImageInput]:
+    """What the encoder takes of each image, cut as in evaluation. Raises ValueError naming a file that is no image."""
+    images = (_read(file, draft_px=vision.tower().image_px if vision.kind == "vit" else None) for file in files)
+    return [vision.input_of(image, vision.evaluation_crop(*image.size)) for image in images]
+
+
+def _read(file: Path, *, draft_px: int | None) -> Image.Image:
+    try:
+        return decode_image(file.read_bytes(), draft_px=draft_px)
+    except Rejected as rejected:
+        raise ValueError(f"{file} cannot be read as an image ({rejected}); remove it") from rejected
 
 
 @torch.no_grad()
-def pooled_features(encoder: Encoder, pixels: UInt8[np.ndarray, "images height width 3"]) -> Float[Tensor, "images embed"]:
-    """The pooled latent of each image."""
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    return torch.cat([encoder(part).pooled for part in images.split(BATCH)])
+def pooled_features(model: LCL, inputs: Sequence[ImageInput]) -> Float[Tensor, "images embed"]:
+    """The pooled latent of each image, in float32 on the CPU."""
+    device, dtype = model.logit_scale.device, model.logit_scale.dtype
+    pooled = []
+    for part in (inputs[at : at + BATCH] for at in range(0, len(inputs), BATCH)):
+        images = torch.from_numpy(stack_inputs(part)).to(device)
+        pooled.append(model.encode_images(normalise(images, dtype=dtype), tuple(image.grid for image in part)).pooled.float().cpu())
+    return torch.cat(pooled)

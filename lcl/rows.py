@@ -1,132 +1,121 @@
-"""Documents to token rows: the layout that the language model reads, and batches of it.
+"""Token rows: the layout that the language model reads, and batches of it.
 
-    document --tokenize--> <sot> text <soi> [image] <eoi> text ... <eot> --split where too long--> pieces
-    pieces --pack--> rows of several pieces --collate--> Batch
+    pieces (lcl/layout.py) --pack (lcl/loader.py)--> rows of several pieces --collate--> Batch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from lcl.core.document import Document
 from lcl.core.tokenizer import Tokenizer
+from lcl.crops import Crop, Grid
 
 IGNORED = -100  # PyTorch's own value for targets that do not count
 PADDING = 0  # what stands in unused positions; nothing reads it: `document_ids` is 0 there
+NO_CONTEXT = -1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Ids that attend to each other and to nothing else; with `predicted` their text is a target of the next-token loss."""
+
+    ids: tuple[int, ...]
+    predicted: bool = True
+
+
+@dataclass(frozen=True)
+class ImagePlace:
+    """Where one image of a document stands in a piece; places are indices into the piece's ids.
+
+    Its latents fill `num_slots` places from `first_slot`. Its context vector is read at `context`, or nowhere (NO_CONTEXT).
+    The two identities are equal for equal pixels, and for equal ids and images before the context.
+    """
+
+    image: int
+    first_slot: int
+    num_slots: int
+    context: int
+    image_id: int
+    context_id: int
+    crop: Crop
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A document, or a part of one that is longer than a row.
+    """What stands together in a row: a document or a part of one that is longer than a row, in one or more parts."""
 
-    `ids` holds the image id at every image slot; `image_starts` are the indices of the `<soi>` of each image and
-    `images` which image of the document (by index) it is.
-    """
+    parts: tuple[Part, ...]
+    images: tuple[ImagePlace, ...]
 
-    ids: tuple[int, ...]
-    image_starts: tuple[int, ...]
-    images: tuple[int, ...]
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(token for part in self.parts for token in part.ids)
 
-
-def check_row_length(row_length: int, image_tokens: int) -> None:
-    """Raises ValueError if a row cannot hold one image."""
-    if image_tokens + 4 > row_length:
-        raise ValueError(f"row_length {row_length} cannot hold an image of {image_tokens} tokens with its four markers")
+    def __len__(self) -> int:
+        return sum(len(part.ids) for part in self.parts)
 
 
-def to_pieces(document: Document, tokenizer: Tokenizer, *, image_tokens: int, row_length: int) -> list[Piece]:
-    """The document's pieces, each at most `row_length` ids: one piece unless the document is longer.
+@dataclass(frozen=True)
+class ImageInput:
+    """What the vision encoder takes of one image: a square of pixels, or its patches one after another (NaFlex)."""
 
-    Text is cut between tokens, never inside an image's `<soi> slots <eoi>`. Every piece starts with `<sot>` and the
-    last ends with `<eot>`. Raises ValueError if a row cannot hold one image.
-    """
-    check_row_length(row_length, image_tokens)
-    blocks: list[tuple[list[int], int | None]] = []  # ids that must stay together, and the image among them
-    num_images = 0
-    for segment in document.segments:
-        if segment.kind == "text":
-            blocks += [([token], None) for token in tokenizer.encode(segment.text)]
-        else:
-            blocks.append(([tokenizer.soi, *[tokenizer.image] * image_tokens, tokenizer.eoi], num_images))
-            num_images += 1
-    pieces: list[Piece] = []
-    ids, starts, images = [tokenizer.sot], [], []
-    for block, image in blocks:
-        if len(ids) + len(block) + 1 > row_length:  # one place is kept for <eot>
-            pieces.append(Piece(tuple(ids), tuple(starts), tuple(images)))
-            ids, starts, images = [tokenizer.sot], [], []
-        if image is not None:
-            starts.append(len(ids))
-            images.append(image)
-        ids += block
-    pieces.append(Piece((*ids, tokenizer.eot), tuple(starts), tuple(images)))
-    return pieces
+    values: UInt8[np.ndarray, "..."]
+    grid: Grid  # patches from top to bottom and from left to right
 
 
 @dataclass(frozen=True)
 class Row:
-    """Pieces side by side and the pixels of their images, in order."""
+    """Pieces side by side and their images, in order."""
 
     pieces: tuple[Piece, ...]
-    pixels: UInt8[np.ndarray, "images height width 3"] = field(repr=False)
+    images: tuple[ImageInput, ...]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of equal length. `document_ids` counts the documents of a row from 1 and is 0 at padding;
-    `positions` restart at 0 in each document; `image_starts` are flat indices (row * length + column) of each `<soi>`.
+    """Rows of equal length. Flat places are row * length + column.
+
+    `document_ids` counts what attends to itself in a row from 1 and is 0 at padding; `positions` restart at 0 in each.
+    `targets` holds the id that each position predicts, or IGNORED. Latent `latent_index[i]` of the flattened
+    [images slots] goes to flat place `slots[i]`. `positives` are the images with a context, read at flat place `contexts`.
     """
 
     ids: Int[Tensor, "rows length"]
     document_ids: Int[Tensor, "rows length"]
     positions: Int[Tensor, "rows length"]
-    pixels: UInt8[Tensor, "images 3 height width"]
-    image_starts: Int[Tensor, " images"]
-    has_context: Bool[Tensor, " images"]
-    document_lengths: tuple[tuple[int, ...], ...]  # of each row, kept beside the tensors so that no device is asked
+    targets: Int[Tensor, "rows length"]
+    images: UInt8[Tensor, "images ..."]  # [images 3 height width], or [images patches values] where grids differ (NaFlex)
+    slots: Int[Tensor, " latents"]
+    latent_index: Int[Tensor, " latents"]
+    positives: Int[Tensor, " positives"]
+    contexts: Int[Tensor, " positives"]
+    image_ids: Int[Tensor, " positives"]
+    context_ids: Int[Tensor, " positives"]
+    grids: tuple[Grid, ...]                          # beside the tensors, like the next one, so that no device is asked
+    document_lengths: tuple[tuple[int, ...], ...]    # of each row
 
     @property
     def num_tokens(self) -> int:
         return sum(map(sum, self.document_lengths))
 
+    @property
+    def num_documents(self) -> int:
+        """Pieces of documents; the two parts of one count twice."""
+        return sum(map(len, self.document_lengths))
+
     def to(self, device: torch.device) -> "Batch":
         tensors = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Batch(**tensors, document_lengths=self.document_lengths)
+        return Batch(**tensors, grids=self.grids, document_lengths=self.document_lengths)
 
-
-def collate(rows: Sequence[Row], *, row_length: int) -> Batch:
-    """The batch of `rows`. An image has a context if anything but `<sot>` comes before it in its piece."""
-    shape = (len(rows), row_length)
-    ids, document_ids, positions = np.full(shape, PADDING), np.zeros(shape, int), np.zeros(shape, int)
-    image_starts: list[int] = []
-    has_context: list[bool] = []
-    for index, row in enumerate(rows):
-        column = 0
-        for number, piece in enumerate(row.pieces, start=1):
-            end = column + len(piece.ids)
-            ids[index, column:end] = piece.ids
-            document_ids[index, column:end] = number
-            positions[index, column:end] = np.arange(len(piece.ids))
-            image_starts += [index * row_length + column + start for start in piece.image_starts]
-            has_context += [start > 1 for start in piece.image_starts]
-            column = end
-        assert column <= row_length
-    pixels = rearrange(np.concatenate([row.pixels for row in rows]), "images height width channels -> images channels height width")
-    return Batch(
-        ids=torch.from_numpy(ids),
-        document_ids=torch.from_numpy(document_ids),
-        positions=torch.from_numpy(positions),
-        pixels=torch.from_numpy(np.ascontiguousarray(pixels)),
-        image_starts=torch.tensor(image_starts, dtype=torch.int64),
-        has_context=torch.tensor(has_context, dtype=torch.bool),
-        document_lengths=tuple(tuple(len(piece.ids) for piece in row.pieces) for row in rows),
-    )
+    def pin_memory(self) -> "Batch":
+        tensors = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Batch(**tensors, grids=self.grids, document_lengths=self.document_lengths)
 
 
 @dataclass(frozen=True)
@@ -136,14 +125,75 @@ class SpecialIds:
     image: int
     eoi: int
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "SpecialIds":
+        return cls(image=tokenizer.image, eoi=tokenizer.eoi)
 
-def next_token_targets(batch: Batch, special: SpecialIds) -> Int[Tensor, "rows length"]:
+
+def collate(rows: Sequence[Row], *, row_length: int, special: SpecialIds) -> Batch:
+    """The batch of `rows`."""
+    shape = (len(rows), row_length)
+    ids, document_ids, positions, predicted = np.full(shape, PADDING), np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape, bool)
+    inputs = [image for row in rows for image in row.images]
+    places: list[tuple[int, ImagePlace]] = []  # flat place of the piece's first id, and the image
+    lengths: list[tuple[int, ...]] = []
+    for index, row in enumerate(rows):
+        column, number = 0, 0
+        for piece in row.pieces:
+            places += [(index * row_length + column, place) for place in piece.images]
+            for part in piece.parts:
+                number, end = number + 1, column + len(part.ids)
+                assert end <= row_length
+                ids[index, column:end] = part.ids
+                document_ids[index, column:end] = number
+                positions[index, column:end] = np.arange(len(part.ids))
+                predicted[index, column:end] = part.predicted
+                column = end
+        lengths.append(tuple(len(part.ids) for piece in row.pieces for part in piece.parts))
+    assert len(places) == len(inputs)
+    most_slots = max((place.num_slots for _, place in places), default=0)
+    positives = [(number, start, place) for number, (start, place) in enumerate(places) if place.context != NO_CONTEXT]
+    tokens, documents = torch.from_numpy(ids), torch.from_numpy(document_ids)
+    return Batch(
+        ids=tokens,
+        document_ids=documents,
+        positions=torch.from_numpy(positions),
+        targets=next_token_targets(tokens, documents, special).where(torch.from_numpy(predicted), IGNORED),
+        images=torch.from_numpy(stack_inputs(inputs)),
+        slots=_runs([(start + place.first_slot, place.num_slots) for start, place in places]),
+        latent_index=_runs([(number * most_slots, place.num_slots) for number, (_, place) in enumerate(places)]),
+        positives=torch.tensor([number for number, _, _ in positives], dtype=torch.int64),
+        contexts=torch.tensor([start + place.context for _, start, place in positives], dtype=torch.int64),
+        image_ids=torch.tensor([place.image_id for _, _, place in positives], dtype=torch.int64),
+        context_ids=torch.tensor([place.context_id for _, _, place in positives], dtype=torch.int64),
+        grids=tuple(image.grid for image in inputs),
+        document_lengths=tuple(lengths),
+    )
+
+
+def _runs(runs: Sequence[tuple[int, int]]) -> Int[Tensor, " n"]:
+    """The integers start, start + 1, ... of each (start, count), one run after another."""
+    return torch.from_numpy(np.concatenate([np.arange(start, start + count) for start, count in runs] or [np.zeros(0, int)]))
+
+
+def stack_inputs(inputs: Sequence[ImageInput]) -> UInt8[np.ndarray, "images ..."]:
+    """[images 3 height width] of squares, or [images patches values] with zeros behind the patches of smaller images."""
+    if not inputs:
+        return np.zeros((0, 3, 1, 1), np.uint8)
+    if inputs[0].values.ndim == 3:
+        return np.ascontiguousarray(rearrange([image.values for image in inputs], "images height width channels -> images channels height width"))
+    stacked = np.zeros((len(inputs), max(len(image.values) for image in inputs), inputs[0].values.shape[1]), np.uint8)
+    for index, image in enumerate(inputs):
+        stacked[index, : len(image.values)] = image.values
+    return stacked
+
+
+def next_token_targets(ids: Int[Tensor, "rows length"], document_ids: Int[Tensor, "rows length"], special: SpecialIds) -> Int[Tensor, "rows length"]:
     """For each position the id that follows in its document, or IGNORED.
 
     Ignored are image slots and `<eoi>` as targets, the last position of a document, and padding; `<soi>` is a target.
     """
-    ids, documents = batch.ids, batch.document_ids
     following = functional.pad(ids[:, 1:], (0, 1))
-    same = functional.pad(documents[:, 1:], (0, 1)) == documents
-    counted = same & (documents > 0) & (following != special.image) & (following != special.eoi)
-    return torch.where(counted, following, IGNORED)
+    same = functional.pad(document_ids[:, 1:], (0, 1)) == document_ids
+    counted = same & (document_ids > 0) & (following != special.image) & (following != special.eoi)
+    return following.where(counted, IGNORED)

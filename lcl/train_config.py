@@ -1,16 +1,26 @@
 """What a pretraining run can be told, and named sets of it."""
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated
 
 from pydantic import Field
 
+from lcl.alarms import CollapseConfig, SpikeConfig
 from lcl.core.config import config
 from lcl.core.tokenizer import TokenizerConfig
+from lcl.engine import EngineConfig
+from lcl.layout import LayoutConfig
 from lcl.loader import DataConfig
-from lcl.model import ModelConfig, TextConfig, VisionConfig
-from lcl.train_step import LossConfig
+from lcl.model import ModelConfig
+from lcl.objectives import LossConfig
+from lcl.schedule import ScheduleConfig
+from lcl.start import StartConfig
+from lcl.text import TextConfig
+from lcl.validation import ValidationConfig
+from lcl.vision import VisionConfig
 
 Positive = Annotated[int, Field(ge=1)]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
 
 
 @config
@@ -18,13 +28,19 @@ class OptimizerConfig:
     """AdamW with the values of the published code (params.py: betas, eps; its scripts: rate, decay, warm-up)."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 2000
+    schedule: ScheduleConfig = ScheduleConfig()
     weight_decay: Annotated[float, Field(ge=0)] = 0.2
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate from each layer of the vision tower to the one below; 1: none."""
+    beta1: Ratio = 0.9
+    beta2: Ratio = 0.98
     epsilon: Annotated[float, Field(gt=0)] = 1e-6
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are scaled down to this global norm; 0 leaves them."""
+    ema_decay: Ratio = 0.0
+    """Decay per step of the moving average of weights (ema.safetensors); 0: none is kept."""
+    ema_every: Positive = 10
+    """Steps between updates of the moving average, each with decay ema_decay ** ema_every."""
 
 
 @config
@@ -35,6 +51,13 @@ class TrainConfig:
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    engine: EngineConfig = EngineConfig()
+    start: StartConfig = StartConfig()
+    validation: ValidationConfig = ValidationConfig()
+    spikes: SpikeConfig = SpikeConfig()
+    collapse: CollapseConfig = CollapseConfig()
+    frozen: tuple[str, ...] = ()
+    """Parts of the model that are not trained, by the start of their parameters' names (visual, text.transformer, ...)."""
     row_length: Positive = 2048
     """Tokens in a packed row."""
     batch_rows: Positive = 256
@@ -49,32 +72,99 @@ class TrainConfig:
     """Newest checkpoints that are kept."""
     log_every: Positive = 10
     """Steps between lines for people; metrics.jsonl has every step."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    zero_stage: Literal[0, 1, 2] = 0
-    """DeepSpeed ZeRO: what ranks share out (1 optimiser state, 2 gradients too)."""
+    recompute_every: Annotated[int, Field(ge=0)] = 0
+    """Activation checkpointing: every n-th block of both towers is computed again in the backward pass; 0: none, 1: all."""
+    compile: bool = False
+    """Compile the blocks of both towers with torch.compile."""
+    wandb: str = ""
+    """Project on Weights & Biases that metrics also go to (pip install wandb); empty: none."""
+    scratch: str = ""
+    """Folder on each machine where checkpoints are first written; empty: the system's for temporary files."""
     threads: Positive = 1
     """Threads of a rank on a CPU."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
 # What may differ when a run is resumed: nothing here changes a number that training produces.
-FREE_FIELDS = ("output", "data.shards", "data.num_workers", "save_every", "keep_checkpoints", "log_every", "threads", "micro_rows")
+FREE_FIELDS = (
+    "output", "data.shards", "data.num_workers", "save_every", "keep_checkpoints", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch",
+    "model.tokenizer.file",
+    "engine.deepspeed",
+)  # fmt: skip
 
-PRESETS: dict[str, TrainConfig] = {
-    # Tests: seconds on one core.
-    "toy": TrainConfig(
-        output="outputs/toy",
-        data=DataConfig(num_lanes=4, pack_window=4),
-        model=ModelConfig(
-            embed_width=32, pool_heads=2,
-            vision=VisionConfig(image_px=32, patch_px=8, width=32, layers=1, head_width=16),
-            text=TextConfig(context_length=192, width=32, layers=1, heads=2),
+LCL_VIT_B32_MMC4 = TrainConfig(  # LCL_ViT-B-32_mmc4 of the published code: sizes from its model config, recipe from its script and params.py
+    output="outputs/lcl_vit_b32_mmc4",
+    data=DataConfig(layout=LayoutConfig(max_images=6)),
+    model=ModelConfig(
+        embed_width=512, pool_heads=8,
+        vision=VisionConfig(image_px=224, patch_px=32, width=768, layers=12, head_width=64),
+        text=TextConfig(context_length=2048, width=512, layers=12, heads=8),
+    ),
+    engine=EngineConfig(precision="bf16", zero_stage=1),
+)  # fmt: skip
+LCL_VIT_B16_LAION = TrainConfig(  # LCL_ViT-B-16_laion, likewise; its rows hold 280 tokens, here several in a longer one
+    output="outputs/lcl_vit_b16_laion",
+    model=ModelConfig(
+        embed_width=768, pool_heads=12,
+        vision=VisionConfig(image_px=224, patch_px=16, width=768, layers=12, head_width=64),
+        text=TextConfig(context_length=280, width=768, layers=12, heads=12),
+    ),
+    optimizer=OptimizerConfig(learning_rate=5e-4),
+    engine=EngineConfig(precision="bf16", zero_stage=1),
+)  # fmt: skip
+LCL_VIT_L14 = TrainConfig(  # no config was published; sizes of open_clip's ViT-L-14 (both towers), the rest as for ViT-B/16
+    output="outputs/lcl_vit_l14",
+    model=ModelConfig(
+        embed_width=768, pool_heads=12,
+        vision=VisionConfig(open_clip="ViT-L-14"),
+        text=TextConfig(context_length=2048, width=768, layers=12, heads=12),
+    ),
+    optimizer=OptimizerConfig(learning_rate=5e-4),
+    engine=EngineConfig(precision="bf16", zero_stage=1),
+    micro_rows=4, recompute_every=2,
+)  # fmt: skip
+MODERN = TrainConfig(
+    # Parts of later work: NaFlex at 256 patches (SigLIP 2, arXiv:2502.14786), a Qwen3 decoder (arXiv:2505.09388: grouped queries,
+    # norms of queries and keys), 64 learned latents an image (as many as Qwen-VL's 256 per 4 times the patches, arXiv:2308.12966),
+    # WSD (arXiv:2404.06395), a moving average of weights. Not tried at scale.
+    output="outputs/modern",
+    model=ModelConfig(
+        embed_width=768, pool_heads=12, image_latents=64,
+        vision=VisionConfig(kind="naflex", patch_px=16, width=768, layers=12, head_width=64, max_patches=256),
+        text=TextConfig(kind="qwen3", context_length=4096, width=768, layers=12, heads=12, key_heads=4, rope_theta=1_000_000.0),
+    ),
+    optimizer=OptimizerConfig(learning_rate=5e-4, beta2=0.95, schedule=ScheduleConfig(kind="wsd"), ema_decay=0.9998),
+    engine=EngineConfig(precision="bf16", zero_stage=1),
+    row_length=4096, micro_rows=4,
+)  # fmt: skip
+
+
+def toy_twin(full: TrainConfig, name: str) -> TrainConfig:
+    """The same kinds of parts, objective and schedule at a size for tests: seconds on one core."""
+    model, text, vision = full.model, full.model.text, full.model.vision
+    layers = max(1, vision.tower().layers // 12)
+    return replace(
+        full,
+        output=f"outputs/{name}",
+        data=replace(full.data, num_lanes=4, pack_window=4),
+        model=replace(
+            model, embed_width=32, pool_heads=2, image_latents=model.image_latents and 6,
+            vision=VisionConfig(kind=vision.kind, image_px=32, patch_px=8, width=32, layers=layers, head_width=16, max_patches=20),
+            text=replace(text, context_length=min(192, text.context_length // 4), width=32, layers=layers, heads=2, key_heads=text.key_heads and 1),
             tokenizer=TokenizerConfig(num_merges=500),
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+        optimizer=replace(full.optimizer, learning_rate=1e-3, schedule=replace(full.optimizer.schedule, warmup_steps=2), ema_every=1),
+        engine=replace(full.engine, precision="fp32", zero_stage=0),
         row_length=192, batch_rows=4, micro_rows=2, steps=6, save_every=2, log_every=1,
-    ),
-    # The demo: minutes on two cores. Sizes were chosen by what the sample crawl's probe showed (docs/demo.md).
+    )  # fmt: skip
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "lcl_vit_b32_mmc4": LCL_VIT_B32_MMC4,
+    "lcl_vit_b16_laion": LCL_VIT_B16_LAION,
+    "lcl_vit_l14": LCL_VIT_L14,
+    "modern": MODERN,
+    # Minutes on two cores. Sizes were chosen by what the sample crawl's probe showed (docs/demo.md).
     "small": TrainConfig(
         output="outputs/small",
         data=DataConfig(num_lanes=16, pack_window=8),
@@ -84,17 +174,11 @@ PRESETS: dict[str, TrainConfig] = {
             text=TextConfig(context_length=128, width=128, layers=2, heads=4, embedding_std=0.2),
             tokenizer=TokenizerConfig(num_merges=4000),
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, weight_decay=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=50), weight_decay=0.1),
         row_length=128, batch_rows=16, micro_rows=8, steps=2000, save_every=250, log_every=50,
     ),
-    # LCL_ViT-B-32_mmc4 of the published code: sizes from its model config, recipe from its script and params.py.
-    "lcl_vit_b32_mmc4": TrainConfig(
-        output="outputs/lcl_vit_b32_mmc4",
-        model=ModelConfig(
-            embed_width=512, pool_heads=8,
-            vision=VisionConfig(image_px=224, patch_px=32, width=768, layers=12, head_width=64),
-            text=TextConfig(context_length=2048, width=512, layers=12, heads=8),
-        ),
-        precision="bf16", zero_stage=1,
-    ),
-}
+    "toy": toy_twin(LCL_VIT_B32_MMC4, "toy"),
+    "lcl_vit_b16_laion_toy": toy_twin(LCL_VIT_B16_LAION, "lcl_vit_b16_laion_toy"),
+    "lcl_vit_l14_toy": toy_twin(LCL_VIT_L14, "lcl_vit_l14_toy"),
+    "modern_toy": toy_twin(MODERN, "modern_toy"),
+}  # fmt: skip

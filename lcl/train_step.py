@@ -1,118 +1,106 @@
 """One optimiser step whose gradient is that of the whole global batch in one process.
 
-    features of all micro-batches and ranks --> InfoNCE and its gradients with respect to the features (the same on every rank)
-    each micro-batch again, with graph --> w_gen * its share of the text loss + <features, their gradients> --> backward
+    features of all micro-batches and ranks --> InfoNCE and its gradients with respect to the features (lcl/contrastive.py)
+    each micro-batch again, with graph --> its share of the text loss + <features, their gradients> --> backward
 
 The loss of the global batch is a function of the features of all images, so its gradient with respect to them is all that
-a rank needs of the others: no gradient travels through a gather, and accumulation has every negative of the large batch.
+a rank needs of the others: no gradient travels through a gather, and accumulation has every negative of the large batch
+(two passes as in GradCache, Gao et al. 2021, arXiv:2101.06983).
 """
 
-import math
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from pydantic import Field
-from torch import Tensor
-from torch.nn import functional
 
-from lcl.core.config import config
-from lcl.distributed import gather_rows, sum_over_ranks
-from lcl.losses import contrastive_loss
+from lcl.alarms import embedding_health
+from lcl.contrastive import Contrastive, Twins, contrastive_gradients
+from lcl.distributed import sum_over_ranks
 from lcl.model import MAX_LOGIT_SCALE, Outputs
+from lcl.objectives import LossConfig
 from lcl.rows import Batch
 
-
-@config
-class LossConfig:
-    generation_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the next-token loss (the published code's --lcl-generation-loss-weight)."""
-    contrastive_weight: Annotated[float, Field(ge=0)] = 0.1
-    """Weight of the contrastive loss (its --lcl-contrastive-loss-weight)."""
+Metrics = dict[str, float]
 
 
-def accumulate_gradients(engine: Any, batches: Sequence[Batch], loss: LossConfig, *, world_size: int) -> dict[str, float]:
+def accumulate_gradients(
+    engine: Any, batches: Sequence[Batch], loss: LossConfig, *, world_size: int, is_spike: Callable[[float], bool] = lambda _: False, health: bool = False
+) -> Metrics:
     """Adds to the engine's gradients those of the global batch, of which `batches` are this rank's micro-batches.
 
-    After it, the mean over ranks of the gradients is the gradient of `L` over all rows of all ranks (arXiv:2406.07543;
-    the published code takes the mean of per-rank means, which differs where ranks hold different numbers of images).
-    Returns the metrics of the global batch, the same on every rank. Raises ValueError on a non-finite loss, on all ranks.
+    After it, the mean over ranks of the gradients is the gradient of `L` (lcl/objectives.py) over all rows of all ranks; the
+    published code takes the mean of per-rank means, which differs where ranks hold different numbers of images.
+    Returns the metrics of the global batch, the same on every rank; where `is_spike(loss)`, with `skipped` 1 and no gradient.
+    With `health`, also effective rank and variance of this rank's pooled latents.
+    Raises ValueError on a non-finite loss, on all ranks.
     """
     first = engine(batches[0]) if len(batches) == 1 else None
-    with torch.no_grad():
-        looked = [first] if first is not None else [engine.module(batch) for batch in batches]
-    positives = [batch.has_context for batch in batches]
-    pooled, contexts = (
-        torch.cat([getattr(outputs, name)[kept].detach() for outputs, kept in zip(looked, positives, strict=True)]) for name in ("pooled", "contexts")
-    )
-    totals = sum_over_ranks(
-        torch.stack(
-            [
-                sum(outputs.num_targets.double() for outputs in looked),
-                sum(outputs.nll_sum.detach().double() for outputs in looked),
-                torch.tensor(sum(float(batch.num_tokens) for batch in batches), dtype=torch.float64, device=pooled.device),
-                torch.tensor(sum(float(batch.ids.numel()) for batch in batches), dtype=torch.float64, device=pooled.device),
-                torch.tensor(sum(float(len(batch.image_starts)) for batch in batches), dtype=torch.float64, device=pooled.device),
-            ]
-        )
-    )
-    num_targets, nll_sum, num_tokens, num_places, num_images = totals.tolist()
-    contrastive, pooled_gradient, contexts_gradient, scale_gradient, metrics = _contrastive_gradients(pooled, contexts, looked[0].logit_scale.detach())
-    metrics |= {"text_nats": nll_sum / max(1.0, num_targets), "contrastive_nats": contrastive}
-    metrics["loss"] = loss.generation_weight * metrics["text_nats"] + loss.contrastive_weight * contrastive
+    looked = [first] if first is not None else look(engine.module, batches)
+    metrics, contrastive = global_losses(looked, batches, loss)
     if not all(map(torch.isfinite, torch.tensor(list(metrics.values())))):
-        raise ValueError(f"the loss is not finite ({metrics}); no weights were changed. Lower --optimizer.learning_rate or raise --optimizer.warmup_steps.")
+        raise ValueError(f"the loss is not finite ({metrics}); no weights were changed. Lower --optimizer.learning-rate or raise --optimizer.schedule.warmup-steps.")
+    if health:
+        metrics |= _health(looked)
+    if is_spike(metrics["loss"]):
+        return metrics | {"skipped": 1.0}
+    generation, contrast, regression = loss.weights
+    generation, regression = generation / max(1.0, metrics["targets"]), regression / max(1.0, metrics["slots"])
+    scale_gradient = contrastive.scale_gradient
+    at_ceiling = looked[0].logit_scale.detach() >= MAX_LOGIT_SCALE
+    scale_gradient = torch.where(at_ceiling, scale_gradient.clamp(min=0), scale_gradient)  # at its ceiling it may only come down
     taken = 0
-    for index, (batch, kept) in enumerate(zip(batches, positives, strict=True)):
+    for index, batch in enumerate(batches):
         outputs: Outputs = first if first is not None else engine(batch)
-        size = int(kept.sum())
-        mine = slice(taken, taken + size)
-        taken += size
-        value = loss.generation_weight * outputs.nll_sum / max(1.0, num_targets)
-        value = value + loss.contrastive_weight * (
-            (outputs.pooled[kept] * pooled_gradient[mine]).sum() + (outputs.contexts[kept] * contexts_gradient[mine]).sum()
-        )
+        mine = slice(taken, taken + len(batch.positives))
+        taken = mine.stop
+        features = (outputs.pooled * contrastive.pooled_gradient[mine]).sum() + (outputs.contexts * contrastive.contexts_gradient[mine]).sum()
+        value = generation * outputs.nll_sum + regression * outputs.regression_sum + contrast * features
         # times world_size, for the engine takes the mean over ranks; every rank has the whole gradient of the temperature already
-        value = world_size * value + loss.contrastive_weight * outputs.logit_scale * scale_gradient / len(batches)
+        value = world_size * value + contrast * outputs.logit_scale * scale_gradient / len(batches)
         engine.backward(value, scale_wrt_gas=False)
         if index < len(batches) - 1:
             engine.step()  # counts the micro-batch; the update comes with the last one
-    return metrics | {"images": num_images, "tokens": num_tokens, "fill": num_tokens / num_places}
-
-
-def _contrastive_gradients(
-    pooled: Float[Tensor, "n embed"], contexts: Float[Tensor, "n embed"], logit_scale: Float[Tensor, ""]
-) -> tuple[float, Tensor, Tensor, float, dict[str, float]]:
-    """The global contrastive loss, its gradients with respect to this rank's features and the temperature, and metrics."""
-    all_pooled, start = gather_rows(pooled)
-    all_contexts, _ = gather_rows(contexts)
-    leaves = [all_pooled.requires_grad_(), all_contexts.requires_grad_(), logit_scale.clone().requires_grad_()]
-    with torch.enable_grad():
-        value = contrastive_loss(*leaves)
-        gradients = torch.autograd.grad(value, leaves)
-    mine = slice(start, start + len(pooled))
-    scale_gradient = float(gradients[2])
-    if float(logit_scale) >= MAX_LOGIT_SCALE:
-        scale_gradient = max(0.0, scale_gradient)  # at its ceiling it may only come down
-    metrics = {"positives": float(len(all_pooled)), "image_to_context_accuracy": _accuracy(all_pooled, all_contexts), "logit_scale": float(logit_scale.exp())}
-    return float(value.detach()), gradients[0][mine], gradients[1][mine], scale_gradient, metrics
+    return metrics | {"skipped": 0.0}
 
 
 @torch.no_grad()
-def _accuracy(pooled: Float[Tensor, "n embed"], contexts: Float[Tensor, "n embed"]) -> float:
-    """The fraction of images whose own context is the most similar of the batch; 0 where there is none."""
-    if len(pooled) == 0:
-        return 0.0
-    similar = functional.normalize(pooled, dim=-1) @ functional.normalize(contexts, dim=-1).T
-    return float((similar.argmax(dim=1) == torch.arange(len(similar), device=similar.device)).float().mean())
+def look(module: Any, batches: Sequence[Batch]) -> list[Outputs]:
+    """The outputs of each batch, without a graph."""
+    return [module(batch) for batch in batches]
 
 
-def update(engine: Any) -> float:
-    """The optimiser step; returns the gradient norm. Raises ValueError before it, on all ranks, if the norm is not finite."""
-    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else None  # with ZeRO the engine holds them, and the norm
-    if norm is not None and not math.isfinite(norm):
-        raise ValueError("the gradient is not finite; no weights were changed. Lower --optimizer.learning_rate or raise --optimizer.warmup_steps.")
-    engine.step()
-    return float(engine.get_global_grad_norm()) if norm is None else norm
+@torch.no_grad()
+def global_losses(looked: Sequence[Outputs], batches: Sequence[Batch], loss: LossConfig) -> tuple[Metrics, Contrastive]:
+    """The losses and counts of the global batch, the same on every rank, and the contrastive part with this rank's gradients.
+
+    The device is asked once, for all metrics together.
+    """
+    pooled, contexts = (torch.cat([getattr(outputs, name).detach() for outputs in looked]) for name in ("pooled", "contexts"))
+    twins = Twins(torch.cat([batch.image_ids for batch in batches]), torch.cat([batch.context_ids for batch in batches])) if loss.mask_twins else None
+    contrastive = contrastive_gradients(pooled, contexts, looked[0].logit_scale.detach(), twins=twins)
+    counts = [(batch.num_tokens, batch.ids.numel(), len(batch.grids), len(batch.slots), batch.num_documents) for batch in batches]
+    sums = sum_over_ranks(
+        torch.stack(
+            [
+                sum(outputs.nll_sum.double() for outputs in looked), sum(outputs.num_targets.double() for outputs in looked),
+                sum(outputs.regression_sum.double() for outputs in looked), *torch.tensor(counts, dtype=torch.float64, device=pooled.device).sum(dim=0),
+            ]
+        )
+    )  # fmt: skip
+    own = torch.stack([value.double() for value in (contrastive.loss, contrastive.accuracy, looked[0].logit_scale.exp())])
+    nll, targets, regressed, tokens, places, images, slots, documents, contrast, accuracy, scale = torch.cat([sums, own]).tolist()
+    generation_weight, contrastive_weight, regression_weight = loss.weights
+    metrics = {
+        "text_nats": nll / max(1.0, targets), "contrastive_nats": contrast, "regression": regressed / max(1.0, slots),
+        "image_to_context_accuracy": accuracy, "logit_scale": scale,
+        "positives": float(contrastive.positives), "targets": targets, "tokens": tokens, "images": images, "slots": slots, "documents": documents,
+        "fill": tokens / places,
+    }  # fmt: skip
+    metrics["loss"] = generation_weight * metrics["text_nats"] + contrastive_weight * contrast + regression_weight * metrics["regression"]
+    return metrics, contrastive
+
+
+@torch.no_grad()
+def _health(looked: Sequence[Outputs]) -> Metrics:
+    rank, variance = torch.stack(embedding_health(torch.cat([outputs.pooled.detach() for outputs in looked]))).tolist()
+    return {"effective_rank": rank, "embedding_variance": variance}

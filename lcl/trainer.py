@@ -1,200 +1,236 @@
 """The training loop.
 
-    rows --> batches --> gradients of the global batch --> update --> metrics, checkpoint
+    rows --> batches (lcl/prefetch.py) --> gradients of the global batch (lcl/train_step.py) --> update (lcl/engine.py)
+         --> metrics (lcl/monitor.py), validation, checkpoint (lcl/checkpoint.py)
 """
 
-import fcntl
 import logging
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.checkpoint import checkpoint
 
-from lcl.checkpoint import checkpoint_identity, load_checkpoint, save_checkpoint
-from lcl.core.config import to_dict, write_run_record
-from lcl.core.files import read_json
-from lcl.core.logs import MetricsFile, progress_bar
-from lcl.distributed import Ranks, from_rank_0
+from lcl.alarms import CollapseAlarms, SpikeGuard
+from lcl.checkpoint import Checkpointer, Resume, checkpoint_identity, find_resume, load_checkpoint
+from lcl.core.config import to_dict
+from lcl.core.logs import progress_bar
+from lcl.core.tokenizer import Tokenizer
+from lcl.distributed import Ranks, sum_over_ranks
+from lcl.ema import MovingAverage
+from lcl.engine import deepspeed_settings, full_weights, start_engine, update
+from lcl.flops import mfu, peak_flops
 from lcl.loader import RowLoader, RowSource, check_lanes
 from lcl.model import LCL
-from lcl.rows import check_row_length, collate
+from lcl.monitor import Monitor, clock
+from lcl.parameter_groups import freeze, parameter_groups
+from lcl.prefetch import Prefetcher
+from lcl.rows import SpecialIds
+from lcl.run_folder import claim_folder, write_status
 from lcl.schedule import learning_rate
-from lcl.train_config import FREE_FIELDS, TrainConfig
-from lcl.train_step import accumulate_gradients, update
+from lcl.start import load_start
+from lcl.stopping import stop_request
+from lcl.train_config import TrainConfig
+from lcl.train_step import accumulate_gradients
+from lcl.validation import Validation
 
 log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, ranks: Ranks) -> None:
-    """Trains to `config.steps`, from the newest valid checkpoint of the run where there is one.
+    """Trains to `config.steps`, from the newest valid checkpoint of the run where there is one, or until a signal asks for an end.
 
     Raises ValueError, before anything is written, for numbers that do not divide and for a folder of another run.
     """
-    run = Path(config.output)
-    accumulation = check_numbers(config, ranks.world_size)
-    source = RowSource(config.data, config.model, config.row_length, config.seed)
-    torch.manual_seed(config.seed)
-    model = LCL.for_tokenizer(config.model, source.tokenizer)
-    _claim_folder(run, config, source, ranks)
-    engine = _start_engine(model, config, accumulation)
-    identity = checkpoint_identity(config.model, source.tokenizer, config.zero_stage)
-    resumed = load_checkpoint(run, engine, identity=identity)
-    state, loader_state = resumed or ({"step": 0, "counters": {}}, None)
-    loader = RowLoader(source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=loader_state)
-    step, counters = state["step"], Counter(state["counters"])
-    if ranks.rank == 0:
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        start = f"{'resumed at' if resumed else 'from'} step {step} of {config.steps}"
-        log.info("%.1f M parameters, %d documents, %d ranks, %s", num_parameters / 1e6, len(source.shards), ranks.world_size, start)
-    writer = _Metrics(run, ranks.rank == 0, after=step)
-    with progress_bar("training", total=config.steps, done=step, show=ranks.rank == 0) as bar:
-        while step < config.steps:
-            started = time.perf_counter()
-            rate = learning_rate(step, peak=config.optimizer.learning_rate, warmup_steps=config.optimizer.warmup_steps, total_steps=config.steps)
-            for group in engine.optimizer.param_groups:
-                group["lr"] = rate
-            rows = loader.take(config.batch_rows // ranks.world_size)
-            waited = time.perf_counter() - started
-            batches = [collate(rows[at : at + config.micro_rows], row_length=config.row_length).to(ranks.device) for at in range(0, len(rows), config.micro_rows)]
-            metrics = accumulate_gradients(engine, batches, config.loss, world_size=ranks.world_size)
-            gradient_norm = update(engine)
-            step += 1
-            num_tokens = metrics.pop("tokens")
-            counters.update(images=metrics.pop("images"), tokens=num_tokens, rows=config.batch_rows)
-            seconds = time.perf_counter() - started
-            metrics |= {
-                "learning_rate": rate, "gradient_norm": gradient_norm, "images_seen": counters["images"],
-                "tokens_per_second": num_tokens / seconds, "data_wait": waited / seconds,
-            }
-            writer.write(step, metrics, show=step % config.log_every == 0 or step == config.steps)
-            bar.advance(note=f"text {metrics['text_nats']:.3f} contrastive {metrics['contrastive_nats']:.3f}")
-            if step % config.save_every == 0 or step == config.steps:
-                save_checkpoint(run, engine, loader, step=step, counters=counters, identity=identity, keep=config.keep_checkpoints)
-    writer.close()
-    log.info("finished at step %d: %s", step, run)
+    Training(config, ranks).run()
+
+
+class Training:
+    """One run: what it is made of, and its loop."""
+
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        self.config, self.ranks, self.folder = config, ranks, Path(config.output)
+        accumulation = check_numbers(config, ranks.world_size)
+        guard, alarms = partial(SpikeGuard, config.spikes), partial(CollapseAlarms, config.collapse, warmup_steps=config.optimizer.schedule.warmup_steps)
+        guard()  # its settings are checked before anything is written
+        self.tokenizer = Tokenizer(config.model.tokenizer)
+        make_source = partial(RowSource, config.data, config.model, config.row_length, config.seed, tokenizer=self.tokenizer, layout=config.loss.layout)
+        source = make_source()
+        self.validation = self._validation(make_source)
+        torch.manual_seed(config.seed)
+        model = LCL.for_tokenizer(config.model, self.tokenizer, regression=config.loss.regresses)
+        claim_folder(self.folder, config, shards=source.fingerprint, tokenizer=self.tokenizer.fingerprint, rank=ranks.rank)
+        identity = checkpoint_identity(config.model, self.tokenizer, config.engine) | {"objective": config.loss.objective}
+        resume = find_resume(self.folder, identity=identity)
+        taken = load_start(model, config.start) if resume is None else []
+        num_frozen = freeze(model, config.frozen) if config.frozen else 0
+        self.engine = self._start(model, accumulation, resume)
+        state: Mapping[str, Any] = {"step": 0, "counters": {}, "spikes": None, "collapse": None} if resume is None else resume.state
+        self.step, self.counters = state["step"], Counter(state["counters"])
+        self.spikes, self.alarms = guard(state=state["spikes"]), alarms(state=state["collapse"])
+        self.average = self._average(resume)
+        self.checkpointer = Checkpointer(self.folder, identity=identity, keep=config.keep_checkpoints, scratch=config.scratch)
+        loader = RowLoader(
+            source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=None if resume is None else resume.loader
+        )
+        self.batches = Prefetcher(
+            loader, config.model, rows=config.batch_rows // ranks.world_size, micro_rows=config.micro_rows, row_length=config.row_length,
+            special=SpecialIds.of(self.tokenizer), vocab_size=self.tokenizer.vocab_size, regression=config.loss.regresses, pin=ranks.device.type == "cuda",
+        )  # fmt: skip
+        self.monitor = Monitor(self.folder, to_dict(config), after=self.step, wandb_project=config.wandb) if ranks.rank == 0 else None
+        num_parameters = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+        for line in taken:
+            log.info("started with %s", line)
+        log.info(
+            "%.1f M parameters (%.1f M frozen), %d documents, %d ranks, %s step %d of %d",
+            num_parameters / 1e6, num_frozen / 1e6, len(source), ranks.world_size, "from" if resume is None else "resumed at", self.step, config.steps,
+        )  # fmt: skip
+        if resume is not None:
+            load_checkpoint(self.engine, resume)
+
+    def run(self) -> None:
+        config = self.config
+        with progress_bar("training", total=config.steps, done=self.step, show=self.monitor is not None) as bar, stop_request() as stop:
+            first, started = self.step, time.perf_counter()
+            while self.step < config.steps and not stop.on_any_rank(self.ranks.device):
+                metrics = self._train_step()
+                show = self.step % config.log_every == 0 or self.step == config.steps
+                if self.monitor is not None:
+                    left = (time.perf_counter() - started) / (self.step - first) * (config.steps - self.step)
+                    self._report(metrics, show=show, left=left)
+                    bar.advance(note=f"text {metrics['text_nats']:.3f} contrastive {metrics['contrastive_nats']:.3f}")
+                if self.validation is not None and (self.step % config.validation.every == 0 or self.step == config.steps):
+                    self._validate(self.validation)
+                if self.step % config.save_every == 0 or self.step == config.steps:
+                    self._save()
+            if self.step % config.save_every and self.step < config.steps:
+                self._save()  # told to stop in between
+        self.batches.stop()
+        self.checkpointer.finish()
+        finished = self.step == config.steps
+        if self.monitor is not None:
+            self.monitor.close()
+            write_status(self.folder, step=self.step, finished=finished)
+        log.info("finished at step %d: %s" if finished else "stopped by a signal at step %d of %s; the same command continues", self.step, self.folder)
+
+    def _train_step(self) -> dict[str, float]:
+        config, started = self.config, time.perf_counter()
+        rate = learning_rate(self.step, config.optimizer.schedule, peak=config.optimizer.learning_rate, total_steps=config.steps)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate * group["rate_scale"]
+        given = self.batches.next()
+        waited = time.perf_counter() - started
+        shown = (self.step + 1) % config.log_every == 0
+        batches = [batch.to(self.ranks.device) for batch in given.batches]
+        metrics = accumulate_gradients(
+            self.engine, batches, config.loss, world_size=self.ranks.world_size, is_spike=self.spikes.is_spike, health=shown
+        )
+        if not metrics["skipped"]:
+            metrics["gradient_norm"] = update(self.engine)
+        self.step += 1
+        if self.average is not None and self.step % config.optimizer.ema_every == 0:
+            weights = full_weights(self.engine)
+            self.average.update(weights)
+        seconds = time.perf_counter() - started
+        self.counters.update(images=metrics["images"], tokens=metrics["tokens"], documents=metrics["documents"], rows=config.batch_rows, skipped=metrics["skipped"])
+        if shown:
+            self._check_damage(given.images_read, given.images_damaged)
+        if shown and self.monitor is not None and self.step % config.save_every == 0:
+            self.monitor.show_row(self.step, given.first_row, self.tokenizer, patch_px=config.model.vision.tower().patch_px)
+        used = mfu(given.flops, seconds, peak_flops(self.ranks.device, precision=config.engine.precision))  # of this rank; the others hold as many rows
+        return metrics | {
+            "learning_rate": rate, "images_seen": self.counters["images"], "step_seconds": seconds, "data_wait": waited / seconds,
+            **{f"{name}_per_second": metrics[name] / seconds for name in ("tokens", "images", "documents")}, **({} if used is None else {"mfu": used}),
+        }  # fmt: skip
+
+    def _check_damage(self, images: int, damaged: int) -> None:
+        """Raises ValueError, on all ranks, if too many images could not be decoded."""
+        images, damaged = sum_over_ranks(torch.tensor([float(images), float(damaged)], device=self.ranks.device)).tolist()
+        if damaged > self.config.data.max_damaged * images:
+            raise ValueError(
+                f"{damaged:.0f} of {images:.0f} images in the shards are damaged, more than data.max_damaged ({self.config.data.max_damaged}) allows; "
+                "build the shards again, or raise it"
+            )
+
+    def _report(self, metrics: Mapping[str, float], *, show: bool, left: float) -> None:
+        assert self.monitor is not None
+        self.monitor.write(self.step, metrics, group="train")
+        if "effective_rank" in metrics:
+            contrasts = self.config.loss.weights[1] > 0
+            messages = self.alarms.observe(
+                step=self.step, num_positives=int(metrics["positives"]), contrastive_nats=metrics["contrastive_nats"] if contrasts else None,
+                effective_rank=metrics["effective_rank"], embedding_variance=metrics["embedding_variance"],
+            )  # fmt: skip
+            self.monitor.warn(self.step, messages)
+        if metrics["skipped"]:
+            log.warning("step %d: loss %.3f is a spike; its update is skipped", self.step, metrics["loss"])
+        if show:
+            utilisation = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
+            log.info(
+                "step %d of %d: text %.3f contrastive %.3f nats, %.0f tokens/s, fill %.2f, waiting for data %.0f %%%s, %s left",
+                self.step, self.config.steps, metrics["text_nats"], metrics["contrastive_nats"], metrics["tokens_per_second"], metrics["fill"],
+                100 * metrics["data_wait"], utilisation, clock(left),
+            )  # fmt: skip
+
+    def _validation(self, make_source: Any) -> Validation | None:
+        settings, config = self.config.validation, self.config
+        if settings.every == 0:
+            return None
+        source = make_source(validation=True) if config.data.validation_fraction else None
+        return Validation(
+            settings, source, self.tokenizer, config.model.vision, loss=config.loss, micro_rows=config.micro_rows, rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+        )  # fmt: skip
+
+    def _validate(self, validation: Validation) -> None:
+        metrics = validation.measure(self.engine.module)
+        if self.monitor is not None:
+            self.monitor.write(self.step, metrics, group="validation")
+            log.info("step %d, validation: %s", self.step, ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+
+    def _start(self, model: LCL, accumulation: int, resume: Resume | None) -> Any:
+        config = self.config
+        prepare_blocks([*model.visual.blocks_of_layers, *model.text.blocks_of_layers], recompute_every=config.recompute_every, compiled=config.compile)
+        settings = deepspeed_settings(config.engine, micro_rows=config.micro_rows, accumulation=accumulation, clip_norm=config.optimizer.clip_norm)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, weight_decay=config.optimizer.weight_decay, layer_decay=config.optimizer.layer_decay),
+            lr=config.optimizer.learning_rate, betas=(config.optimizer.beta1, config.optimizer.beta2), eps=config.optimizer.epsilon,
+        )  # fmt: skip
+        return start_engine(model, optimizer, settings, load_universal=resume is not None and resume.converted is not None)
+
+    def _average(self, resume: Resume | None) -> MovingAverage | None:
+        decay, every = self.config.optimizer.ema_decay, self.config.optimizer.ema_every
+        if not decay:
+            return None
+        start = full_weights(self.engine) if resume is None else resume.weights("ema") or {}
+        return MovingAverage(decay, every, weights=start)
+
+    def _save(self) -> None:
+        state = {"counters": dict(self.counters), "spikes": self.spikes.state(), "collapse": self.alarms.state()}
+        extra = {"ema": self.average.weights} if self.average is not None else {}
+        self.checkpointer.save(self.engine, self.batches, step=self.step, state=state, extra=extra, write_more=self.tokenizer.save)
 
 
 def check_numbers(config: TrainConfig, world_size: int) -> int:
-    """Micro-batches per step and rank. Raises ValueError naming the numbers that do not divide."""
+    """Micro-batches per step and rank. Raises ValueError naming the numbers that do not fit."""
+    config.model.check()
+    config.loss.check()
     rows = config.batch_rows
     if rows % (world_size * config.micro_rows):
         raise ValueError(f"batch_rows ({rows}) must be a multiple of ranks x micro_rows ({world_size} x {config.micro_rows})")
     check_lanes(config.data, rank_count=world_size, batch_rows=rows)
-    check_row_length(config.row_length, config.model.vision.num_patches)
-    if config.row_length > config.model.text.context_length:
-        raise ValueError(f"row_length ({config.row_length}) is longer than model.text.context_length ({config.model.text.context_length})")
     return rows // (world_size * config.micro_rows)
 
 
-def _claim_folder(run: Path, config: TrainConfig, source: RowSource, ranks: Ranks) -> None:
-    """Writes run.json into an empty folder; checks that a folder with one belongs to the same run. Same outcome on all ranks."""
-    problem = None
-    if ranks.rank == 0:
-        try:
-            if (run / "run.json").exists():
-                _check_same_run(run, config, source)
-            elif run.exists() and any(run.iterdir()):
-                raise ValueError(f"{run} is not empty and holds no training run. Give another --output.")
-            else:
-                run.mkdir(parents=True, exist_ok=True)
-                write_run_record(run, config, shards=source.shards.fingerprint)
-            _lock(run)
-        except (ValueError, OSError) as error:
-            problem = str(error)
-    problem = from_rank_0(problem)
-    if problem:
-        raise ValueError(problem)
-
-
-def _lock(run: Path) -> None:
-    """Holds the run's lock until this process ends. Raises ValueError if another process holds it."""
-    descriptor = os.open(run / ".lock", os.O_CREAT | os.O_RDWR, 0o644)  # left open on purpose: closing it would give the lock back
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ValueError(f"another process is training in {run}; wait for it, or end it") from error
-
-
-def _check_same_run(run: Path, config: TrainConfig, source: RowSource) -> None:
-    record = read_json(run / "run.json")
-    then, now = dict(_flat(record["config"])), dict(_flat(to_dict(config)))
-    changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and key not in FREE_FIELDS]
-    if changed:
-        listed = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3])
-        raise ValueError(f"{run} holds another run ({listed}). Give another --output, or the same options to resume it.")
-    if record["shards"] != source.shards.fingerprint:
-        raise ValueError(f"the shards in {', '.join(config.data.shards)} are not those that the run in {run} was started with. Give another --output, or restore them.")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _start_engine(model: LCL, config: TrainConfig, accumulation: int) -> Any:
-    import deepspeed
-
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.optimizer.weight_decay), lr=config.optimizer.learning_rate,
-        betas=(config.optimizer.beta1, config.optimizer.beta2), eps=config.optimizer.epsilon,
-    )
-    settings = {
-        "train_micro_batch_size_per_gpu": config.micro_rows,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.optimizer.clip_norm,
-        "zero_optimization": {"stage": config.zero_stage},
-        "zero_allow_untested_optimizer": True,  # a plain AdamW: DeepSpeed's own would be compiled at start
-        "bf16": {"enabled": config.precision == "bf16"},
-        "steps_per_print": 1 << 60,
-    }
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; vectors (biases, norms), embeddings by position and the temperature do not (open_clip's rule)."""
-    named = list(model.named_parameters())
-    decayed = [value for name, value in named if value.ndim >= 2 and "positional" not in name and "query_token" not in name]
-    kept = {id(value) for value in decayed}
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": [value for _, value in named if id(value) not in kept], "weight_decay": 0.0},
-    ]
-
-
-class _Metrics:
-    """Metrics of rank 0 to metrics.jsonl, to TensorBoard and, now and then, to people."""
-
-    def __init__(self, run: Path, enabled: bool, *, after: int) -> None:
-        self.enabled = enabled
-        if enabled:
-            self._file = MetricsFile(run / "metrics.jsonl")
-            self._file.truncate_after(after)
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after + 1)
-
-    def write(self, step: int, metrics: Mapping[str, float], *, show: bool) -> None:
-        if not self.enabled:
-            return
-        named = {f"train/{name}": value for name, value in metrics.items()}
-        self._file.write(step, named)
-        for name, value in named.items():
-            self._board.add_scalar(name, value, step)
-        if show:
-            log.info(
-                "step %d: text %.3f contrastive %.3f nats, %.0f tokens/s, fill %.2f",
-                step, metrics["text_nats"], metrics["contrastive_nats"], metrics["tokens_per_second"], metrics["fill"],
-            )
-
-    def close(self) -> None:
-        if self.enabled:
-            self._board.close()
+def prepare_blocks(blocks: Sequence[nn.Module], *, recompute_every: int, compiled: bool) -> None:
+    """Lets every `recompute_every`-th block compute its activations again in the backward pass, and compiles each block."""
+    for number, block in enumerate(blocks):
+        if compiled:
+            block.compile()
+        if recompute_every and number % recompute_every == 0:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)

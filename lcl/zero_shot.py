@@ -1,8 +1,8 @@
 """Zero-shot classification: images against class names in sentences, both in the contrastive space."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lcl.core.tokenizer import Tokenizer
 from lcl.model import LCL
-from lcl.rows import Piece, Row, collate
+from lcl.rows import Part, Piece, Row, SpecialIds, collate
 
 
 @torch.no_grad()
@@ -20,14 +20,11 @@ def text_features(model: LCL, tokenizer: Tokenizer, texts: Sequence[str]) -> Flo
     A text that is longer than the context keeps its end, which stands next to the `<soi>`.
     """
     room = model.settings.text.context_length - 2
-    pieces = [Piece((tokenizer.sot, *tokenizer.encode(text)[-room:], tokenizer.soi), (), ()) for text in texts]
-    side = model.settings.vision.image_px
-    empty = np.zeros((0, side, side, 3), np.uint8)
-    length = max(len(piece.ids) for piece in pieces)
-    batch = collate([Row((piece,), empty) for piece in pieces], row_length=length)
-    ends = torch.tensor([index * length + len(piece.ids) - 1 for index, piece in enumerate(pieces)])
-    hidden, _ = model.read_rows(batch, model.normalise(batch.pixels))
-    return model.context_vectors(hidden, ends)
+    pieces = [Piece((Part((tokenizer.sot, *tokenizer.encode(text)[-room:], tokenizer.soi)),), ()) for text in texts]
+    length = max(map(len, pieces))
+    batch = collate([Row((piece,), ()) for piece in pieces], row_length=length, special=SpecialIds.of(tokenizer))
+    ends = torch.tensor([index * length + len(piece) - 1 for index, piece in enumerate(pieces)])
+    return model.read_text(replace(batch, contexts=ends).to(model.logit_scale.device))
 
 
 def class_weights(model: LCL, tokenizer: Tokenizer, classes: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "classes embed"]:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from lcl.distributed import process_group
-from lcl.train_step import LossConfig, accumulate_gradients
+from lcl.objectives import LossConfig
+from lcl.train_step import accumulate_gradients
 from tests.made_rows import make_batch, make_model, make_row
 
 

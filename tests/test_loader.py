@@ -10,10 +10,12 @@ import pytest
 from lcl.core.document import CrawlOrigin, Document, ImageMetadata, ImageSegment, TextSegment
 from lcl.core.shards import ShardSet, write_shard
 from lcl.core.tokenizer import Tokenizer, TokenizerConfig
-from lcl.crops import centre_crop, random_crop
+from lcl.crops import Crop, centre_box, cut, random_box
+from lcl.layout import Layout, LayoutConfig, Setting, lay_out
 from lcl.loader import DataConfig, RowLoader, RowSource
-from lcl.model import ModelConfig, VisionConfig
-from lcl.rows import Row, collate, to_pieces
+from lcl.model import ModelConfig
+from lcl.rows import Piece, Row, SpecialIds, collate
+from lcl.vision import VisionConfig
 from tests.crawls import jpeg
 
 MODEL = ModelConfig(vision=VisionConfig(image_px=32, patch_px=8, width=32, layers=1, head_width=16), tokenizer=TokenizerConfig(num_merges=500))
@@ -21,12 +23,13 @@ ROW_LENGTH = 160
 TOKENIZER = Tokenizer(MODEL.tokenizer)
 
 
-def source_of(shards: Path, **settings: object) -> RowSource:
-    return RowSource(DataConfig(**{"shards": (str(shards),), "num_lanes": 4, "pack_window": 4} | settings), MODEL, ROW_LENGTH, seed=3)
+def source_of(*shards: Path, model: ModelConfig = MODEL, layout: Layout = "document", validation: bool = False, **settings: object) -> RowSource:
+    data = DataConfig(**{"shards": tuple(map(str, shards)), "num_lanes": 4, "pack_window": 4} | settings)
+    return RowSource(data, model, ROW_LENGTH, seed=3, tokenizer=TOKENIZER, layout=layout, validation=validation)
 
 
 def fingerprints(rows: list[Row]) -> list[tuple]:
-    return [(tuple(piece.ids for piece in row.pieces), row.pixels.tobytes()) for row in rows]
+    return [(tuple(piece.ids for piece in row.pieces), tuple(image.values.tobytes() for image in row.images)) for row in rows]
 
 
 def take_all(source: RowSource, world_size: int, steps: int, *, state: dict | None = None, batch_rows: int = 4) -> tuple[list[tuple], dict]:
@@ -72,13 +75,13 @@ def test_every_piece_comes_once_an_epoch(shards: Path) -> None:
         for piece in source.pieces(position)
     )
     assert taken + waiting == opened and len(taken) > 20
-    epoch = [source.document(position).key for position in range(len(source.shards))]
-    assert sorted(epoch) == sorted(document.key for document in source.shards)
+    epoch = [source.document(position).key for position in range(len(source))]
+    assert sorted(epoch) == sorted(document.key for document in source.sets[0])
 
 
 def test_another_epoch_has_another_order(shards: Path) -> None:
     source = source_of(shards)
-    epochs = [[source.document(epoch * len(source.shards) + index).key for index in range(len(source.shards))] for epoch in range(2)]
+    epochs = [[source.document(epoch * len(source) + index).key for index in range(len(source))] for epoch in range(2)]
     assert epochs[0] != epochs[1] and sorted(epochs[0]) == sorted(epochs[1])
 
 
@@ -101,39 +104,44 @@ LONG = Document(
 )  # fmt: skip
 
 
+def pieces_of(document: Document, *, length: int) -> list[Piece]:
+    return lay_out(document, "document", Setting(TOKENIZER, LayoutConfig(), length, MODEL, evaluation=True), np.random.default_rng(0))
+
+
 def test_long_documents_are_split_and_not_dropped() -> None:
-    pieces = to_pieces(LONG, TOKENIZER, image_tokens=16, row_length=64)
+    pieces = pieces_of(LONG, length=64)
     assert len(pieces) > 5 and all(len(piece.ids) <= 64 for piece in pieces)
     assert all(piece.ids[0] == TOKENIZER.sot for piece in pieces) and [piece.ids[-1] == TOKENIZER.eot for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert [image for piece in pieces for image in piece.images] == list(range(9))
+    assert [place.image for piece in pieces for place in piece.images] == list(range(9))
     for piece in pieces:
-        for start in piece.image_starts:
+        for place in piece.images:
+            start = place.first_slot - 1
             assert piece.ids[start : start + 18] == (TOKENIZER.soi, *[TOKENIZER.image] * 16, TOKENIZER.eoi), "an image is never cut"
     joined = [index for piece in pieces for index in piece.ids if index not in (TOKENIZER.sot, TOKENIZER.eot)]
-    whole = to_pieces(LONG, TOKENIZER, image_tokens=16, row_length=10_000)
+    whole = pieces_of(LONG, length=10_000)
     assert len(whole) == 1 and joined == [index for index in whole[0].ids if index not in (TOKENIZER.sot, TOKENIZER.eot)]
 
 
 def test_text_that_spells_markers_stays_text() -> None:
     document = dataclasses.replace(LONG, segments=(TextSegment("<soi> <img_placehold> <start_of_text> <eoi>"), LONG.segments[1]))
-    (piece,) = to_pieces(document, TOKENIZER, image_tokens=16, row_length=128)
+    (piece,) = pieces_of(document, length=128)
     special = [index for index in piece.ids if index >= TOKENIZER.sot]
     assert special == [TOKENIZER.sot, TOKENIZER.soi, *[TOKENIZER.image] * 16, TOKENIZER.eoi, TOKENIZER.eot]
 
 
 def test_a_row_that_cannot_hold_an_image_is_an_error() -> None:
-    with pytest.raises(ValueError, match="row_length 19 cannot hold an image of 16 tokens"):
-        to_pieces(LONG, TOKENIZER, image_tokens=16, row_length=19)
+    with pytest.raises(ValueError, match="the smaller is 19. cannot hold an image of 16 tokens"):
+        pieces_of(LONG, length=19)
 
 
 def test_a_batch_says_where_everything_lies(shards: Path) -> None:
     source = source_of(shards)
     rows = RowLoader(source, rank=0, world_size=1, batch_rows=4).take(4)
-    batch = collate(rows, row_length=ROW_LENGTH)
+    batch = collate(rows, row_length=ROW_LENGTH, special=SpecialIds.of(TOKENIZER))
     flat = batch.ids.flatten()
-    assert (flat[batch.image_starts] == TOKENIZER.soi).all() and len(batch.image_starts) == len(batch.pixels) == sum(len(row.pixels) for row in rows) > 0
-    assert all((flat[start + 1 : start + 17] == TOKENIZER.image).all() for start in batch.image_starts)
-    assert int((batch.ids == TOKENIZER.image).sum()) == 16 * len(batch.pixels)
+    assert (flat[batch.contexts] == TOKENIZER.soi).all() and 0 < len(batch.contexts) == len(batch.positives) <= len(batch.grids) == len(batch.images)
+    assert (flat[batch.slots] == TOKENIZER.image).all() and int((batch.ids == TOKENIZER.image).sum()) == 16 * len(batch.images) == len(batch.slots)
+    assert batch.latent_index.tolist() == list(range(16 * len(batch.images)))
     for row in range(4):
         positions = [int(value) for value in batch.positions[row] if value == 0]
         lengths = batch.document_lengths[row]
@@ -168,11 +176,11 @@ def test_crops_lie_inside_the_image() -> None:
     generator = np.random.default_rng(0)
     means = []
     for _ in range(50):
-        crop = np.asarray(random_crop(image, 16, (0.2, 0.5), generator), int)
+        crop = np.asarray(cut(image, Crop(random_box(200, 120, (0.2, 0.5), generator), (2, 2)), patch_px=8), int)
         assert crop.shape == (16, 16, 3)
         width, height = np.ptp(crop[..., 0]), np.ptp(crop[..., 1])
         assert 0.1 < width * height / (200 * 120) < 0.55
         means.append(crop.mean(axis=(0, 1))[:2])
     assert np.ptp(np.array(means), axis=0).min() > 20, "crops move about"
-    centre = np.asarray(centre_crop(image, 16), int).mean(axis=(0, 1))
+    centre = np.asarray(cut(image, Crop(centre_box(200, 120), (2, 2)), patch_px=8), int).mean(axis=(0, 1))
     assert abs(centre[0] - 99.5) < 2 and abs(centre[1] - 59.5) < 2

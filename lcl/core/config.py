@@ -159,7 +159,7 @@ def write_run_record(folder: Path, value: Any, **inputs: str) -> None:
     write_json(folder / "run.json", record | {"started": time.strftime("%FT%TZ", time.gmtime())})
 
 
-def versions(names: Sequence[str] = ("lcl", "torch", "deepspeed", "ray", "numpy", "pillow", "open_clip_torch")) -> dict[str, str]:
+def versions(names: Sequence[str] = ("lcl", "torch", "deepspeed", "ray", "numpy", "pillow", "open_clip_torch", "timm", "transformers", "tokenizers")) -> dict[str, str]:
     """Installed versions by package name; a package that is not installed is left out."""
     found = {"python": sys.version.split()[0]}
     for name in names:

@@ -1,0 +1,73 @@
+"""The folder of a run: whose it is, who writes into it, and how the run ended."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lcl.core.config import to_dict, write_run_record
+from lcl.core.files import read_json, write_json
+from lcl.distributed import from_rank_0
+from lcl.train_config import FREE_FIELDS, TrainConfig
+
+
+def claim_folder(run: Path, config: TrainConfig, *, shards: str, tokenizer: str, rank: int) -> None:
+    """Writes run.json into an empty folder, or checks that the one there is of the same run, shards and tokenizer; holds the run's lock.
+
+    `shards` and `tokenizer` are fingerprints of what the run reads.
+
+    Raises ValueError, on all ranks, if the folder holds something else or if another process trains in it.
+    """
+    problem = None
+    if rank == 0:
+        try:
+            if (run / "run.json").exists():
+                _check_same_run(run, config, shards=shards, tokenizer=tokenizer)
+            elif run.exists() and any(run.iterdir()):
+                raise ValueError(f"{run} is not empty and holds no training run. Give another --output.")
+            else:
+                run.mkdir(parents=True, exist_ok=True)
+                write_run_record(run, config, shards=shards, tokenizer=tokenizer)
+            _lock(run)
+        except (ValueError, OSError) as error:
+            problem = str(error)
+    problem = from_rank_0(problem)
+    if problem:
+        raise ValueError(problem)
+
+
+def write_status(run: Path, *, step: int, finished: bool) -> None:
+    """Writes status.json, by which a batch script knows whether to submit the same command again."""
+    write_json(run / "status.json", {"step": step, "finished": finished})
+
+
+def _lock(run: Path) -> None:
+    """Holds the run's lock until this process ends. Raises ValueError if another process holds it."""
+    descriptor = os.open(run / ".lock", os.O_CREAT | os.O_RDWR, 0o644)  # left open on purpose: closing it would give the lock back
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ValueError(f"another process is training in {run}; wait for it, or end it") from error
+
+
+def _check_same_run(run: Path, config: TrainConfig, *, shards: str, tokenizer: str) -> None:
+    record = read_json(run / "run.json")
+    then, now = dict(_flat(record["config"])), dict(_flat(to_dict(config)))
+    changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and key not in FREE_FIELDS]
+    if changed:
+        listed = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3])
+        raise ValueError(f"{run} holds another run ({listed}). Give another --output, or the same options to resume it.")
+    if record["shards"] != shards:
+        raise ValueError(f"the shards in {', '.join(config.data.shards)} are not those that the run in {run} was started with. Give another --output, or restore them.")
+    if record["tokenizer"] != tokenizer:
+        raise ValueError(f"the tokenizer gives other ids than the one that the run in {run} was started with (model.tokenizer.file). Give another --output, or restore it.")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

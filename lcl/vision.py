@@ -1,0 +1,263 @@
+"""Vision encoders: images to patch tokens. The published squares (open_clip's ViT) or images of their own aspect (timm's NaFlex ViT)."""
+
+import difflib
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import open_clip
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int, UInt8
+from open_clip.transformer import QuickGELU, VisionTransformer
+from PIL import Image
+from pydantic import Field
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
+from torch import Tensor, nn
+
+from lcl.core.config import config
+from lcl.core.images import to_pixels
+from lcl.crops import Crop, Grid, centre_box, cut, grid_within, random_box, random_box_of_same_aspect
+from lcl.rows import ImageInput
+
+Positive = Annotated[int, Field(ge=1)]
+Grids = tuple[Grid, ...]
+
+# CLIP's pixel statistics (Radford et al. 2021), as open_clip's OPENAI_DATASET_MEAN and _STD
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# What open_clip's vision configs may say besides sizes, and still be a tower whose patch tokens we can take.
+SIZES = {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"}
+UNUSED = {"output_tokens", "pool_type", "final_ln_after_pool", "attn_pooler_heads", "attn_pooler_queries"}  # of its pooling, which ours replaces
+OPTIONS = {"ls_init_value", "no_ln_pre", "pos_embed_type", "norm_kwargs", "act_kwargs"}
+
+
+@config
+class VisionConfig:
+    kind: Literal["vit", "naflex"] = "vit"
+    """vit: open_clip's vision transformer on squares. naflex: timm's, on images of their own aspect, packed in sequences."""
+    open_clip: str = ""
+    """open_clip's model whose vision tower to take (ViT-B-16, ViT-L-14, ...), instead of the sizes below."""
+    image_px: Positive = 224
+    """Side of the square that a vit sees."""
+    patch_px: Positive = 16
+    width: Positive = 768
+    layers: Positive = 12
+    head_width: Positive = 64
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    max_patches: Positive = 256
+    """naflex: patches that an image gives at most; also the length of the sequences that images are packed in."""
+
+    def check(self) -> None:
+        """Raises ValueError for sizes that do not fit together, and for an open_clip model that is unknown or has no plain ViT."""
+        if self.open_clip:
+            other = [name for name in ("image_px", "patch_px", "width", "layers", "head_width", "mlp_ratio") if getattr(self, name) != getattr(VisionConfig(), name)]
+            if other or self.kind != "vit":
+                raise ValueError(f"model.vision.open_clip gives all sizes; leave out model.vision.{(other or ['kind'])[0]}")
+        tower = self.tower()
+        if self.kind == "vit" and tower.image_px % tower.patch_px:
+            raise ValueError(f"model.vision.image_px is no multiple of model.vision.patch_px ({tower.image_px} and {tower.patch_px})")
+        if tower.width % tower.head_width:
+            raise ValueError(f"model.vision.width is no multiple of model.vision.head_width ({tower.width} and {tower.head_width})")
+
+    def tower(self) -> "Tower":
+        """The sizes in force. Raises ValueError as `check` does."""
+        if self.open_clip:
+            return _open_clip_tower(self.open_clip)
+        return Tower(self.image_px, self.patch_px, self.width, self.layers, self.head_width, self.mlp_ratio)
+
+    @property
+    def most_patches(self) -> int:
+        """Patches of the largest image."""
+        tower = self.tower()
+        return self.max_patches if self.kind == "naflex" else (tower.image_px // tower.patch_px) ** 2
+
+    def training_crop(self, width: int, height: int, *, scale: tuple[float, float], flip: float, random: np.random.Generator) -> Crop:
+        """A random crop of an image of this size (px), mirrored with probability `flip`."""
+        mirrored = bool(random.random() < flip)
+        if self.kind == "vit":
+            return Crop(random_box(width, height, scale, random), self._square_grid(), mirrored)
+        left, top, right, bottom = box = random_box_of_same_aspect(scale, random)
+        return Crop(box, self._own_grid((right - left) * width, (bottom - top) * height), mirrored)
+
+    def evaluation_crop(self, width: int, height: int) -> Crop:
+        """The centred square (vit), or all of the image (naflex)."""
+        if self.kind == "vit":
+            return Crop(centre_box(width, height), self._square_grid())
+        return Crop((0.0, 0.0, 1.0, 1.0), self._own_grid(width, height))
+
+    def tensor_input(self, images: Float[Tensor, "images 3 height width"]) -> tuple[Float[Tensor, "images ..."], Grid]:
+        """Images of one size as the encoder's input, and their grid. Raises ValueError for a size that it does not take."""
+        tower, (height, width) = self.tower(), images.shape[-2:]
+        grid = (height // tower.patch_px, width // tower.patch_px)
+        if self.kind == "vit" and (height, width) != (tower.image_px, tower.image_px):
+            raise ValueError(f"images are {width} x {height} px, the encoder takes {tower.image_px} x {tower.image_px}: resize them")
+        if self.kind == "vit":
+            return images, grid
+        if height % tower.patch_px or width % tower.patch_px or not 0 < grid[0] * grid[1] <= self.max_patches:
+            raise ValueError(f"images are {width} x {height} px, the encoder takes multiples of {tower.patch_px} px up to {self.max_patches} patches: resize them")
+        return rearrange(images, "images c (rows ph) (columns pw) -> images (rows columns) (ph pw c)", ph=tower.patch_px, pw=tower.patch_px), grid
+
+    def draft_px(self, crop: Crop) -> int:
+        """A shorter side (px) at which decoding loses nothing that the crop shows."""
+        return max(crop.grid) * self.tower().patch_px
+
+    def _square_grid(self) -> Grid:
+        tower = self.tower()
+        return (tower.image_px // tower.patch_px,) * 2
+
+    def _own_grid(self, width: float, height: float) -> Grid:
+        return grid_within(width, height, patch_px=self.patch_px, max_patches=self.max_patches)
+
+    def input_of(self, image: Image.Image, crop: Crop) -> ImageInput:
+        """What the encoder takes of the crop of an RGB image."""
+        patch_px = self.tower().patch_px
+        pixels = to_pixels(cut(image, crop, patch_px=patch_px))
+        if self.kind == "naflex":
+            pixels = rearrange(pixels, "(rows ph) (columns pw) channels -> (rows columns) (ph pw channels)", ph=patch_px, pw=patch_px)
+        return ImageInput(pixels, crop.grid)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Sizes of a vision transformer. `options` go to open_clip's constructor."""
+
+    image_px: int
+    patch_px: int
+    width: int
+    layers: int
+    head_width: int
+    mlp_ratio: float
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@cache
+def _open_clip_tower(name: str) -> Tower:
+    record = open_clip.get_model_config(name)
+    if record is None:
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=3)
+        raise ValueError(f"model.vision.open_clip: no model is called {name!r}; near ones: {', '.join(near) or 'none'}")
+    given = record["vision_cfg"]
+    unusable = sorted(key for key, value in given.items() if key not in SIZES | UNUSED | OPTIONS and value) + (["layers"] if isinstance(given.get("layers"), list) else [])
+    if unusable:
+        raise ValueError(f"model.vision.open_clip: {name} is no plain vision transformer (its {', '.join(unusable)}); take a ViT-*")
+    options = {key: given[key] for key in ("ls_init_value", "no_ln_pre", "pos_embed_type") if key in given}
+    activation: Any = QuickGELU if record.get("quick_gelu") else nn.GELU
+    options["act_layer"] = partial(activation, **given["act_kwargs"]) if given.get("act_kwargs") else activation
+    if given.get("norm_kwargs"):
+        options["norm_layer"] = partial(nn.LayerNorm, **given["norm_kwargs"])
+    size, patch = given.get("image_size", 224), given.get("patch_size", 16)
+    return Tower(size, patch, given.get("width", 768), given.get("layers", 12), given.get("head_width", 64), given.get("mlp_ratio", 4.0), tuple(options.items()))
+
+
+class SquareTower(VisionTransformer):
+    """open_clip's vision transformer; its class token is read by nobody but the other tokens, as in the published model."""
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__(
+            image_size=tower.image_px, patch_size=tower.patch_px, width=tower.width, layers=tower.layers, heads=tower.width // tower.head_width,
+            mlp_ratio=tower.mlp_ratio, output_tokens=True, **dict(tower.options),
+        )
+        self.proj = None
+
+    @property
+    def blocks_of_layers(self) -> nn.ModuleList:
+        return self.transformer.resblocks
+
+    def forward(self, images: Float[Tensor, "images 3 height width"], grids: Grids) -> Float[Tensor, "images patches features"]:
+        """Patch tokens, row by row over the grid."""
+        return self.ln_post(self.transformer(self._embeds(images)))[:, 1:]
+
+    def dummy(self) -> tuple[UInt8[Tensor, "1 3 height width"], Grids]:
+        """One black image."""
+        return torch.zeros(1, 3, *self.image_size, dtype=torch.uint8), (self.grid_size,)
+
+
+class FlexibleTower(NaFlexVit):
+    """timm's NaFlex ViT. Its blocks see sequences in which images of different sizes are packed, each attending to itself."""
+
+    def __init__(self, settings: VisionConfig) -> None:
+        grid = max(1, round(settings.max_patches**0.5))
+        super().__init__(
+            NaFlexVitCfg(
+                patch_size=settings.patch_px, embed_dim=settings.width, depth=settings.layers, num_heads=settings.width // settings.head_width,
+                mlp_ratio=settings.mlp_ratio, pos_embed="learned", pos_embed_grid_size=(grid, grid), global_pool="",
+            ),
+            num_classes=0,
+        )
+        self.max_patches, self.patch_px = settings.max_patches, settings.patch_px
+
+    @property
+    def blocks_of_layers(self) -> nn.ModuleList:
+        return self.blocks
+
+    def forward(self, patches: Float[Tensor, "images patches values"], grids: Grids) -> Float[Tensor, "images patches features"]:
+        """Patch tokens, row by row over each grid, zeros behind an image's last patch."""
+        device, counts = patches.device, [rows * columns for rows, columns in grids]
+        length = patches.shape[1]
+        places = torch.arange(length)
+        coordinates = torch.stack([torch.stack([(places // columns).clamp(max=rows - 1), places % columns], dim=-1) for rows, columns in grids]).to(device)
+        valid = (places < torch.tensor(counts)[:, None]).to(device)
+        embedded = self.norm_pre(self.embeds(patches, patch_coord=coordinates, patch_valid=valid)[0])
+        target, image_ids = packing(counts, self.max_patches)
+        target, image_ids = target.to(device), image_ids.to(device)
+        kept = torch.cat([torch.arange(count) + index * length for index, count in enumerate(counts)]).to(device)
+        flat = rearrange(embedded, "images patches width -> (images patches) width")
+        sequences = flat.new_zeros(image_ids.numel(), flat.shape[1]).index_copy(0, target, flat[kept])
+        hidden = rearrange(sequences, "(sequences length) width -> sequences length width", length=self.max_patches)
+        mask = rearrange(image_ids, "s n -> s 1 n 1") == rearrange(image_ids, "s n -> s 1 1 n")
+        for block in self.blocks:
+            hidden = block(hidden, attn_mask=mask)
+        tokens = rearrange(self.norm(hidden), "sequences length width -> (sequences length) width")[target]
+        unpacked = torch.zeros_like(flat).index_copy(0, kept, tokens.to(flat.dtype))
+        return rearrange(unpacked, "(images patches) width -> images patches width", patches=length)
+
+    def dummy(self) -> tuple[UInt8[Tensor, "1 1 values"], Grids]:
+        """One black patch."""
+        return torch.zeros(1, 1, 3 * self.patch_px**2, dtype=torch.uint8), ((1, 1),)
+
+
+def packing(counts: list[int], budget: int) -> tuple[Int[Tensor, " tokens"], Int[Tensor, "sequences budget"]]:
+    """Images side by side in sequences of `budget` tokens: the flat place of each token, and which image holds each place (0: none).
+
+    First fit, the longest first, so that sequences are full; each image lies whole in one.
+    """
+    free: list[int] = []
+    places: dict[int, int] = {}
+    for index in sorted(range(len(counts)), key=lambda index: -counts[index]):
+        sequence = next((number for number, room in enumerate(free) if room >= counts[index]), len(free))
+        if sequence == len(free):
+            free.append(budget)
+        places[index] = sequence * budget + budget - free[sequence]
+        free[sequence] -= counts[index]
+    image_ids = torch.zeros(len(free) * budget, dtype=torch.int64)
+    for index, start in places.items():
+        image_ids[start : start + counts[index]] = index + 1
+    target = torch.cat([torch.arange(counts[index]) + places[index] for index in range(len(counts))])
+    return target, rearrange(image_ids, "(sequences budget) -> sequences budget", budget=budget)
+
+
+def build_tower(settings: VisionConfig) -> SquareTower | FlexibleTower:
+    """The encoder with random weights. Raises ValueError as `VisionConfig.check` does."""
+    settings.check()
+    return FlexibleTower(settings) if settings.kind == "naflex" else SquareTower(settings.tower())
+
+
+def normalise(pixels: UInt8[Tensor, "images ..."] | Float[Tensor, "images ..."], *, dtype: torch.dtype) -> Float[Tensor, "images ..."]:
+    """Pixels of files (uint8), or in [0, 1], as an encoder's input: zero mean and unit variance over CLIP's data, channel by channel."""
+    mean, std = (torch.tensor(values, device=pixels.device) for values in (PIXEL_MEAN, PIXEL_STD))
+    values = pixels if pixels.is_floating_point() else pixels.float() / 255
+    if pixels.ndim == 4:
+        return ((values - mean.view(3, 1, 1)) / std.view(3, 1, 1)).to(dtype)
+    values = rearrange(values, "images patches (pixels channels) -> images patches pixels channels", channels=3)
+    return rearrange((values - mean) / std, "images patches pixels channels -> images patches (pixels channels)").to(dtype)
+
+
+def valid_patches(grids: Grids, length: int, device: torch.device) -> Bool[Tensor, "images patches"] | None:
+    """Which patch tokens of each image are there; None where all are."""
+    counts = [rows * columns for rows, columns in grids]
+    if all(count == length for count in counts):
+        return None
+    return (torch.arange(length) < torch.tensor(counts)[:, None]).to(device)
