@@ -63,6 +63,11 @@ def step_folder(run: Path, step: int) -> Path:
     return run / f"step-{step:06d}"
 
 
+def scratch_prefix(run: Path) -> str:
+    """What the names of a run's scratch folders begin with, and those of no other run."""
+    return f"lcl-{hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]}-"
+
+
 def checkpoint_identity(model: ModelConfig, tokenizer: Tokenizer, engine: EngineConfig) -> dict[str, Any]:
     """What a checkpoint and a run must have in common, but for the number of ranks: `config.json`."""
     return {
@@ -78,10 +83,11 @@ class _Checkpoint:
     step: int
     scratch: Path
     aside: Path
-    started: float
     files: Mapping[str, Any]
     weights: Mapping[str, Mapping[str, Tensor]]
     write_more: Callable[[Path], None] | None
+    started: float
+    waited_seconds: float
 
 
 class Checkpointer:
@@ -93,8 +99,9 @@ class Checkpointer:
         self._run, self._identity, self._keep = run, identity, keep
         self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
         self._scratch = Path(scratch or tempfile.gettempdir())
-        self._prefix = f"lcl-{hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]}-"
+        self._prefix = scratch_prefix(run)
         self._thread: threading.Thread | None = None
+        self._writing: _Checkpoint
         self._problem: str | None = None
         if self._rank == 0:
             _clear(run, ASIDE_FOLDER)
@@ -111,16 +118,17 @@ class Checkpointer:
         are those of rank 0. Once the checkpoint is there, those behind it go, and all but the `keep` before it.
         Raises ValueError on all ranks if this state, or the checkpoint before, could not be written on any.
         """
+        started, token = time.perf_counter(), from_rank_0(secrets.token_hex(6))
         self.finish()
-        started = time.perf_counter()
-        aside = self._run / from_rank_0(f".step-{step:06d}.{secrets.token_hex(6)}.tmp")
-        with self._problem_of_any_rank():
-            scratch = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self._scratch))
+        aside, scratch = self._run / f".step-{step:06d}.{token}.tmp", self._scratch / f"{self._prefix}{token}-{self._rank}"
+        with self._problem_of_any_rank(aside, scratch):
+            scratch.mkdir(mode=0o700, parents=True)
+            (scratch / "engine").mkdir()
             if self._rank == 0:
                 (aside / "engine").mkdir(parents=True)
-        with self._problem_of_any_rank(), _without_leaving_early(engine):
-            engine.save_checkpoint(str(scratch), tag="engine", save_latest=False)
-            (scratch / "engine").mkdir(exist_ok=True)
+        with self._problem_of_any_rank(aside, scratch):
+            with _without_leaving_early(engine):
+                engine.save_checkpoint(str(scratch), tag="engine", save_latest=False)
             (scratch / "engine" / _random_file(self._rank)).write_bytes(save(_random_state()))
         weights = {"model": full_weights(engine)}
         loader_states = gather_objects(loader.state())
@@ -129,26 +137,26 @@ class Checkpointer:
             for name, tensors in (extra or {}).items():
                 weights[name] = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
             files = {"config": self._identity, "loader": RowLoader.merge_states(loader_states), "state": {"step": step} | copy.deepcopy(dict(state))}
-        checkpoint = _Checkpoint(step, scratch, aside, started, files, weights, write_more)
+        checkpoint = _Checkpoint(step, scratch, aside, files, weights, write_more, started, time.perf_counter() - started)
+        self._writing, self._problem = checkpoint, None
         self._thread = threading.Thread(target=self._write, args=[checkpoint], name=f"checkpoint-{step}")
         self._thread.start()
-        log.debug("checkpoint of step %d: training waited %.3f s", step, time.perf_counter() - started)
 
     def finish(self) -> None:
         """Waits for the checkpoint that is being written. Raises ValueError on all ranks if it could not be written on any."""
         if self._thread is None:
             return
-        with self._problem_of_any_rank():
-            self._thread.join(2 * RECEIPT_SECONDS)
-            if self._thread.is_alive():
-                raise OSError(f"{self._run}: not written after {2 * RECEIPT_SECONDS:.0f} s")
+        thread, self._thread = self._thread, None
+        with self._problem_of_any_rank(self._writing.aside):
+            thread.join(2 * RECEIPT_SECONDS)
+            if thread.is_alive():
+                raise OSError(f"{self._writing.aside} is not written after {2 * RECEIPT_SECONDS:.0f} s")
             if self._problem:
                 raise OSError(self._problem)
-        self._thread = None
 
     @contextlib.contextmanager
-    def _problem_of_any_rank(self) -> Iterator[None]:
-        """An OSError inside, on any rank, becomes the same ValueError on all."""
+    def _problem_of_any_rank(self, *unfinished: Path) -> Iterator[None]:
+        """An OSError inside, on any rank, becomes the same ValueError on all, and the `unfinished` folders go."""
         problem = None
         try:
             yield
@@ -156,6 +164,8 @@ class Checkpointer:
             problem = str(error)
         problems = [f"rank {rank}: {text}" for rank, text in enumerate(gather_objects(problem)) if text]
         if problems:
+            for folder in unfinished:
+                shutil.rmtree(folder, ignore_errors=True)
             raise ValueError(
                 f"a checkpoint could not be written ({'; '.join(problems)}). Make room in {self._run} and {self._scratch}, or give another --scratch; "
                 "the same command continues from the checkpoint before."
@@ -170,7 +180,7 @@ class Checkpointer:
             else:
                 write_json(_receipt(checkpoint.aside, self._rank), checksums)
         except Exception as error:  # whatever it is: the training thread raises it, on all ranks
-            self._problem = f"{type(error).__name__}: {error}"
+            self._problem = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             log.warning("the checkpoint of step %d could not be written: %s", checkpoint.step, self._problem)
             with contextlib.suppress(OSError):  # the disk may be full even for an empty file: then rank 0 waits in vain
                 _receipt(checkpoint.aside, self._rank).touch()
@@ -201,7 +211,7 @@ class Checkpointer:
             _remove(final)
         os.replace(aside, final)
         sync_folder(self._run)
-        log.info("checkpoint %s after %.1f s", final, time.perf_counter() - checkpoint.started)
+        log.info("checkpoint %s: written in %.2f s, of which training waited %.2f s", final, time.perf_counter() - checkpoint.started, checkpoint.waited_seconds)
         folders = checkpoints(self._run)
         newest = folders.index(final)
         for old in folders[newest + 1 :] + folders[: max(0, newest + 1 - self._keep)]:  # a later one was damaged, and passed over
@@ -413,8 +423,11 @@ def load_checkpoint(engine: Any, resume: Resume) -> None:
     settings = [{key: value for key, value in group.items() if key != "params"} for group in engine.optimizer.param_groups]
     source = resume.converted or resume.folder / "engine"
     engine.load_checkpoint(str(source.parent), tag=source.name)
+    # When ZeRO 3 loads the universal form, all groups get the settings of the first, and share one counter that each then advances (DeepSpeed 0.19.8).
     for group, ours in zip(engine.optimizer.param_groups, settings, strict=True):
-        group.update(ours)  # ZeRO 3 gives all groups the weight decay of the first when it loads the universal form (DeepSpeed 0.19.8)
+        group.update(ours)
+    for values in engine.optimizer.state.values():
+        values["step"] = values["step"].clone()
     dist.barrier()
     if resume.converted is not None and dist.get_rank() == 0:
         shutil.rmtree(resume.converted.parent)

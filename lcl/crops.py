@@ -1,49 +1,57 @@
 """Which part of an image the encoder sees, planned from its size alone and cut when it is decoded."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 Grid = tuple[int, int]
+Box = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of width and height
+
+NARROWEST, WIDEST = 3 / 4, 4 / 3  # width to height of a random box, torchvision's values
+TRIES = 10  # as torchvision
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A box in fractions of width and height (left, top, right, bottom), maybe mirrored, and the patches (rows, columns) that it becomes."""
+    """A box, maybe mirrored, and the patches (rows, columns) that it becomes."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     grid: Grid
     mirrored: bool = False
 
 
-def random_box(width: int, height: int, scale: tuple[float, float], random: np.random.Generator) -> tuple[float, float, float, float]:
-    """A random box of the given fraction of the area and an aspect within 3:4 to 4:3 of a square, as open_clip's.
+def random_box(width: int, height: int, scale: tuple[float, float], random: np.random.Generator) -> Box:
+    """A random box of the given fraction of the area and an aspect of 3:4 to 4:3, as torchvision's RandomResizedCrop, which open_clip trains with.
 
-    Where ten tries do not fit inside (a long, narrow image), the centred square.
+    Where none of ten tries fits inside (as in a photograph of 3:2 with nearly all of its area), the largest centred box of these aspects.
     """
-    for _ in range(10):
-        area = random.uniform(*scale) * width * height
-        aspect = float(np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3))))
-        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+    areas = random.uniform(*scale, TRIES) * (width * height)
+    aspects = np.exp(random.uniform(math.log(NARROWEST), math.log(WIDEST), TRIES))
+    for area, aspect in zip(areas.tolist(), aspects.tolist(), strict=True):
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            left, top = random.integers(width - w + 1), random.integers(height - h + 1)
+            left, top = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
             return left / width, top / height, (left + w) / width, (top + h) / height
-    return centre_box(width, height)
+    return _centred(min(1.0, WIDEST * height / width), min(1.0, width / height / NARROWEST))
 
 
-def random_box_of_same_aspect(scale: tuple[float, float], random: np.random.Generator) -> tuple[float, float, float, float]:
+def random_box_of_same_aspect(scale: tuple[float, float], random: np.random.Generator) -> Box:
     """A random box of the given fraction of the area and the image's own aspect."""
     side = random.uniform(*scale) ** 0.5
     left, top = random.uniform(0, 1 - side), random.uniform(0, 1 - side)
     return left, top, left + side, top + side
 
 
-def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
+def centre_box(width: int, height: int) -> Box:
     """The largest centred square: what evaluation sees."""
     side = min(width, height)
-    left, top = (width - side) / 2 / width, (height - side) / 2 / height
-    return left, top, 1 - left, 1 - top
+    return _centred(side / width, side / height)
+
+
+def _centred(width: float, height: float) -> Box:
+    return (1 - width) / 2, (1 - height) / 2, (1 + width) / 2, (1 + height) / 2
 
 
 def grid_within(width: float, height: float, *, patch_px: int, max_patches: int) -> Grid:

@@ -17,7 +17,7 @@ def main(settings: EvalConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = find_checkpoint(Path(settings.checkpoint))
     labelled = find_labelled(Path(settings.data))
-    models = {"trained encoder": load_model(checkpoint)[0], "random weights": random_twin(checkpoint, seed=settings.seed)[0]}
+    models = {"trained encoder": load_model(checkpoint, weights=settings.weights)[0], "random weights": random_twin(checkpoint, seed=settings.seed)[0]}
     vision = models["trained encoder"].settings.vision
     inputs = {split: load_inputs(files, vision) for split, files in labelled.files.items()}
     features = {name: {split: pooled_features(model, images).numpy() for split, images in inputs.items()} for name, model in models.items()}

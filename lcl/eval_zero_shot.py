@@ -15,7 +15,7 @@ def main(settings: EvalConfig) -> None:
     torch.set_num_threads(1)
     checkpoint = find_checkpoint(Path(settings.checkpoint))
     labelled = find_labelled(Path(settings.data))
-    models = {"trained model": load_model(checkpoint), "random weights": random_twin(checkpoint, seed=settings.seed)}
+    models = {"trained model": load_model(checkpoint, weights=settings.weights), "random weights": random_twin(checkpoint, seed=settings.seed)}
     inputs = load_inputs(labelled.files["test"], models["trained model"][0].settings.vision)
     rows = []
     for name, (model, tokenizer) in models.items():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -25,6 +25,8 @@ class EvalConfig:
     """Labelled images: train/<class>/ and test/<class>/, with an optional classes.json."""
     output: str
     """JSON file for the result."""
+    weights: Literal["model", "ema"] = "model"
+    """Weights of the last step, or their moving average."""
     seed: int = 0
 
 
@@ -73,6 +75,6 @@ def publish(task: str, rows: Sequence[Row], *, settings: EvalConfig, protocol: d
         path,
         {
             "schema": SCHEMA, "task": task, "rows": [asdict(row) for row in rows], "num_images": num_images, "data": settings.data,
-            "checkpoint": str(checkpoint), "protocol": protocol, "seed": settings.seed, "versions": versions(),
+            "checkpoint": str(checkpoint), "weights": settings.weights, "protocol": protocol, "seed": settings.seed, "versions": versions(),
         },
     )

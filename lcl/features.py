@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -56,15 +57,23 @@ def find_checkpoint(path: Path) -> Path:
     return found
 
 
-def load_model(path: Path) -> tuple[LCL, Tokenizer]:
+Weights = Literal["model", "ema"]
+
+
+def load_model(path: Path, *, weights: Weights = "model") -> tuple[LCL, Tokenizer]:
     """The model of a checkpoint or of the newest one of a run, with the tokenizer it was trained with.
 
+    `weights` are those of the last step, or their moving average (optimizer.ema_decay).
     Raises ValueError if there is none, if it is damaged, or if this version's tokenizer gives other ids.
     """
     folder = find_checkpoint(path)
     settings, tokenizer = _read_config(folder)
-    model = LCL.for_tokenizer(settings, tokenizer)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    file = folder / f"{weights}.safetensors"
+    if not file.exists():
+        raise ValueError(f"{folder} holds no moving average; train with --optimizer.ema-decay 0.9998, or take its last weights")
+    state = load_file(file)
+    model = LCL.for_tokenizer(settings, tokenizer, regression=any(name.startswith("regression_head.") for name in state))
+    model.load_state_dict(state)
     return model.eval(), tokenizer
 
 
@@ -85,6 +94,6 @@ def _read_config(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     return settings, tokenizer
 
 
-def load_encoder(path: Path | str) -> Encoder:
+def load_encoder(path: Path | str, *, weights: Weights = "model") -> Encoder:
     """The encoder of a checkpoint (`step-N`) or of a run's newest one. Raises ValueError as `load_model` does."""
-    return Encoder(load_model(Path(path))[0])
+    return Encoder(load_model(Path(path), weights=weights)[0])

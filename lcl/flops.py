@@ -12,6 +12,7 @@ utilisation of Chowdhery et al. 2022 (PaLM, arXiv:2204.02311, appendix B), with 
 import re
 from collections.abc import Sequence
 from itertools import chain
+from typing import Literal
 
 import torch
 
@@ -21,14 +22,16 @@ from lcl.rows import IGNORED, Batch
 from lcl.text import TextConfig
 from lcl.vision import VisionConfig
 
+Precision = Literal["bf16", "fp32"]
+
 TRAINING = 3  # passes: forward, and the gradients of inputs and of weights with one product each (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
 
-# Dense peaks in TFLOP/s by torch.cuda's name: bf16 on tensor cores with sums in fp32, and fp32 outside of them (PyTorch leaves TF32 off).
+# Name in torch.cuda, and dense peaks in TFLOP/s: bf16 on tensor cores with sums in fp32, and fp32 outside of them (PyTorch leaves TF32 off).
 PEAKS = (
     (r"NVIDIA B200", 2250.0, 80.0),  # Blackwell Architecture Technical Brief, HGX B200
     (r"NVIDIA (H100 80GB HBM3|H200|GH200.*)", 989.4, 66.9),  # Hopper white paper, H100 SXM5; H200 and GH200 have its chip
     (r"NVIDIA H100 PCIe", 756.0, 51.2),  # the same
-    (r"NVIDIA A100.*", 312.0, 19.5),  # A100 data sheet, all of its forms
+    (r"NVIDIA A100(-SXM4-(40|80)GB|-PCIE-40GB| 80GB PCIe)", 312.0, 19.5),  # A100 data sheet
     (r"NVIDIA L40S", 362.05, 91.6),  # L40S data sheet
     (r"NVIDIA GeForce RTX 4090", 165.2, 82.6),  # Ada white paper, appendix A
 )  # fmt: skip
@@ -60,11 +63,16 @@ def pooling_flops(model: ModelConfig, grids: Sequence[Grid], *, num_slots: int) 
 
 def decoder_flops(text: TextConfig, document_lengths: Sequence[int]) -> int:
     """FLOPs of the decoder's blocks, forward, on documents of these lengths: n (n + 1) / 2 pairs in each."""
-    head_width = text.head_width or text.width // text.heads
-    queries, keys = text.heads * head_width, text.num_key_heads * head_width
+    queries, keys = attention_widths(text)
     mlp = (2 if text.kind == "clip" else 3) * text.inner_width  # SwiGLU has a gate
     pairs = sum(length * (length + 1) // 2 for length in document_lengths)
     return text.layers * (_linear(sum(document_lengths), text.width, 2 * queries + 2 * keys + mlp) + _attention(pairs, queries))
+
+
+def attention_widths(text: TextConfig) -> tuple[int, int]:
+    """Width of the queries of all heads of the decoder together, and that of its keys."""
+    head_width = text.head_width or text.width // text.heads
+    return text.heads * head_width, text.num_key_heads * head_width
 
 
 def forward_flops(
@@ -73,7 +81,7 @@ def forward_flops(
 ) -> int:  # fmt: skip
     """FLOPs of one forward pass: documents of these lengths whose images have these grids and fill `num_slots` of their places.
 
-    `num_targets` places predict a token, context vectors are read at `num_contexts`; with `regression` the next latent is predicted at each slot.
+    `num_targets` places predict a token, context vectors are read at `num_contexts`, and with `regression` each slot's latent is predicted.
     """
     width = model.text.width
     heads = vocab_size * num_targets + model.embed_width * (num_contexts + (num_slots if regression else 0))
@@ -102,12 +110,12 @@ def contrastive_flops(embed_width: int, *, num_images: int, num_contexts: int) -
     return TRAINING * _linear(num_images, embed_width, num_contexts)
 
 
-def peak_flops(device: torch.device, *, precision: str = "bf16") -> float | None:
-    """Dense peak of the device in FLOP/s in `precision` (bf16 or fp32); None for a CPU and for a GPU that is not in `PEAKS`."""
+def peak_flops(device: torch.device, *, precision: Precision) -> float | None:
+    """Dense peak of the device in FLOP/s; None for a CPU and for a GPU that is not in `PEAKS`."""
     return named_peak(torch.cuda.get_device_name(device), precision=precision) if device.type == "cuda" else None
 
 
-def named_peak(name: str, *, precision: str) -> float | None:
+def named_peak(name: str, *, precision: Precision) -> float | None:
     """Dense peak in FLOP/s of the GPU that torch.cuda calls `name`; None where it is not in `PEAKS`."""
     for pattern, bf16, fp32 in PEAKS:
         if re.fullmatch(pattern, name):

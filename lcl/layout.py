@@ -5,7 +5,9 @@
     pairs_read: <sot> text <soi>  and  <sot> <soi> [image] <eoi> text <eot>     (CoCa: one part to match, one to caption)
 """
 
-from collections.abc import Sequence
+import itertools
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -14,13 +16,14 @@ import xxhash
 from pydantic import Field
 
 from lcl.core.config import config
-from lcl.core.document import PARAGRAPH_BREAK, Document
+from lcl.core.document import PARAGRAPH_BREAK, Document, Order
 from lcl.core.tokenizer import Tokenizer
 from lcl.crops import Crop
 from lcl.model import ModelConfig
 from lcl.rows import NO_CONTEXT, ImagePlace, Part, Piece
 
 Layout = Literal["document", "pairs", "pairs_read"]
+Item = str | int  # a text, or the number of an image in its document
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -43,19 +46,26 @@ class LayoutConfig:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a layout needs besides the document; `length` is the most ids of a piece. For evaluation nothing is random but the order of pairs."""
+    """What pieces are made with, besides the document; `length` is the most ids of one. For evaluation nothing is random but the order of pairs."""
 
     tokenizer: Tokenizer
+    layout: Layout
     rules: LayoutConfig
     length: int
     model: ModelConfig
     evaluation: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError if a piece cannot hold one image."""
-        if self.model.most_slots + 4 > self.length:
+        """Raises ValueError if a piece cannot hold one image with its markers and, in pairs, a token of text in each part."""
+        low, high = self.rules.crop_scale
+        if low > high:
+            raise ValueError(f"data.layout.crop_scale goes from {low} to {high}; give the smaller area first")
+        slots = 0 if self.layout == "pairs" else self.model.most_slots
+        least = slots + {"document": 4, "pairs": 3, "pairs_read": 8}[self.layout]
+        if self.length < least:
             raise ValueError(
-                f"row_length and model.text.context_length (the smaller is {self.length}) cannot hold an image of {self.model.most_slots} tokens with its four markers"
+                f"row_length and model.text.context_length (the smaller is {self.length}) cannot hold an image of {slots} tokens with its markers; "
+                f"raise them to {least} or more"
             )
 
     def crop(self, width: int, height: int, random: np.random.Generator) -> Crop:
@@ -64,58 +74,68 @@ class Setting:
         return self.model.vision.training_crop(width, height, scale=self.rules.crop_scale, flip=self.rules.flip, random=random)
 
     def slots(self, crop: Crop) -> int:
-        return self.model.slots_of(crop.grid)
+        """Places that the image takes in a piece."""
+        return 0 if self.layout == "pairs" else self.model.slots_of(crop.grid)
 
 
-def lay_out(document: Document, layout: Layout, setting: Setting, random: np.random.Generator) -> list[Piece]:
+def lay_out(document: Document, setting: Setting, random: np.random.Generator) -> list[Piece]:
     """The document's pieces, each at most `length` ids. The same document, setting and randomness give the same pieces."""
-    items = arrange(document, setting.rules, random)
-    images = document.images
-    crops = {index: setting.crop(images[index].metadata.width, images[index].metadata.height, random) for index in items if isinstance(index, int)}
-    identities = {index: image_id(images[index].data) for index in crops}
-    if layout == "document":
-        return _documents(items, crops, identities, setting)
-    return _pairs(items, crops, identities, setting, read=layout == "pairs_read")
+    items, images = _items(document, setting.rules.max_images), document.images
+    sentences = _sentences(items, document.order)
+    if setting.layout == "document":
+        items = _by_chance(items, sentences, setting.rules.image_first, random)
+    places: dict[int, ImagePlace] = {}
+    for number in (item for item in items if isinstance(item, int)):
+        crop = setting.crop(images[number].metadata.width, images[number].metadata.height, random)
+        identity = image_id(images[number].data)
+        places[number] = ImagePlace(number, first_slot=0, num_slots=setting.slots(crop), context=NO_CONTEXT, image_id=identity, context_id=0, crop=crop)
+    return _documents(items, places, setting) if setting.layout == "document" else _pairs(items, sentences, places, setting)
 
 
-def arrange(document: Document, rules: LayoutConfig, random: np.random.Generator) -> list[str | int]:
-    """Texts and image numbers in the order to train on: the page's, or else each image before or after its sentence by chance.
+def _items(document: Document, max_images: int) -> list[Item]:
+    """Texts and image numbers in order, without the images that are too many."""
+    numbers = itertools.count()
+    items = [segment.text if segment.kind == "text" else next(numbers) for segment in document.segments]
+    return [item for item in items if isinstance(item, str) or not max_images or item < max_images]
 
-    Where a matching gave the order, an image's sentence is the text behind it; in a pair it is the other half.
+
+def _sentences(items: Sequence[Item], order: Order) -> dict[int, int]:
+    """Where the order is not a page's: places of images in `items`, and of the text that belongs to each.
+
+    After a matching (MMC4) that is the text right behind the image; in pairs it is the other half, from the left.
     """
-    items: list[str | int] = []
-    for segment in document.segments:
-        if segment.kind == "text":
-            items.append(segment.text)
-        else:
-            number = sum(isinstance(item, int) for item in items)
-            if not rules.max_images or number < rules.max_images:
-                items.append(number)
-    if document.order == "page":
-        return items
+    found: dict[int, int] = {}
     at = 0
-    while at + 1 < len(items):
-        one, two = items[at : at + 2]
-        if isinstance(one, int) and isinstance(two, str) or (document.order == "none" and isinstance(one, str) and isinstance(two, int)):
-            image, text = (one, two) if isinstance(one, int) else (two, one)
-            items[at : at + 2] = [image, text] if random.random() < rules.image_first else [text, image]
-            at += 2
-        else:
+    while order != "page" and at + 1 < len(items):
+        kinds = isinstance(items[at], int), isinstance(items[at + 1], int)
+        if kinds == (True, False) or (order == "none" and kinds == (False, True)):
+            found |= {at: at + 1} if kinds[0] else {at + 1: at}
             at += 1
-    return items
+        at += 1
+    return found
 
 
-def _documents(items: Sequence[str | int], crops: dict[int, Crop], identities: dict[int, int], setting: Setting) -> list[Piece]:
+def _by_chance(items: Sequence[Item], sentences: Mapping[int, int], image_first: float, random: np.random.Generator) -> list[Item]:
+    """The items with each image that has a sentence before it, with probability `image_first`, or behind it."""
+    arranged = list(items)
+    for image, text in sentences.items():
+        first, second = (image, text) if random.random() < image_first else (text, image)
+        at = min(image, text)
+        arranged[at : at + 2] = [items[first], items[second]]
+    return arranged
+
+
+def _documents(items: Sequence[Item], places: Mapping[int, ImagePlace], setting: Setting) -> list[Piece]:
     """Text is cut between tokens, never inside an image; every piece starts with `<sot>` and the last ends with `<eot>`."""
     tokenizer = setting.tokenizer
     pieces: list[Piece] = []
     ids: list[int] = [tokenizer.sot]
-    places: list[ImagePlace] = []
+    placed: list[ImagePlace] = []
 
     def close() -> None:
-        pieces.append(Piece((Part(tuple(ids)),), tuple(places)))
+        pieces.append(Piece((Part(tuple(ids)),), tuple(placed)))
         ids[:] = [tokenizer.sot]
-        places.clear()
+        placed.clear()
 
     for item in items:
         if isinstance(item, str):
@@ -127,70 +147,74 @@ def _documents(items: Sequence[str | int], crops: dict[int, Crop], identities: d
                 if tokens:
                     close()
             continue
-        slots = setting.slots(crops[item])
+        slots = places[item].num_slots
         if len(ids) + slots + 3 > setting.length:
             close()
-        has_context = len(ids) > (1 if setting.rules.positives == "with_context" else 0)
-        places.append(
-            ImagePlace(
-                image=item, first_slot=len(ids) + 1, num_slots=slots, context=len(ids) if has_context else NO_CONTEXT,
-                image_id=identities[item], context_id=_context_id(ids, [place.image_id for place in places]), crop=crops[item],
-            )
-        )
+        placed.append(_with_context(replace(places[item], first_slot=len(ids) + 1), ids, placed, setting.rules))
         ids += [tokenizer.soi, *[tokenizer.image] * slots, tokenizer.eoi]
     ids.append(tokenizer.eot)
     close()
     return pieces
 
 
-def _pairs(items: Sequence[str | int], crops: dict[int, Crop], identities: dict[int, int], setting: Setting, *, read: bool) -> list[Piece]:
-    """One piece for each image that has a text next to it: the last paragraph before it, or else the first behind it."""
-    tokenizer, pieces = setting.tokenizer, []
+def _with_context(place: ImagePlace, ids: Sequence[int], before: Sequence[ImagePlace], rules: LayoutConfig) -> ImagePlace:
+    """The place with what its context is: the piece's ids up to its `<soi>`, and the images `before` it."""
+    at = place.first_slot - 1
+    has_context = at > (1 if rules.positives == "with_context" else 0)
+    return replace(place, context=at if has_context else NO_CONTEXT, context_id=_context_id(ids[:at], [other.image_id for other in before]))
+
+
+def _pairs(items: Sequence[Item], sentences: Mapping[int, int], places: Mapping[int, ImagePlace], setting: Setting) -> list[Piece]:
+    """One piece for each image with a text of its own, or else near it: the last paragraph before the image, or the first behind it."""
+    tokenizer, read = setting.tokenizer, setting.layout == "pairs_read"
+    pieces: list[Piece] = []
     for at, item in enumerate(items):
         if isinstance(item, str):
             continue
-        before = next((text for text in reversed(items[:at]) if isinstance(text, str)), None)
-        after = next((text for text in items[at + 1 :] if isinstance(text, str)), None)
-        own = before.split(PARAGRAPH_BREAK)[-1] if before is not None else after.split(PARAGRAPH_BREAK)[0] if after is not None else ""
-        slots = setting.slots(crops[item]) if read else 0
-        room = (setting.length - slots - 6) // 2 if read else setting.length - 2
+        place = places[item]
+        room = (setting.length - place.num_slots - 6) // 2 if read else setting.length - 2
+        own = items[sentences[at]] if at in sentences else _paragraph_near(items, at)
         text = tokenizer.encode(own)[: min(setting.rules.pair_tokens, room)]
         if not text:
             continue
         matched = Part((tokenizer.sot, *text, tokenizer.soi), predicted=False)
-        place = ImagePlace(
-            image=item, first_slot=0, num_slots=slots, context=len(matched.ids) - 1,
-            image_id=identities[item], context_id=_context_id(matched.ids, []), crop=crops[item],
-        )
+        place = replace(place, context=len(matched.ids) - 1, context_id=_context_id(matched.ids, []))
         if not read:
             pieces.append(Piece((matched,), (place,)))
             continue
-        caption = Part((tokenizer.sot, tokenizer.soi, *[tokenizer.image] * slots, tokenizer.eoi, *text, tokenizer.eot))
+        caption = Part((tokenizer.sot, tokenizer.soi, *[tokenizer.image] * place.num_slots, tokenizer.eoi, *text, tokenizer.eot))
         pieces.append(Piece((matched, caption), (replace(place, first_slot=len(matched.ids) + 2),)))
     return pieces
 
 
-def without_image(piece: Piece, number: int) -> Piece | None:
-    """The piece without its image `number` (counted in the piece), for one that cannot be decoded; None if that leaves a pair without one."""
-    place = piece.images[number]
-    if len(piece.parts) > 1 or not place.num_slots:
+def _paragraph_near(items: Sequence[Item], at: int) -> str:
+    """The last paragraph before place `at`, or the first behind it, or nothing."""
+    before, after = (
+        [paragraph for text in part if isinstance(text, str) for paragraph in text.split(PARAGRAPH_BREAK) if paragraph.strip()] for part in (items[:at], items[at:])
+    )
+    return before[-1] if before else after[0] if after else ""
+
+
+def without_image(piece: Piece, number: int, rules: LayoutConfig) -> Piece | None:
+    """The piece laid out without its image `number` (counted in the piece), for one that cannot be decoded; None for the piece of a pair."""
+    gone = piece.images[number]
+    if len(piece.parts) > 1 or not gone.num_slots:
         return None
-    start, end = place.first_slot - 1, place.first_slot + place.num_slots + 1
+    start, end = gone.first_slot - 1, gone.first_slot + gone.num_slots + 1
     (part,) = piece.parts
-    gone = end - start
-    moved = [
-        replace(other, first_slot=other.first_slot - gone, context=other.context - gone if other.context != NO_CONTEXT else NO_CONTEXT)
-        for other in piece.images[number + 1 :]
-    ]
-    return Piece((replace(part, ids=part.ids[:start] + part.ids[end:]),), (*piece.images[:number], *moved))
+    ids, places = part.ids[:start] + part.ids[end:], list(piece.images[:number])
+    for place in piece.images[number + 1 :]:
+        places.append(_with_context(replace(place, first_slot=place.first_slot - (end - start)), ids, places, rules))
+    return Piece((replace(part, ids=ids),), tuple(places))
 
 
 def image_id(data: bytes) -> int:
+    """A hash of the stored bytes as a signed integer of 64 bits."""
     return _signed(xxhash.xxh64_intdigest(data))
 
 
 def _context_id(ids: Sequence[int], image_ids: Sequence[int]) -> int:
-    return _signed(xxhash.xxh64_intdigest(np.array([*ids, *image_ids], np.int64).tobytes()))
+    return _signed(xxhash.xxh64_intdigest(array("q", [*ids, *image_ids]).tobytes()))
 
 
 def _signed(value: int) -> int:

@@ -10,14 +10,19 @@ lane (where it is, which pieces wait) is all there is to continue from.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool
 from pydantic import Field
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -33,7 +38,6 @@ from lcl.model import ModelConfig
 from lcl.rows import ImageInput, Piece, Row
 
 LaneState = dict[str, Any]
-Waiting = tuple[int, int, Piece]  # global document, piece number, piece
 
 
 @config
@@ -55,6 +59,17 @@ class DataConfig:
     """Part of the images that may turn out damaged; more stops the run."""
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A piece that waits for its row, with the stored bytes of its images: a document is read once, not again when it is decoded."""
+
+    document: int  # its place in the global sequence
+    number: int    # of the piece in the document
+    piece: Piece
+    images: tuple[bytes, ...] = field(repr=False)
+    length: int            # ids of the piece
+
+
 @dataclass
 class Lane:
     """One lane: an endless packer with state."""
@@ -66,13 +81,14 @@ class Lane:
     damaged: int = 0
 
     def state(self) -> LaneState:
-        waiting = [[document, number] for document, number, _ in self.waiting]
+        waiting = [[item.document, item.number] for item in self.waiting]
         return {"next_document": self.next_document, "waiting": waiting, "images": self.images, "damaged": self.damaged}
 
 
-def held_out(keys: Sequence[str], fraction: float) -> Int[np.ndarray, " documents"]:
-    """Which documents (1 or 0) are kept for validation: by the first 52 bits of their keys, so the choice stays when shards are added."""
-    return np.array([int(key[:13], 16) < fraction * (1 << 52) for key in keys], dtype=int)
+def held_out(keys: pa.ChunkedArray, fraction: float) -> Bool[np.ndarray, " documents"]:
+    """Which documents are kept for validation: by the first 52 bits of their keys, so the choice stays when shards are added."""
+    bound = min(math.ceil(fraction * (1 << 52)), (1 << 52) - 1)
+    return pc.less(keys, f"{bound:013x}").to_numpy().astype(bool)  # hex digits of one length are ordered like their numbers
 
 
 class RowSource:
@@ -88,13 +104,20 @@ class RowSource:
         self.settings, self.row_length, self.seed, self.layout, self.vision = settings, row_length, seed, layout, model.vision
         self.tokenizer = tokenizer
         self.sets = [ShardSet([Path(folder)]) for folder in settings.shards]
-        held = [held_out(shards.catalogue["key"].to_pylist(), settings.validation_fraction) for shards in self.sets]
-        self.documents = [np.flatnonzero(marks == int(validation)) for marks in held]
+        self.documents = [np.flatnonzero(self._used(shards, validation)) for shards in self.sets]
         if sum(map(len, self.documents)) == 0 or (settings.weights and min(map(len, self.documents)) == 0):
-            which = "no document is held out: raise data.validation_fraction" if validation else "hold no document to train on; see their report.json"
-            raise ValueError(f"the shards in {', '.join(settings.shards)}: {which}")
+            what = "no document" if layout == "document" else "no document with an image and text"
+            cure = "held out: raise data.validation_fraction" if validation else "to train on; see their report.json"
+            raise ValueError(f"the shards in {' or '.join(settings.shards)} hold {what} {cure}")
         self.mixture = Mixture([len(chosen) for chosen in self.documents], settings.weights, seed=seed)
-        self.setting = Setting(tokenizer, settings.layout, min(row_length, model.text.context_length), model, evaluation=validation)
+        self.setting = Setting(tokenizer, layout, settings.layout, min(row_length, model.text.context_length), model, evaluation=validation)
+
+    def _used(self, shards: ShardSet, validation: bool) -> Bool[np.ndarray, " documents"]:
+        """Documents of the wanted part; for layouts of pairs, those with an image and text."""
+        used = held_out(shards.catalogue["key"], self.settings.validation_fraction) == validation
+        if self.layout != "document":
+            used &= (shards.catalogue["num_images"].to_numpy() > 0) & (shards.catalogue["num_characters"].to_numpy() > 0)
+        return used
 
     @property
     def fingerprint(self) -> str:
@@ -109,48 +132,60 @@ class RowSource:
         which, index = self.mixture.locate(position)
         return self.sets[which].read(int(self.documents[which][index]))
 
-    def pieces(self, position: int) -> list[Piece]:
-        return lay_out(self.document(position), self.layout, self.setting, np.random.default_rng([self.seed, position]))
+    def pieces(self, position: int) -> list[Waiting]:
+        """The pieces of document `position` of the global sequence."""
+        document = self.document(position)
+        images = document.images
+        laid_out = lay_out(document, self.setting, np.random.default_rng([self.seed, position]))
+        return [
+            Waiting(position, number, piece, tuple(images[place.image].data for place in piece.images), len(piece)) for number, piece in enumerate(laid_out)
+        ]
 
     def open_lane(self, number: int, state: LaneState | None) -> Lane:
         """The lane as `state` left it, or at its start."""
         if state is None:
             return Lane(number, next_document=number)
-        waiting = [(document, piece, self.pieces(document)[piece]) for document, piece in state["waiting"]]
+        pieces = {document: self.pieces(document) for document in {document for document, _ in state["waiting"]}}
+        waiting = [pieces[document][piece] for document, piece in state["waiting"]]
         return Lane(number, state["next_document"], waiting, state["images"], state["damaged"])
 
     def next_row(self, lane: Lane) -> Row:
         """The lane's next row: its oldest piece, then again and again the largest waiting one that fits (the oldest of equals)."""
+        chosen: list[Waiting] = []
+        room = self.row_length
+        while True:
+            self._refill(lane)
+            fitting = [index for index, item in enumerate(lane.waiting) if item.length <= room]
+            if not fitting:
+                return self._decoded(chosen, lane)
+            best = max(fitting, key=lambda index: lane.waiting[index].length) if chosen else 0
+            chosen.append(lane.waiting.pop(best))
+            room -= chosen[-1].length
+
+    def _refill(self, lane: Lane) -> None:
+        """Lets the lane's next documents wait until `pack_window` pieces do. Raises ValueError if a whole epoch of them gives no piece."""
         looked_at = 0
         while len(lane.waiting) < self.settings.pack_window:
             if looked_at > len(self) and not lane.waiting:
                 raise ValueError(f"no document of {', '.join(self.settings.shards)} gives a pair of image and text; take another --loss.objective")
             looked_at += 1
-            lane.waiting += [(lane.next_document, number, piece) for number, piece in enumerate(self.pieces(lane.next_document))]
+            lane.waiting += self.pieces(lane.next_document)
             lane.next_document += self.settings.num_lanes
-        chosen = [lane.waiting.pop(0)]
-        room = self.row_length - len(chosen[0][2])
-        while fitting := [index for index, item in enumerate(lane.waiting) if len(item[2]) <= room]:
-            best = max(fitting, key=lambda index: len(lane.waiting[index][2]))
-            chosen.append(lane.waiting.pop(best))
-            room -= len(chosen[-1][2])
-        return self._decoded(chosen, lane)
 
     def _decoded(self, chosen: Sequence[Waiting], lane: Lane) -> Row:
         """The row with its images; a damaged one is counted and its place closed up."""
         pieces: list[Piece] = []
         inputs: list[ImageInput] = []
-        for position, _, piece in chosen:
-            segments = self.document(position).images if piece.images else []
-            kept: Piece | None = piece
+        for item in chosen:
+            kept: Piece | None = item.piece
             good: list[ImageInput] = []
-            for place in piece.images:
+            for place, data in zip(item.piece.images, item.images, strict=True):
                 lane.images += 1
                 try:
-                    image = decode_image(segments[place.image].data, draft_px=self.vision.draft_px(place.crop))
+                    image = decode_image(data, draft_px=self.vision.draft_px(place.crop))
                 except Rejected:
                     lane.damaged += 1
-                    kept = without_image(kept, len(good)) if kept is not None else None
+                    kept = without_image(kept, len(good), self.settings.layout) if kept is not None else None
                 else:
                     good.append(self.vision.input_of(image, place.crop))
             if kept is not None:
@@ -174,6 +209,17 @@ class _LaneRows(IterableDataset):
         for lane in itertools.cycle(lanes):
             row = self.source.next_row(lane)
             yield lane.number, row, lane.state()
+
+
+def _worker_context() -> BaseContext:
+    """Workers are forked from a process that has imported this module and nothing else happened in."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _unchanged(item: tuple[int, Row, LaneState]) -> tuple[int, Row, LaneState]:
+    return item  # the loader's own conversion would look through every number of it
 
 
 def check_lanes(settings: DataConfig, *, rank_count: int, batch_rows: int) -> None:
@@ -202,8 +248,9 @@ class RowLoader:
         self.lane_states = {lane: value for lane, value in self.lane_states.items() if lane % world_size == rank}
         dataset = _LaneRows(source, mine, dict(self.lane_states))
         workers = settings.num_workers
-        loader = DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context="forkserver" if workers else None)
-        self._rows = iter(loader)
+        self._rows = iter(dataset)
+        if workers:
+            self._rows = iter(DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_unchanged, multiprocessing_context=_worker_context()))
 
     def take(self, num_rows: int) -> list[Row]:
         """The next `num_rows` rows of this rank; all ranks take as many."""

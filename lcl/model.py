@@ -192,7 +192,7 @@ class LCL(nn.Module):
         nothing = 0.0 * (dummy.tokens.sum() + dummy.pooled.sum())
         return Read(read.hidden + nothing, read.contexts), Latents(dummy.pooled[:0], dummy.tokens[:0])
 
-    def read_text(self, batch: Batch) -> Float[Tensor, "positives embed"]:
+    def read_text(self, batch: Batch) -> Float[Tensor, "contexts embed"]:
         """Context vectors at the batch's `contexts`, of rows without images."""
         return self.text(batch, self.logit_scale.new_zeros(0, self.settings.embed_width)).contexts
 

@@ -18,5 +18,11 @@ def main(config: TrainConfig) -> None:
         train(config, ranks)
 
 
+def describe(config: TrainConfig) -> str:
+    from lcl import estimate  # here, like the others: `--help` need not wait for it
+
+    return estimate.describe(config)
+
+
 if __name__ == "__main__":
-    run_command(TrainConfig, main, presets=PRESETS, description=__doc__.splitlines()[0])
+    run_command(TrainConfig, main, presets=PRESETS, description=__doc__.splitlines()[0], describe=describe)

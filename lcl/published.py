@@ -1,6 +1,8 @@
 """The authors' checkpoints and model configs (OpenGVLab/LCL: LCL_ViT-B-16_laion, LCL_ViT-B-32_mmc4, ...) as ours."""
 
+import re
 from collections.abc import Mapping
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lcl.core.config import from_dict
 from lcl.core.files import read_json
 from lcl.model import LCL, ModelConfig
-from lcl.text import TextConfig
-from lcl.vision import VisionConfig
+
+# What a config of theirs may say. Other settings of open_clip, where they are not off, make models that are not built here.
+KNOWN = {
+    "": {"embed_dim", "vision_cfg", "text_cfg", "pool_project_cfg", "special_token_ids", "custom_text"},
+    "vision_cfg": {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"},
+    "text_cfg": {"context_length", "width", "layers", "heads", "vocab_size", "tokenizer_kwargs"},
+    "pool_project_cfg": {"pool_proj_type", "input_dim", "output_dim", "attn_num_heads"},
+}
 
 
 def published_config(record: Mapping[str, Any], *, origin: str) -> tuple[ModelConfig, int]:
@@ -21,19 +30,25 @@ def published_config(record: Mapping[str, Any], *, origin: str) -> tuple[ModelCo
     """
     try:
         vision, text, pool = record["vision_cfg"], record["text_cfg"], record["pool_project_cfg"]
-        settings = ModelConfig(
-            embed_width=record["embed_dim"], pool_heads=pool["attn_num_heads"],
-            vision=VisionConfig(
-                image_px=vision["image_size"], patch_px=vision["patch_size"], width=vision["width"], layers=vision["layers"],
-                head_width=vision.get("head_width", 64), mlp_ratio=vision.get("mlp_ratio", 4.0),
-            ),
-            text=TextConfig(context_length=text["context_length"], width=text["width"], layers=text["layers"], heads=text["heads"]),
-        )  # fmt: skip
-        if pool.get("pool_proj_type", "attn") != "attn":
-            raise ValueError(f"{origin}: pool_proj_type is {pool['pool_proj_type']!r}, only 'attn' (that of the released models) is known")
-        vocab_size = text["vocab_size"]
-    except KeyError as error:
-        raise ValueError(f"{origin} is no config of a published LCL model: it has no {error}") from error
+        values = {
+            "embed_width": record["embed_dim"], "pool_heads": pool["attn_num_heads"],
+            "vision": {
+                "image_px": vision["image_size"], "patch_px": vision["patch_size"], "width": vision["width"], "layers": vision["layers"],
+                "head_width": vision.get("head_width", 64), "mlp_ratio": vision.get("mlp_ratio", 4.0),  # open_clip's defaults
+            },
+            "text": {"context_length": text["context_length"], "width": text["width"], "layers": text["layers"], "heads": text["heads"]},
+        }  # fmt: skip
+        vocab_size = index(text["vocab_size"])
+        wanted = {"pool_proj_type": "attn", "input_dim": vision["width"], "output_dim": record["embed_dim"]}
+        wrong = [f"pool_project_cfg.{key} {pool[key]!r} (known is {value!r})" for key, value in wanted.items() if pool.get(key, value) != value]
+        for name, keys in KNOWN.items():
+            part = record[name] if name else record
+            wrong += [f"{name + '.' * bool(name)}{key} {value!r}" for key, value in part.items() if key not in keys and value]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{origin} is no config of a published LCL model ({type(error).__name__}: {error}); give one like LCL_ViT-B-16_laion.json") from error
+    if wrong:
+        raise ValueError(f"{origin} has {', '.join(wrong)}: no released LCL model has that, and it is not built here")
+    settings = from_dict(ModelConfig, values, origin=origin)
     settings.check()
     return settings, vocab_size
 
@@ -47,18 +62,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: no such file of weights")
     try:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling damaged or foreign bytes may raise anything
-        raise ValueError(f"{path} cannot be read as weights ({str(error).splitlines()[0]}); give a .safetensors file, or a .pt file of tensors only") from error
+    except Exception as error:  # reading damaged or foreign bytes may raise anything
+        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):  # how torch names what a pickle would import
+            raise ValueError(
+                f"{path} holds {asked[1]} beside tensors, which could run code, so it is not read; where you trust it, torch.save its state dict alone"
+            ) from error
+        reason = next(iter(str(error).splitlines()), "").partition(". ")[0]
+        raise ValueError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {reason}); fetch it again, or give a .safetensors or .pt file of tensors"
+        ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict (names with tensors)")
+        raise ValueError(f"{path} holds no state dict (names with tensors); give the file of a model's weights")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def load_published(config_path: Path, weights_path: Path) -> LCL:
-    """The authors' model from its JSON config and its weights. Raises ValueError naming what does not fit."""
+    """The authors' model from its JSON config and its weights, with any vocabulary. Raises ValueError naming what does not fit."""
     settings, vocab_size = published_config(read_json(config_path), origin=str(config_path))
     model = LCL(settings, vocab_size=vocab_size)
     load_state(model, read_weights(weights_path), origin=str(weights_path))
@@ -69,9 +91,10 @@ def load_state(model: torch.nn.Module, state: Mapping[str, Tensor], *, origin: s
     """Puts `state` into the model. Raises ValueError naming the first names and shapes that do not fit."""
     own = model.state_dict()
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [name for name in own.keys() & state.keys() if state[name].numel() != own[name].numel()]
+    shared = sorted(own.keys() & state.keys())
+    wrong = [name for name in shared if state[name].shape != own[name].shape and not state[name].numel() == own[name].numel() == 1]
     problems = [f"lacks {', '.join(missing[:3])}"] * bool(missing) + [f"also holds {', '.join(foreign[:3])}"] * bool(foreign)
-    problems += [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in sorted(wrong)[:3]]
+    problems += [f"has {name} of shape {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in wrong[:3]]
     if problems:
-        raise ValueError(f"{origin} does not fit the model: it {'; '.join(problems)}. Give the config that it was trained with.")
+        raise ValueError(f"{origin} does not fit the model: it {'; it '.join(problems)}. Give the config that it was trained with.")
     model.load_state_dict(state)

@@ -83,7 +83,7 @@ class Batch:
 
     `document_ids` counts what attends to itself in a row from 1 and is 0 at padding; `positions` restart at 0 in each.
     `targets` holds the id that each position predicts, or IGNORED. Latent `latent_index[i]` of the flattened
-    [images slots] goes to flat place `slots[i]`. `positives` are the images with a context, read at flat place `contexts`.
+    [images slots] goes to flat place `slots[i]`. `positives` are the images with a context, read at the flat places `contexts` (texts alone may have contexts too).
     """
 
     ids: Int[Tensor, "rows length"]
@@ -94,7 +94,7 @@ class Batch:
     slots: Int[Tensor, " latents"]
     latent_index: Int[Tensor, " latents"]
     positives: Int[Tensor, " positives"]
-    contexts: Int[Tensor, " positives"]
+    contexts: Int[Tensor, " contexts"]
     image_ids: Int[Tensor, " positives"]
     context_ids: Int[Tensor, " positives"]
     grids: tuple[Grid, ...]                          # beside the tensors, like the next one, so that no device is asked

@@ -60,7 +60,7 @@ class Read(NamedTuple):
     """What the language model makes of rows: its last hidden state, and the context vectors at the batch's `contexts`."""
 
     hidden: Float[Tensor, "rows length width"]
-    contexts: Float[Tensor, "positives embed"]
+    contexts: Float[Tensor, "contexts embed"]
 
 
 class Attention(nn.Module):

@@ -35,3 +35,12 @@ def run_ranks(arguments: Sequence[object], *, world_size: int, timeout: float = 
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
     return outputs
+
+
+def kill(processes: Sequence[subprocess.Popen]) -> None:
+    """kill -9, and waits until they are gone."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
+        process.stdout.close()

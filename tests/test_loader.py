@@ -67,12 +67,12 @@ def test_every_piece_comes_once_an_epoch(shards: Path) -> None:
     source = source_of(shards)
     rows, state = take_all(source, 1, 12)
     taken = Counter(ids for pieces, _ in rows for ids in pieces)
-    waiting = Counter(source.pieces(document)[number].ids for lane in state["lanes"].values() for document, number in lane["waiting"])
+    waiting = Counter(source.pieces(document)[number].piece.ids for lane in state["lanes"].values() for document, number in lane["waiting"])
     opened = Counter(
-        piece.ids
+        waiting.piece.ids
         for number, lane in state["lanes"].items()
         for position in range(int(number), lane["next_document"], 4)
-        for piece in source.pieces(position)
+        for waiting in source.pieces(position)
     )
     assert taken + waiting == opened and len(taken) > 20
     epoch = [source.document(position).key for position in range(len(source))]
@@ -105,7 +105,7 @@ LONG = Document(
 
 
 def pieces_of(document: Document, *, length: int) -> list[Piece]:
-    return lay_out(document, "document", Setting(TOKENIZER, LayoutConfig(), length, MODEL, evaluation=True), np.random.default_rng(0))
+    return lay_out(document, Setting(TOKENIZER, "document", LayoutConfig(), length, MODEL, evaluation=True), np.random.default_rng(0))
 
 
 def test_long_documents_are_split_and_not_dropped() -> None:

@@ -113,6 +113,9 @@ def test_the_moving_average_follows_the_weights(trained: tuple[Path, str]) -> No
     assert 0 < behind < moved
     again = weights(trained[0] / "ema again", name="ema")
     assert all(bool((average[name] == again[name]).all()) for name in average)
+    assert load_model(run, weights="ema")[0].logit_scale == average["logit_scale"] != load_model(run)[0].logit_scale
+    with pytest.raises(ValueError, match="holds no moving average; train with --optimizer.ema-decay"):
+        load_model(trained[0] / "twin toy", weights="ema")
     plain = weights(trained[0] / "twin toy")
     assert all(bool((last[name] == plain[name]).all()) for name in last), "the average changes nothing"
 

@@ -70,11 +70,13 @@ def hash_of(value: Any, *, without: Sequence[str] = ()) -> str:
 
 
 def run_command(
-    cls: type[Config], main: Callable[[Config], None], *, presets: Mapping[str, Config] | None = None, description: str = ""
-) -> None:
+    cls: type[Config], main: Callable[[Config], None], *, presets: Mapping[str, Config] | None = None, description: str = "",
+    describe: Callable[[Config], str] | None = None,
+) -> None:  # fmt: skip
     """Parses the command line into `cls` and calls `main`: the body of every entry point.
 
-    `--preset NAME` or `--config run.json` chooses the defaults, `--dry-run` prints the resolved config and stops.
+    `--preset NAME` or `--config run.json` chooses the defaults, `--dry-run` prints the resolved config as JSON and stops; what
+    `describe` says of it goes to stderr.
     A ValueError or an OSError, which a user can mend, ends the process with one line and status 2 or 1.
     """
     arguments = [item for item in sys.argv[1:] if not item.startswith("--local_rank")]  # the DeepSpeed launcher appends it
@@ -99,7 +101,9 @@ def run_command(
     try:
         value = from_dict(cls, to_dict(value), origin="command line")
         if "dry-run" in ours:
-            print(json.dumps(to_dict(value), indent=1))
+            print(json.dumps(to_dict(value), indent=1), flush=True)
+            if describe is not None:
+                print(describe(value), file=sys.stderr)
             return
         main(value)
     except KeyboardInterrupt:
