@@ -4,13 +4,18 @@ CRAWL ?=
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-all clean
+BENCHMARKS ?= outputs/benchmarks
+GPU_SECONDS ?= 540
+
+.PHONY: setup demo test test-all bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo                       from a sample crawl to a trained, evaluated encoder and a report"
 	@echo "make demo CRAWL=some.warc.gz    the same on a crawl of yours"
 	@echo "make test                       the tests (make test-all: the long ones too)"
+	@echo "make bench                      what packing saves, and how costs grow, on this machine; half an hour on a CPU (docs/benchmarks.md)"
+	@echo "make gpu                        every figure that needs a CUDA GPU, in slices of $(GPU_SECONDS) s: run it again for the rest"
 	@echo "make setup                      only the virtual environment in .venv"
 
 setup: .venv/installed
@@ -32,6 +37,17 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+bench: setup
+	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_window.json --rounds 0
+	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_3_to_6.json --fill-documents 0
+	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_3.json --fill-documents 0 --documents.images 3
+	$(BIN)/python benchmarks/growth.py --output $(BENCHMARKS)/growth.json
+	$(BIN)/python benchmarks/plots.py --results $(BENCHMARKS)
+
+# On a machine without network there is no .venv: its own Python must find what docs/benchmarks.md lists.
+gpu:
+	PYTHONPATH=".:$$PYTHONPATH" $(if $(wildcard .venv/installed),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --output outputs/gpu --seconds $(GPU_SECONDS)
 
 clean:
 	rm -rf .venv demo demo-*

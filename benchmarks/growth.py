@@ -104,13 +104,13 @@ def measure_rows(
     """Median seconds of a step on rows of one length that are full of documents of one length: (row length, tokens of a document) -> images in each."""
     tokenizer = Tokenizer(chosen.model.tokenizer)
     num_rows = settings.rows or (8 if device.type == "cuda" else 1)
-    plain, peak = PlainModel.of(chosen, tokenizer, device), peak_flops(device)
+    plain, peak = PlainModel.of(chosen, tokenizer, device), peak_flops(device, precision="bf16")
     batches, found = {}, []
     for (length, tokens), num_images in sorted(images.items()):
         batch = full_rows(chosen, tokenizer, folder / f"{length}-{tokens}", num_rows=num_rows, row_length=length, document_tokens=tokens, num_images=num_images)
         found.append({
-            "row_length": length, "document_tokens": tokens, "documents": batch.num_documents // num_rows, "images": len(batch.grids) // num_rows, "rows": num_rows,
-            "flops": batch_flops(chosen.model, tokenizer.vocab_size, batch),
+            "row_length": length, "document_tokens": tokens, "documents": batch.num_documents // num_rows, "images": len(batch.grids) // num_rows,
+            "rows": num_rows, "flops": batch_flops(chosen.model, tokenizer.vocab_size, batch),
         })  # fmt: skip
         batches[length, tokens] = [batch.to(device)]
         plain.step(batches[length, tokens])  # allocates, and compiles on a GPU
@@ -134,7 +134,8 @@ def full_rows(
     slots, count = chosen.model.most_slots, row_length // document_tokens
     text_tokens = document_tokens - 2 - num_images * (slots + 2)
     if row_length % document_tokens or text_tokens < 1:
-        raise ValueError(f"rows of {row_length} tokens are not full of documents of {document_tokens} tokens with {num_images} images of {slots} places; change the lengths")
+        what = f"{document_tokens} tokens with {num_images} images of {slots} places"
+        raise ValueError(f"rows of {row_length} tokens cannot be full of documents of {what}; change --row-length(s), --document-tokens or --documents")
     documents = DocumentsConfig(text_tokens=text_tokens, sigma=0.0, images=(num_images,))
     write_documents(folder, documents, num_documents=num_rows * count, row_length=row_length, slots=slots, tokenizer=tokenizer)
     source = RowSource(DataConfig(shards=(str(folder),), num_lanes=1, pack_window=count), chosen.model, row_length, 0, tokenizer=tokenizer)
@@ -178,7 +179,10 @@ def contrast(num_images: int, embed_width: int, plain: bool, rounds: int) -> dic
     seconds = [seconds_of(lambda: work(slice(None)), device) for _ in range(rounds)]
     extra = _peak_bytes(device) - before
     flops = contrastive_flops(embed_width, num_images=num_images, num_contexts=num_images)
-    return {"images": num_images, "plain": plain, "seconds": min(seconds), "extra_bytes": extra, "similarities_bytes": 4 * num_images**2, "flops": flops, "width": embed_width}
+    return {
+        "images": num_images, "width": embed_width, "plain": plain, "seconds": min(seconds), "extra_bytes": extra,
+        "similarities_bytes": 4 * num_images**2, "flops": flops,
+    }  # fmt: skip
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -219,7 +223,7 @@ def run_ranks(arguments: list[object], *, world_size: int, log_path: Path) -> No
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    shared = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     with open(log_path, "wb") as log_file:
         processes = [
             subprocess.Popen(

@@ -2,19 +2,19 @@
 
     python benchmarks/loading.py --shards demo/shards --output loading.json
 
-    plan (not timed): the rows of every round, and where the bytes of their images lie in the tars
-    rounds:           bare loop (read the bytes, decode, resize)  /  RowLoader.take of the same images, in turn, either one first
-    one more round under a profile: where the loader's time goes
+    before the clock: the rows of all rounds, and where the bytes of their images lie in the tars
+    a round:          bare loop (read the bytes, decode, cut and resize) and RowLoader.take of the same images, either one first in turn
+    the last round:   under a profile, for where the loader's time goes
 """
 
 import cProfile
 import io
-import json
 import logging
 import os
 import pstats
 import tarfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
+from results import write_result
 
-from lcl.core.config import config, run_command, to_dict, versions
-from lcl.core.files import write_json
+from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 from lcl.core.tokenizer import Tokenizer
 from lcl.crops import Crop
@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 
 Positive = Annotated[int, Field(ge=1)]
 
-# Functions whose time (with all that they call) is a share of the loader's, by file and name; none of them calls another.
+TARGET_RATIO = 0.85
+# Functions whose time, with all that they call, is a share of the loader's: file and name. None of them calls another.
 SHARES = {
     "reading bytes of tars": (("shards.py", "_read_bytes"),),
     "parsing members and JSON": (("shards.py", "read_members"), ("document.py", "from_members")),
@@ -55,8 +56,8 @@ SHARES = {
 class LoadingConfig:
     shards: Annotated[tuple[str, ...], Field(min_length=1)]
     """Folders of shards."""
-    output: str = ""
-    """JSON file for the numbers; none by default."""
+    output: str
+    """JSON file for the numbers."""
     layout: Layout = "document"
     """How documents are laid out; pairs and pairs_read are those of the objectives clip and coca."""
     model: ModelConfig = ModelConfig()
@@ -73,6 +74,12 @@ class LoadingConfig:
 
 
 @dataclass(frozen=True)
+class Seconds:
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
 class StoredImage:
     """Where the bytes of an image lie, and the crop that a row shows of it."""
 
@@ -86,45 +93,40 @@ def main(settings: LoadingConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)
     measured = measure(settings)
-    for name, value in measured.items():
-        log.info("%s: %s", name, json.dumps(value) if isinstance(value, dict) else round(value, 3))
-    if settings.output:
-        write_json(Path(settings.output), {"config": to_dict(settings), "measured": measured, "versions": versions()})
+    log.info("%.0f images/s, the bare loop %.0f: ratio %.3f (target %.2f)", measured["images_per_second"], measured["bare_images_per_second"], measured["ratio"], TARGET_RATIO)
+    for name, share in measured["shares"].items():
+        log.info("%5.1f %% %s", 100 * share, name)
+    write_result(Path(settings.output), settings, measured)
 
 
 def measure(settings: LoadingConfig) -> dict[str, Any]:
-    """Numbers per second of one core, by the wall clock and as medians over the rounds, and shares of the loader's time.
+    """Numbers per second of one core as medians over the rounds, each round's own, and shares of the loader's time.
 
-    `ratio` is the loader's images per second over the bare loop's; `cpu_ratio` is the same by processor time, which other
-    work on the machine disturbs less. Raises ValueError if the rows of the shards hold no image.
+    `ratio` is the loader's images per second over the bare loop's by the wall clock; `cpu_ratio` is the same by processor
+    time, which other work on the machine disturbs less. Raises ValueError if the first rows hold no image.
     """
     data = DataConfig(shards=settings.shards, num_lanes=settings.num_lanes)
     source = RowSource(data, settings.model, settings.row_length, settings.seed, tokenizer=Tokenizer(settings.model.tokenizer), layout=settings.layout)
     warm = [source.next_row(lane) for lane in map(source.open_lane, range(settings.num_lanes), [None] * settings.num_lanes)]
     if not any(row.images for row in warm):
         raise ValueError(f"the first rows of {', '.join(settings.shards)} hold no image to time; give --shards with images")
-    rounds = plan(settings, source)
+    *rounds, last = plan(settings, source)
     loader = _start(settings, source)
-    ratios, cpu_ratios, rows, images, bare_images, text_tokens = [], [], [], [], [], []
-    for number, (taken, stored) in enumerate(rounds[:-1]):
-        work: list[Callable[[], Any]] = [lambda: decode_plainly(stored, settings.model), lambda: loader.take(len(taken))]
-        times: dict[int, tuple[float, float]] = {}
-        for which in (0, 1) if number % 2 else (1, 0):
-            times[which] = _timed(work[which])
-        (bare, bare_cpu), (loading, loading_cpu) = times[0], times[1]
-        ratios.append(bare / loading)
-        cpu_ratios.append(bare_cpu / loading_cpu)
-        bare_images.append(len(stored) / bare)
-        images.append(len(stored) / loading)
-        rows.append(len(taken) / loading)
-        text_tokens.append(_num_text_tokens(taken) / loading)
+    measured: dict[str, list[float]] = defaultdict(list)
+    for number, (rows, stored) in enumerate(rounds):
+        work: dict[str, Callable[[], Any]] = {"bare": lambda: decode_plainly(stored, settings.model), "loader": lambda: loader.take(len(rows))}
+        times = {name: _timed(work[name]) for name in (work if number % 2 else reversed(work))}
+        bare, loading = times["bare"], times["loader"]
+        measured["ratio"].append(bare.wall / loading.wall)
+        measured["cpu_ratio"].append(bare.cpu / loading.cpu)
+        measured["bare_images_per_second"].append(len(stored) / bare.wall)
+        measured["images_per_second"].append(len(stored) / loading.wall)
+        measured["rows_per_second"].append(len(rows) / loading.wall)
+        measured["text_tokens_per_second"].append(_num_text_tokens(rows) / loading.wall)
+        measured["images"].append(len(stored))
     profile = cProfile.Profile()
-    profile.runcall(loader.take, len(rounds[-1][0]))
-    return {
-        "ratio": median(ratios), "ratio_lowest": min(ratios), "ratio_highest": max(ratios), "cpu_ratio": median(cpu_ratios),
-        "bare_images_per_second": median(bare_images), "images_per_second": median(images), "rows_per_second": median(rows),
-        "text_tokens_per_second": median(text_tokens), "images_per_round": len(rounds[0][1]), "shares": shares(profile),
-    }  # fmt: skip
+    profile.runcall(loader.take, len(last[0]))
+    return {name: median(values) for name, values in measured.items()} | {"rounds": dict(measured), "target": TARGET_RATIO, "shares": shares(profile)}
 
 
 def plan(settings: LoadingConfig, source: RowSource) -> list[tuple[list[Row], list[StoredImage]]]:
@@ -189,11 +191,10 @@ def shares(profile: cProfile.Profile) -> dict[str, float]:
     return {name: round(value, 4) for name, value in (spent | {"packing and the rest": 1 - sum(spent.values())}).items()}
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of the wall clock and of this process."""
+def _timed(work: Callable[[], Any]) -> Seconds:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def _num_text_tokens(rows: Sequence[Row]) -> int:

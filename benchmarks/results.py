@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())
         properties = torch.cuda.get_device_properties(device)
-        found |= {"gpu": properties.name, "gpu_gib": round(properties.total_memory / 2**30, 1), "gpu_peak_flops": peak_flops(device)}
+        found |= {"gpu": properties.name, "gpu_gib": round(properties.total_memory / 2**30, 1), "gpu_peak_flops": peak_flops(device, precision="bf16")}
     return found
 
 

@@ -39,7 +39,9 @@ class DocumentsConfig:
     seed: int = 0
 
 
-def write_documents(folder: Path, settings: DocumentsConfig, *, num_documents: int, row_length: int, slots: int, tokenizer: Tokenizer, threads: int = 1) -> None:
+def write_documents(
+    folder: Path, settings: DocumentsConfig, *, num_documents: int, row_length: int, slots: int, tokenizer: Tokenizer, threads: int = 1
+) -> None:
     """Writes shards of documents that each fit one row of `row_length` tokens, with `slots` places for an image. The same arguments give the same bytes.
 
     Raises ValueError if a row cannot hold the images.
@@ -72,10 +74,10 @@ def make_document(
     texts = [" ".join(chosen[start:end]) for start, end in zip([0, *cuts], [*cuts, num_tokens], strict=True)]
     segments: list[Segment] = [TextSegment(texts[0])] if texts[0] else []
     for index, text in enumerate(texts[1:]):
-        url = f"https://synthetic.example/{number}"
         data = encode_jpeg(photograph(*image_px, random=random), quality=JPEG_QUALITY)
-        name = sha256_hex(data)
-        segments.append(ImageSegment(data, ImageMetadata(url=f"{url}/{index}.jpg", width=image_px[0], height=image_px[1], sha256=name, source_sha256=name, phash="0" * 16)))
+        url, digest = f"https://synthetic.example/{number}/{index}.jpg", sha256_hex(data)
+        metadata = ImageMetadata(url=url, width=image_px[0], height=image_px[1], sha256=digest, source_sha256=digest, phash="0" * 16)
+        segments.append(ImageSegment(data, metadata))
         segments += [TextSegment(text)] if text else []
     page_url = f"https://synthetic.example/{number}.html"
     return Document(

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from lcl.core.config import to_dict
 from lcl.core.files import read_json, sha256_of, sync_folder, write_json
-from lcl.core.tokenizer import Tokenizer
+from lcl.core.tokenizer import TOKENIZER_FILE, Tokenizer
 from lcl.distributed import from_rank_0, gather_objects
 from lcl.engine import EngineConfig, full_weights
 from lcl.loader import RowLoader
@@ -70,8 +70,11 @@ def scratch_prefix(run: Path) -> str:
 
 def checkpoint_identity(model: ModelConfig, tokenizer: Tokenizer, engine: EngineConfig) -> dict[str, Any]:
     """What a checkpoint and a run must have in common, but for the number of ranks: `config.json`."""
+    settings = to_dict(model)
+    if model.tokenizer.file:
+        settings["tokenizer"]["file"] = TOKENIZER_FILE  # where the checkpoint keeps it; the fingerprint vouches for its content
     return {
-        "model": to_dict(model), "tokenizer": tokenizer.fingerprint, "zero_stage": engine.zero_stage, "precision": engine.precision,
+        "model": settings, "tokenizer": tokenizer.fingerprint, "zero_stage": engine.zero_stage, "precision": engine.precision,
         "ranks": dist.get_world_size(),
     }  # fmt: skip
 
@@ -191,7 +194,9 @@ class Checkpointer:
         for name, value in checkpoint.files.items():
             write_json(checkpoint.aside / f"{name}.json", value)
         for name, tensors in checkpoint.weights.items():
-            save_file(dict(tensors), checkpoint.aside / f"{name}.safetensors")
+            path = checkpoint.aside / f"{name}.safetensors"
+            save_file(dict(tensors), path)
+            path.chmod(0o644)  # safetensors makes files that only their owner may read
         if checkpoint.write_more is not None:
             checkpoint.write_more(checkpoint.aside)
 
@@ -388,8 +393,8 @@ def _needs_conversion(folder: Path, identity: Mapping[str, Any]) -> bool:
     for key, flag in (("zero_stage", "--engine.zero-stage"), ("precision", "--engine.precision")):
         if changed == [key]:
             raise ValueError(
-                f"{folder} was written with {flag} {record[key]}, this run has {identity[key]}: its optimiser cannot be taken over. "
-                f"Keep {flag} {record[key]}, or start a new --output from its model.safetensors."
+                f"{folder} was written with {flag} {record.get(key)}, this run has {identity[key]}: its optimiser cannot be taken over. "
+                f"Keep {flag} {record.get(key)}, or start a new --output from its model.safetensors."
             )
     if changed:
         raise ValueError(f"{folder} is a checkpoint of another {' and '.join(changed)}; remove it from this run, or give another --output")

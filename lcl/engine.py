@@ -44,7 +44,9 @@ OUR_SETTINGS = {
     "zero_optimization.offload_optimizer": "--engine.offload",
     "zero_allow_untested_optimizer": "--optimizer",
     "zero_force_ds_cpu_optimizer": "--optimizer",
-    "checkpoint.load_universal": "the number of ranks",
+    "checkpoint": "--save-every",
+    "nebula": "--save-every",
+    "datastates_ckpt": "--save-every",
     "steps_per_print": "--log-every",
 }
 
@@ -109,6 +111,10 @@ def start_engine(model: nn.Module, optimizer: torch.optim.Optimizer, settings: M
     return deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
 
 
+class NotFinite(ValueError):
+    """A loss or gradient that is not finite, found before it got into the weights, on all ranks together."""
+
+
 def update(engine: Any) -> float:
     """The optimiser's step; returns the global norm of the gradient before clipping.
 
@@ -123,7 +129,7 @@ def update(engine: Any) -> float:
         engine.step()
         norm = float(engine.get_global_grad_norm()) if engine.was_step_applied() else math.inf
     if not math.isfinite(norm):
-        raise ValueError("the gradient is not finite; no weights were changed. Lower --optimizer.learning-rate or raise --optimizer.schedule.warmup-steps.")
+        raise NotFinite("the gradient is not finite; no weights were changed. Lower --optimizer.learning-rate or raise --optimizer.schedule.warmup-steps.")
     return norm
 
 

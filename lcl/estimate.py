@@ -9,6 +9,7 @@ import torch
 from lcl.core.tokenizer import Tokenizer
 from lcl.engine import EngineConfig
 from lcl.flops import TRAINING, attention_widths, contrastive_flops, decoder_flops, forward_flops, named_peak, pooling_flops, vision_flops
+from lcl.layout import Setting
 from lcl.losses import CHUNK
 from lcl.model import LCL
 from lcl.parameter_groups import freeze
@@ -143,29 +144,33 @@ def activation_bytes(config: TrainConfig, vocab_size: int, *, text_tokens: float
 def read_document(config: TrainConfig, *, tokens: int = DOCUMENT_TOKENS, images: int = DOCUMENT_IMAGES) -> Reading:
     """How a document of so many text tokens and images is read: in even pieces where it is longer than a row.
 
-    Images have all the patches that they may and a context. For pairs of image and text, each text is as long as it may be.
+    Images have all the patches that they may, and a context. The text of a pair is as long as it may be.
     """
-    model, layout = config.model, config.loss.layout
+    model, slots = config.model, config.model.most_slots
     length = min(config.row_length, model.text.context_length)
-    images = min(images, config.data.layout.max_images or images)
-    if layout == "document":
-        slots = images * model.most_slots
-        whole = tokens + slots + 2 * images + 2
+    images, words = min(images, config.data.layout.max_images or images), config.data.layout.pair_tokens
+    if config.loss.layout == "document":
+        whole = tokens + images * (slots + 2) + 2
         pieces = math.ceil(whole / length)
-        return Reading(tuple(whole // pieces + (number < whole % pieces) for number in range(pieces)), images, slots, tokens + images + 1)
-    slots = model.most_slots if layout == "pairs_read" else 0
-    words = min(config.data.layout.pair_tokens, (length - slots - 6) // 2 if slots else length - 2)  # the room that lcl/layout.py leaves
-    captions = ((words + 4 + slots,), words + 2) if slots else ((), 0)
-    return Reading((words + 2, *captions[0]) * images, images, slots * images, captions[1] * images)
+        return Reading(tuple(whole // pieces + (number < whole % pieces) for number in range(pieces)), images, slots=images * slots, targets=tokens + images + 1)
+    if config.loss.layout == "pairs":
+        return Reading((min(words, length - 2) + 2,) * images, images, slots=0, targets=0)
+    words = min(words, (length - slots - 6) // 2)
+    return Reading((words + 2, words + 4 + slots) * images, images, slots=images * slots, targets=images * (words + 2))
 
 
 def describe(config: TrainConfig, *, world_sizes: Sequence[int] = (1, 8, 64)) -> str:
     """Tables in plain text: parameters, memory of a rank, arithmetic of a step and hours of the run, with what they assume.
 
-    Raises ValueError for a model whose sizes do not fit together, for an unknown part in `frozen`, and for a tokenizer file that is missing.
+    Raises ValueError for a model whose sizes do not fit together, rows too short for an image, an unknown part in `frozen`, loss weights that
+    are all 0, and a tokenizer file that is missing.
     """
-    vocab_size = Tokenizer(config.model.tokenizer).vocab_size
-    parameters, reading = count_parameters(config, vocab_size), read_document(config)
+    config.loss.check()
+    tokenizer = Tokenizer(config.model.tokenizer)
+    vocab_size, parameters = tokenizer.vocab_size, count_parameters(config, tokenizer.vocab_size)
+    length = min(config.row_length, config.model.text.context_length)
+    Setting(tokenizer=tokenizer, layout=config.loss.layout, rules=config.data.layout, length=length, model=config.model)  # checks that an image fits
+    reading = read_document(config)
     sections = [
         _describe_parameters(parameters), _describe_states(config, parameters, world_sizes), _describe_activations(config, vocab_size, reading),
         _describe_arithmetic(config, vocab_size, reading),
@@ -232,7 +237,8 @@ def _describe_arithmetic(config: TrainConfig, vocab_size: int, reading: Reading)
     return "\n".join(
         [
             f"Forward pass of a document of {DOCUMENT_TOKENS} text tokens and {DOCUMENT_IMAGES} images (MMC4)",
-            f"  read as {reading.tokens} tokens in parts of up to {max(reading.lengths)}, {reading.targets} targets, {reading.images} images of {model.vision.most_patches} patches",
+            f"  read as {reading.tokens} tokens in parts of up to {max(reading.lengths)}, {reading.targets} targets, "
+            f"{reading.images} images of {model.vision.most_patches} patches",
             _table([(name, _short(amount, "FLOP")) for name, amount in parts.items()]),
             "",
             f"A step of {config.batch_rows} rows x {config.row_length} tokens, {FILL:.0%} full of such documents",

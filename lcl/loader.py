@@ -37,6 +37,7 @@ from lcl.mixture import Mixture
 from lcl.model import ModelConfig
 from lcl.rows import ImageInput, Piece, Row
 
+ENOUGH_DRAWS = 30  # a lane draws about at random, so after as many per document it has missed one with probability e^-30
 LaneState = dict[str, Any]
 
 
@@ -163,10 +164,10 @@ class RowSource:
             room -= chosen[-1].length
 
     def _refill(self, lane: Lane) -> None:
-        """Lets the lane's next documents wait until `pack_window` pieces do. Raises ValueError if a whole epoch of them gives no piece."""
+        """Lets the lane's next documents wait until `pack_window` pieces do. Raises ValueError if no document gives a piece."""
         looked_at = 0
         while len(lane.waiting) < self.settings.pack_window:
-            if looked_at > len(self) and not lane.waiting:
+            if looked_at > ENOUGH_DRAWS * len(self) and not lane.waiting:
                 raise ValueError(f"no document of {', '.join(self.settings.shards)} gives a pair of image and text; take another --loss.objective")
             looked_at += 1
             lane.waiting += self.pieces(lane.next_document)
@@ -176,6 +177,7 @@ class RowSource:
         """The row with its images; a damaged one is counted and its place closed up."""
         pieces: list[Piece] = []
         inputs: list[ImageInput] = []
+        documents: list[int] = []
         for item in chosen:
             kept: Piece | None = item.piece
             good: list[ImageInput] = []
@@ -191,7 +193,8 @@ class RowSource:
             if kept is not None:
                 pieces.append(kept)
                 inputs += good
-        return Row(tuple(pieces), tuple(inputs))
+                documents.append(item.document)
+        return Row(tuple(pieces), tuple(inputs), tuple(documents))
 
 
 class _LaneRows(IterableDataset):

@@ -20,6 +20,7 @@ class StepInput:
 
     batches: Sequence[Batch]
     first_row: Row
+    documents: Sequence[int]  # their places in the training sequence
     loader_state: Mapping[str, Any]
     images_read: int
     images_damaged: int
@@ -41,8 +42,9 @@ class Prefetcher:
         def make() -> StepInput:
             taken = loader.take(rows)
             batches = [collate(taken[at : at + micro_rows], row_length=row_length, special=special) for at in range(0, rows, micro_rows)]
+            documents = [place for row in taken for place in row.documents]
             flops = sum(batch_flops(model, vocab_size, batch, regression=regression) for batch in batches)
-            return StepInput([batch.pin_memory() for batch in batches] if pin else batches, taken[0], loader.state(), *loader.damage(), flops)
+            return StepInput([batch.pin_memory() for batch in batches] if pin else batches, taken[0], documents, loader.state(), *loader.damage(), flops)
 
         def run() -> None:
             while not self._stopped.is_set():

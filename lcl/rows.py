@@ -71,10 +71,11 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class Row:
-    """Pieces side by side and their images, in order."""
+    """Pieces side by side and their images, in order; `documents` are the places of their documents in the training sequence."""
 
     pieces: tuple[Piece, ...]
     images: tuple[ImageInput, ...]
+    documents: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class TrainConfig:
 FREE_FIELDS = (
     "output", "data.shards", "data.num_workers", "save_every", "keep_checkpoints", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch",
     "model.tokenizer.file",
-    "engine.deepspeed",
+    "engine.deepspeed", "engine.zero_stage", "engine.precision",  # the checkpoint refuses others of the last two, with the cure
 )  # fmt: skip
 
 LCL_VIT_B32_MMC4 = TrainConfig(  # LCL_ViT-B-32_mmc4 of the published code: sizes from its model config, recipe from its script and params.py

@@ -16,6 +16,7 @@ import torch
 from lcl.alarms import embedding_health
 from lcl.contrastive import Contrastive, Twins, contrastive_gradients
 from lcl.distributed import sum_over_ranks
+from lcl.engine import NotFinite
 from lcl.model import MAX_LOGIT_SCALE, Outputs
 from lcl.objectives import LossConfig
 from lcl.rows import Batch
@@ -32,13 +33,13 @@ def accumulate_gradients(
     published code takes the mean of per-rank means, which differs where ranks hold different numbers of images.
     Returns the metrics of the global batch, the same on every rank; where `is_spike(loss)`, with `skipped` 1 and no gradient.
     With `health`, also effective rank and variance of this rank's pooled latents.
-    Raises ValueError on a non-finite loss, on all ranks.
+    Raises NotFinite on all ranks if the loss is not.
     """
     first = engine(batches[0]) if len(batches) == 1 else None
     looked = [first] if first is not None else look(engine.module, batches)
     metrics, contrastive = global_losses(looked, batches, loss)
     if not all(map(torch.isfinite, torch.tensor(list(metrics.values())))):
-        raise ValueError(f"the loss is not finite ({metrics}); no weights were changed. Lower --optimizer.learning-rate or raise --optimizer.schedule.warmup-steps.")
+        raise NotFinite(f"the loss is not finite ({metrics}); no weights were changed. Lower --optimizer.learning-rate or raise --optimizer.schedule.warmup-steps.")
     if health:
         metrics |= _health(looked)
     if is_spike(metrics["loss"]):

@@ -19,11 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from lcl.alarms import CollapseAlarms, SpikeGuard
 from lcl.checkpoint import Checkpointer, Resume, checkpoint_identity, find_resume, load_checkpoint
 from lcl.core.config import to_dict
+from lcl.core.files import write_json
 from lcl.core.logs import progress_bar
 from lcl.core.tokenizer import Tokenizer
 from lcl.distributed import Ranks, sum_over_ranks
 from lcl.ema import MovingAverage
-from lcl.engine import deepspeed_settings, full_weights, start_engine, update
+from lcl.engine import NotFinite, deepspeed_settings, full_weights, start_engine, update
 from lcl.flops import mfu, peak_flops
 from lcl.loader import RowLoader, RowSource, check_lanes
 from lcl.model import LCL
@@ -56,20 +57,22 @@ class Training:
     def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
         self.config, self.ranks, self.folder = config, ranks, Path(config.output)
         accumulation = check_numbers(config, ranks.world_size)
+        settings = deepspeed_settings(config.engine, micro_rows=config.micro_rows, accumulation=accumulation, clip_norm=config.optimizer.clip_norm)
         guard, alarms = partial(SpikeGuard, config.spikes), partial(CollapseAlarms, config.collapse, warmup_steps=config.optimizer.schedule.warmup_steps)
         guard()  # its settings are checked before anything is written
         self.tokenizer = Tokenizer(config.model.tokenizer)
         make_source = partial(RowSource, config.data, config.model, config.row_length, config.seed, tokenizer=self.tokenizer, layout=config.loss.layout)
-        source = make_source()
+        self.source = source = make_source()
         self.validation = self._validation(make_source)
         torch.manual_seed(config.seed)
         model = LCL.for_tokenizer(config.model, self.tokenizer, regression=config.loss.regresses)
         claim_folder(self.folder, config, shards=source.fingerprint, tokenizer=self.tokenizer.fingerprint, rank=ranks.rank)
         identity = checkpoint_identity(config.model, self.tokenizer, config.engine) | {"objective": config.loss.objective}
         resume = find_resume(self.folder, identity=identity)
-        taken = load_start(model, config.start) if resume is None else []
+        # A converted checkpoint holds what the optimiser trains, and nothing of frozen parts.
+        taken = load_start(model, config.start) if resume is None or resume.converted is not None else []
         num_frozen = freeze(model, config.frozen) if config.frozen else 0
-        self.engine = self._start(model, accumulation, resume)
+        self.engine = self._start(model, settings, resume)
         state: Mapping[str, Any] = {"step": 0, "counters": {}, "spikes": None, "collapse": None} if resume is None else resume.state
         self.step, self.counters = state["step"], Counter(state["counters"])
         self.spikes, self.alarms = guard(state=state["spikes"]), alarms(state=state["collapse"])
@@ -84,7 +87,7 @@ class Training:
         )  # fmt: skip
         self.monitor = Monitor(self.folder, to_dict(config), after=self.step, wandb_project=config.wandb) if ranks.rank == 0 else None
         num_parameters = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
-        for line in taken:
+        for line in taken if resume is None else ():
             log.info("started with %s", line)
         log.info(
             "%.1f M parameters (%.1f M frozen), %d documents, %d ranks, %s step %d of %d",
@@ -127,11 +130,14 @@ class Training:
         waited = time.perf_counter() - started
         shown = (self.step + 1) % config.log_every == 0
         batches = [batch.to(self.ranks.device) for batch in given.batches]
-        metrics = accumulate_gradients(
-            self.engine, batches, config.loss, world_size=self.ranks.world_size, is_spike=self.spikes.is_spike, health=shown
-        )
-        if not metrics["skipped"]:
-            metrics["gradient_norm"] = update(self.engine)
+        try:
+            metrics = accumulate_gradients(
+                self.engine, batches, config.loss, world_size=self.ranks.world_size, is_spike=self.spikes.is_spike, health=shown
+            )
+            if not metrics["skipped"]:
+                metrics["gradient_norm"] = update(self.engine)
+        except NotFinite as error:
+            raise ValueError(f"step {self.step + 1}: {error} {self._name_documents(given.documents)}") from error
         self.step += 1
         if self.average is not None and self.step % config.optimizer.ema_every == 0:
             weights = full_weights(self.engine)
@@ -142,11 +148,19 @@ class Training:
             self._check_damage(given.images_read, given.images_damaged)
         if shown and self.monitor is not None and self.step % config.save_every == 0:
             self.monitor.show_row(self.step, given.first_row, self.tokenizer, patch_px=config.model.vision.tower().patch_px)
-        used = mfu(given.flops, seconds, peak_flops(self.ranks.device, precision=config.engine.precision))  # of this rank; the others hold as many rows
+        peak = None if config.frozen else peak_flops(self.ranks.device, precision=config.engine.precision)  # frozen parts take less than three passes
+        used = mfu(given.flops, seconds, peak)  # of this rank; the others hold as many rows
         return metrics | {
             "learning_rate": rate, "images_seen": self.counters["images"], "step_seconds": seconds, "data_wait": waited / seconds,
             **{f"{name}_per_second": metrics[name] / seconds for name in ("tokens", "images", "documents")}, **({} if used is None else {"mfu": used}),
         }  # fmt: skip
+
+    def _name_documents(self, places: Sequence[int]) -> str:
+        """Writes the keys and pages of this rank's documents of the step beside the run, and says where."""
+        path = self.folder / f"not-finite-{self.step + 1:06d}-rank-{self.ranks.rank}.json"
+        documents = [self.source.document(place) for place in sorted(set(places))]
+        write_json(path, {document.key: document.page_url for document in documents})
+        return f"This rank's documents of the step are listed in {path}."
 
     def _check_damage(self, images: int, damaged: int) -> None:
         """Raises ValueError, on all ranks, if too many images could not be decoded."""
@@ -193,10 +207,9 @@ class Training:
             self.monitor.write(self.step, metrics, group="validation")
             log.info("step %d, validation: %s", self.step, ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
 
-    def _start(self, model: LCL, accumulation: int, resume: Resume | None) -> Any:
+    def _start(self, model: LCL, settings: Mapping[str, Any], resume: Resume | None) -> Any:
         config = self.config
         prepare_blocks([*model.visual.blocks_of_layers, *model.text.blocks_of_layers], recompute_every=config.recompute_every, compiled=config.compile)
-        settings = deepspeed_settings(config.engine, micro_rows=config.micro_rows, accumulation=accumulation, clip_norm=config.optimizer.clip_norm)
         optimizer = torch.optim.AdamW(
             parameter_groups(model, weight_decay=config.optimizer.weight_decay, layer_decay=config.optimizer.layer_decay),
             lr=config.optimizer.learning_rate, betas=(config.optimizer.beta1, config.optimizer.beta2), eps=config.optimizer.epsilon,

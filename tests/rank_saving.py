@@ -10,7 +10,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def main() -> None:
         engine, rows = make_engine(seed=0), Rows()
         step(engine)
 
-        with files_of_at_most(1000) if not first else files_of_at_most(1 << 40):
+        with nullcontext() if first else files_of_at_most(1000):
             report["scratch of rank 1 is full"] = failure(lambda: saved.save(engine, rows, step=1, state={}))
         copy_files = checkpoint._copy_files
         if not first:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from lcl.checkpoint import check_folder, newest_valid, scratch_prefix
 from lcl.core.logs import read_metrics
+from lcl.core.shards import ShardSet
 from lcl.features import find_checkpoint, load_encoder, load_model
 from tests.conftest import Run, assert_one_line_error
 from tests.processes import run_ranks, start_ranks
@@ -155,9 +156,9 @@ def test_no_checkpoint_is_said_with_the_cure(tmp_path: Path, make: bool) -> None
         (["--model.vision.layers", "2"], "holds another run (model.vision.layers was 1, is 2). Give another --output"),
         (["--seed", "5"], "seed was 0, is 5"),
         (["--data.num-lanes", "3", "--data.num-workers", "2"], "data.num_lanes (3) must be a multiple of ranks x data.num_workers (1 x 2)"),
-        (["--model.pool-heads", "3"], "embed_width is no multiple of pool_heads"),
+        (["--model.pool-heads", "3"], "model.embed_width is no multiple of model.pool_heads (32 and 3)"),
         (["--batch-rows", "5"], "batch_rows (5) must be a multiple of ranks x micro_rows (1 x 2)"),
-        (["--row-length", "500"], "row_length (500) is longer than model.text.context_length (192)"),
+        (["--engine.zero-stage", "2"], "was written with --engine.zero-stage 0, this run has 2: its optimiser cannot be taken over. Keep --engine.zero-stage 0"),
         (["--data.shards", "missing"], "missing: no such folder of shards"),
     ],
 )
@@ -166,6 +167,12 @@ def test_mistakes_are_one_line_and_change_nothing(run: Run, shards: Path, copy: 
     result = run("lcl", "pretrain", *arguments(shards, copy)[1:], *options)
     assert_one_line_error(result, message)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+
+
+def test_engine_settings_that_do_not_fit_leave_no_folder(run: Run, shards: Path, tmp_path: Path) -> None:
+    result = run("lcl", "pretrain", *arguments(shards, tmp_path / "run")[1:], "--engine.offload", "cpu")
+    assert_one_line_error(result, "--engine.offload cpu takes ZeRO; add --engine.zero-stage")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_of_another_model_is_refused(run: Run, shards: Path, copy: Path, tmp_path: Path) -> None:
@@ -267,6 +274,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_on_all_ranks(shards: 
     processes = start_ranks(arguments(shards, run, "--optimizer.learning-rate", "1e30", "--optimizer.clip-norm", 0, "--save-every", 1), world_size=2)
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert all(process.returncode == 1 for process in processes), outputs
-    assert all("error: the loss is not finite" in output and "no weights were changed" in output for output in outputs)
+    assert all(": the loss is not finite" in output and "no weights were changed" in output for output in outputs)
+    lists = sorted(run.glob("not-finite-*.json"))
+    assert [path.name.rpartition("-")[2] for path in lists] == ["0.json", "1.json"] and all(str(path) in outputs[rank] for rank, path in enumerate(lists))
+    assert all(set(json.loads(path.read_text())) <= {document.key for document in ShardSet([shards])} for path in lists)
     newest = newest_valid(run)
     assert newest is not None and all(bool(value.isfinite().all()) for value in load_file(newest / "model.safetensors").values())

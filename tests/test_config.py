@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl.core.config import from_dict, hash_of, to_dict
+from lcl.core.config import config, from_dict, hash_of, run_command, to_dict
 from lcl.train_config import PRESETS, TrainConfig
 from tests.conftest import Run, assert_one_line_error
 
@@ -58,7 +58,32 @@ def test_dry_run_prints_the_config_and_writes_nothing(run: Run, tmp_path: Path) 
     result = run(sys.executable, "lcl/pretrain.py", "--preset", "toy", "--output", tmp_path / "run", "--model.vision.layers", "3", "--dry-run", "--local_rank=0")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["model"]["vision"]["layers"] == 3
+    assert "ZeRO" in result.stderr and "hours on one" in result.stderr, "what the run will need, without shards, beside the config"
     assert not (tmp_path / "run").exists()
+
+
+@config
+class Size:
+    width: int = 3
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_description_goes_to_people_and_the_config_to_machines(dry_run: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    ran = []
+    monkeypatch.setattr(sys, "argv", ["size", "--width", "5", *["--dry-run"] * dry_run])
+    run_command(Size, ran.append, describe=lambda value: f"{value.width} wide")
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err, ran) == ({"width": 5}, "5 wide\n", []) if dry_run else (out, err, ran) == ("", "", [Size(width=5)])
+
+
+def test_a_mistake_that_a_description_finds_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def describe(value: Size) -> str:
+        raise ValueError("width is too small")
+
+    monkeypatch.setattr(sys, "argv", ["size", "--dry-run"])
+    with pytest.raises(SystemExit) as end:
+        run_command(Size, print, describe=describe)
+    assert end.value.code == 1 and capsys.readouterr().err == "error: width is too small\n"
 
 
 def test_config_file_gives_the_same_config_back(run: Run, tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def test_activations_of_the_decoder_as_measured(kind: str, dtype: torch.dtype) -
     batch = collate([row], row_length=252, special=SPECIAL)
 
     def make(layers: int) -> tuple[nn.Module, Callable[[], Any]]:
-        settings = ModelConfig(embed_width=64, pool_heads=2, text=replace(config, layers=layers), vision=VisionConfig(image_px=8, patch_px=4, width=16, layers=1, head_width=8))
+        vision = VisionConfig(image_px=8, patch_px=4, width=16, layers=1, head_width=8)
+        settings = ModelConfig(embed_width=64, pool_heads=2, text=replace(config, layers=layers), vision=vision)
         model = LCL(settings, vocab_size=VOCAB_SIZE).to(dtype)
         return model, lambda: model.text(batch, torch.zeros(0, 64, dtype=dtype))
 
@@ -156,7 +157,8 @@ def test_recomputed_blocks_keep_their_inputs() -> None:
     of_text, of_vision = 1000 * text_block_values(text), 100 * vision_block_values(tower)
     assert values(0) == 3 * of_text + 4 * of_vision
     assert values(1) == 3 * 1000 * text.width + 4 * 100 * tower.width + of_text
-    assert values(3) == values(0) - 2 * (of_vision - 100 * tower.width) - (of_text - 1000 * text.width) + of_text  # blocks 0 and 3 of the vision tower, 2 of the decoder
+    # Blocks 0 and 3 of the vision tower, and the last of the decoder.
+    assert values(3) == values(0) - 2 * (of_vision - 100 * tower.width) - (of_text - 1000 * text.width) + of_text
     assert values(0) > values(3) > values(2) > values(1)
 
 
@@ -183,7 +185,7 @@ def test_a_long_document_is_read_in_pieces_and_pairs_one_by_one() -> None:
     clip = read_document(replace(config, loss=LossConfig(objective="clip")), images=2)
     assert (clip.lengths, clip.slots, clip.targets) == ((77, 77), 0, 0)
     coca = read_document(replace(config, loss=LossConfig(objective="coca")), images=2)
-    assert coca.lengths == (77, 79 + config.model.most_slots) * 2 and coca.targets == 2 * 77
+    assert coca.lengths == (55, 57 + config.model.most_slots) * 2 and coca.targets == 2 * 55 and coca.tokens == 2 * 128
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -196,15 +198,17 @@ def test_every_preset_is_described(name: str) -> None:
 
 
 def test_a_description_by_its_numbers() -> None:
+    """877 = 0.97 x 256 x 2048 / 580 documents; 877 x 3 x 96.4 GFLOP = 253.6 TFLOP; 10000 of them at 0.4 x 989.4 TFLOP/s are 1.78 hours."""
     text = describe(PRESETS["lcl_vit_b32_mmc4"])
-    for part in ("total       178.6 M", "12/N  3.573 GB  1.697 GB   1.463 GB  <- this run", "total    96.4", "877 documents, 2630 images", "10000 steps"):
+    for part in ("total       178.6 M", "12/N  3.573 GB  1.697 GB  1.463 GB  <- this run", "total    96.40 GFLOP", "877 documents, 2630 images, 253.6 TFLOP", "1.78 hours"):
         assert part in text, part
 
 
 def test_a_description_says_what_else_is_set() -> None:
     config = replace(
-        TOY, frozen=("visual",), recompute_every=2, engine=EngineConfig(zero_stage=2, offload="cpu"), optimizer=replace(TOY.optimizer, ema_decay=0.9), loss=LossConfig(objective="coca")
-    )
+        TOY, frozen=("visual",), recompute_every=2, engine=EngineConfig(zero_stage=2, offload="cpu"), optimizer=replace(TOY.optimizer, ema_decay=0.9),
+        loss=LossConfig(objective="coca"),
+    )  # fmt: skip
     text = describe(config)
     for part in ("trained", "every block in 2 recomputed", "memory of the host", "moving average"):
         assert part in text and part not in describe(TOY), part
@@ -215,3 +219,7 @@ def test_mistakes_are_named_before_anything_runs() -> None:
         describe(replace(TOY, frozen=("visul",)))
     with pytest.raises(ValueError, match="embed_width"):
         describe(replace(TOY, model=replace(TOY.model, embed_width=48)))
+    with pytest.raises(ValueError, match="row_length .* cannot hold an image of 16 tokens"):
+        describe(replace(TOY, row_length=18))
+    with pytest.raises(ValueError, match="loss weights are 0"):
+        describe(replace(TOY, loss=LossConfig(generation_weight=0, contrastive_weight=0)))

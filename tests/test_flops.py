@@ -111,6 +111,13 @@ def test_only_targets_go_through_the_head() -> None:
     assert difference == TRAINING * 2 * SETTINGS.text.width * VOCAB_SIZE * num_targets > 0
 
 
+@pytest.mark.parametrize(("name", "of_a_slot"), [("published", 2 * SETTINGS.embed_width**2), ("queries", 0)])
+def test_patch_tokens_that_nobody_reads_are_not_projected(name: str, of_a_slot: int) -> None:
+    """CLIP's images have no slots; with learned queries the slots hold something else."""
+    read, unread = (pooling_flops(KINDS[name], [(2, 2)], num_slots=num_slots) for num_slots in (4, 0))
+    assert read - unread == 4 * of_a_slot and unread > 0
+
+
 def test_text_alone_costs_no_vision() -> None:
     """The dummy image that keeps ranks in step is no useful work."""
     batch = batch_of(["ttt"])
@@ -149,7 +156,7 @@ def test_figures_of_the_project_notes() -> None:
 def test_utilisation_is_a_part_of_a_known_peak() -> None:
     assert mfu(3e14, 2.0, 5e14) == pytest.approx(0.3)
     assert mfu(3e14, 2.0, None) is None
-    assert peak_flops(torch.device("cpu")) is None
+    assert peak_flops(torch.device("cpu"), precision="fp32") is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The shard format: round trips, deterministic bytes, plain webdataset as a reader, and what damage says."""
 
+import io
 import json
 import os
 import shutil
@@ -67,6 +68,7 @@ def test_a_shard_gives_its_documents_back_by_index(tmp_path: Path) -> None:
     shards = ShardSet([tmp_path])
     assert list(shards) == SOME and len(shards) == 5
     assert [shards.read(index) for index in (4, 0)] == [SOME[4], SOME[0]]
+    assert shards.catalogue["key"].to_pylist() == [document.key for document in SOME]
     for path in tmp_path.glob("*.json"):
         verify_shard(path)
 
@@ -181,13 +183,80 @@ def test_foreign_members_are_refused(tmp_path: Path, name: str) -> None:
         read_members((tmp_path / "evil.tar").read_bytes())
 
 
-def test_links_are_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "evil.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        header = tarfile.TarInfo("0" * 32 + ".json")
-        header.type, header.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(header)
+KEY = "0" * 32
+
+
+def tar_of(*headers: tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> bytes:
+    """A tar by the standard library, each member with as many bytes as its header says."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for header in headers:
+            tar.addfile(header, io.BytesIO(b"x" * header.size))
+    return buffer.getvalue()
+
+
+def header_of(name: str = f"{KEY}.json", **fields: object) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(header, field, value)
+    return header
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE])
+def test_what_is_no_plain_file_is_refused(kind: bytes) -> None:
     with pytest.raises(ValueError, match="does not belong in a shard"):
-        read_members((tmp_path / "evil.tar").read_bytes())
+        read_members(tar_of(header_of(type=kind, linkname="/etc/passwd")))
+
+
+@pytest.mark.parametrize(("form", "fields"), [(tarfile.PAX_FORMAT, {"mtime": 0.5}), (tarfile.PAX_FORMAT, {"uname": "é"}), (tarfile.GNU_FORMAT, {})])
+def test_other_kinds_of_tar_are_refused(form: int, fields: dict) -> None:
+    """Their extension headers could name one file and give another."""
+    assert read_members(tar_of(header_of(size=700))) == [(f"{KEY}.json", b"x" * 700)]
+    with pytest.raises(ValueError, match="does not belong in a shard"):
+        read_members(tar_of(header_of(size=700, **fields), form=form))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ((345, 500), b"etc/"),               # a prefix to the name
+        ((124, 136), b"-0000000010\0"),
+        ((124, 136), b"000000 0010\0"),
+        ((124, 136), b"\x80" + bytes(11)),  # GNU's binary sizes
+        ((124, 136), bytes(12)),
+        ((0, 100), KEY.encode() + b".json\0../x"),
+    ],
+)
+def test_fields_of_a_header_that_we_never_write_are_refused(field: tuple[int, int], value: bytes) -> None:
+    """With a right checksum, as somebody would make it who wants to be read."""
+    data = bytearray(tar_of(header_of(size=8)))
+    data[slice(*field)] = value.ljust(field[1] - field[0], b"\0")
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    with pytest.raises(ValueError, match="does not belong in a shard"):
+        read_members(bytes(data))
+
+
+@pytest.mark.parametrize(("length", "message"), [(100, "a header is damaged"), (512, "ends after the data"), (512 + 699, "ends after the data")])
+def test_a_part_of_a_tar_is_refused(length: int, message: str) -> None:
+    data = tar_of(header_of(size=700))
+    with pytest.raises(ValueError, match=f"not a readable tar: .*{message}"):
+        read_members(data[:length])
+    assert read_members(data[: 512 + 700]) == read_members(data) and read_members(b"") == read_members(bytes(1024)) == []
+
+
+@given(st.lists(st.integers(0, 300), max_size=4), st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=3))
+def test_damage_is_refused_or_read_as_by_the_standard_library(sizes: list[int], changes: list[tuple[int, int]]) -> None:
+    data = bytearray(tar_of(*(header_of(f"{KEY}.{number:03d}.jpg", size=size) for number, size in enumerate(sizes)), header_of(size=40)))
+    for at, value in changes:
+        data[at] = value
+    try:
+        members = read_members(bytes(data))
+    except ValueError as error:
+        assert changes and str(error)
+        return
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:", ignore_zeros=False) as tar:
+        assert members == [(header.name, tar.extractfile(header).read()) for header in tar]
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,16 @@ TWO_RANKS = {
     "no image on a rank": [[ROWS[1:2]], [TEXT_ROWS]],
     "one and fifteen sharded": [[ONE_AND_FIFTEEN[:1]], [ONE_AND_FIFTEEN[1:]]],
 }
+FOUR_RANKS = {
+    "on four": [[ROWS[:1]], [ROWS[1:3]], [ROWS[3:4]], [ROWS[4:]]],
+    "images on one of four": [[TEXT_ROWS[:1]], [ROWS[1:2]], [TEXT_ROWS[1:]], [ROWS[4:5]]],
+    "on four, accumulated": [[ROWS[:1], ROWS[5:]], [ROWS[1:2], ROWS[2:3]], [ROWS[3:4], TEXT_ROWS[:1]], [ROWS[4:5], TEXT_ROWS[1:]]],
+}
+ONE_RANK |= {"half text and one": [[TEXT_ROWS[:1] + ROWS[1:2] + TEXT_ROWS[1:] + ROWS[4:5]]], "all": [[ROWS + TEXT_ROWS]]}
 EQUAL = [
     ("whole", "accumulated"), ("whole", "sharded"), ("whole", "sharded and accumulated"), ("text whole", "text sharded"),
     ("half text whole", "no image on a rank"), ("one and fifteen whole", "one and fifteen sharded"),
+    ("whole", "on four"), ("half text and one", "images on one of four"), ("all", "on four, accumulated"),
 ]  # fmt: skip
 
 Result = tuple[dict[str, torch.Tensor], dict[str, float]]
@@ -41,10 +48,10 @@ Result = tuple[dict[str, torch.Tensor], dict[str, float]]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     folder = tmp_path_factory.mktemp("gradients")
-    for world_size, layouts in ((1, ONE_RANK), (2, TWO_RANKS)):
+    for world_size, layouts in ((1, ONE_RANK), (2, TWO_RANKS), (4, FOUR_RANKS)):
         (folder / "layouts.json").write_text(json.dumps(layouts))
         run_ranks(["-m", "tests.rank_gradients", folder / "layouts.json", folder], world_size=world_size)
-    return {name: read(folder / f"{name}.safetensors") for name in (*ONE_RANK, *TWO_RANKS)}
+    return {name: read(folder / f"{name}.safetensors") for name in (*ONE_RANK, *TWO_RANKS, *FOUR_RANKS)}
 
 
 def read(path: Path) -> Result:

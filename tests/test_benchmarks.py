@@ -1,0 +1,121 @@
+"""The benchmarks at toy size: they run, their numbers keep the laws that hold at any size, and the page says what the results hold."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcl.core.tokenizer import Tokenizer, TokenizerConfig
+from lcl.loader import DataConfig, RowLoader, RowSource
+from lcl.train_config import PRESETS
+from tests.conftest import ROOT, Run, assert_one_line_error
+
+RESULTS = ROOT / "docs" / "benchmarks"
+TOY_DOCUMENTS = ["--documents.text-tokens", "40", "--documents.images", "1", "2"]
+
+
+def measured(path: Path) -> dict[str, Any]:
+    """The numbers of a result, which also says how it was made."""
+    record = json.loads(path.read_text())
+    assert record["commit"] and record["machine"]["cores"] >= 1 and record["versions"]["torch"] and record["command"].startswith(record["benchmark"])
+    return record["measured"]
+
+
+def test_packing(run: Run, tmp_path: Path) -> None:
+    options = ["--model", "toy", "--rounds", 3, "--rows", 2, "--fill-documents", 300, "--windows", 1, 8, "--lanes", 1, 4, *TOY_DOCUMENTS]
+    result = run("python", "benchmarks/packing.py", "--output", tmp_path / "packing.json", *options)
+    assert result.returncode == 0, result.stderr
+    found = measured(tmp_path / "packing.json")
+    timed = found["throughput"]
+    assert len(timed["rounds"]) == 3 and timed["documents"] > 6
+    assert timed["nats_apart"] < 1e-5, "packed and padded rows did not hold the same documents"
+    assert sum(one["documents"] for one in timed["rounds"]) == timed["documents"]
+    for one in timed["rounds"]:
+        assert one["bound"] > 1 and one["packed_fill"] > one["padded_fill"] and one["ratio"] > 0
+        assert one["packed_fill"] / one["padded_fill"] == pytest.approx(one["documents"] / 2)  # rows of one length, two of them packed
+    fill = found["fill"]
+    for lanes in (1, 4):
+        one_by_one, chosen = (one["fill"] for one in fill["packed"] if one["lanes"] == lanes)
+        assert fill["padded"] < one_by_one < chosen <= 1, "a window to choose from must fill rows better"
+    assert all(one["documents"] >= 300 for one in fill["packed"]) and fill["target"] == 0.95
+
+    assert run("python", "benchmarks/plots.py", "--results", tmp_path).returncode == 0
+    drawn = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
+    assert set(drawn) == {"packing.svg", "packing_fill.svg"}
+    assert run("python", "benchmarks/plots.py", "--results", tmp_path).returncode == 0
+    assert drawn == {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}, "the same numbers must give the same picture"
+
+
+def test_growth(run: Run, tmp_path: Path) -> None:
+    options = ["--model", "toy", "--parts", "row_length", "documents", "contrastive", "--rounds", 1, "--negatives", 64, "--plain-up-to", 1]
+    options += ["--row-lengths", 64, 128, "--document-tokens", 64, "--row-length", 128, "--documents", 1, 2]
+    result = run("python", "benchmarks/growth.py", "--output", tmp_path / "growth.json", *options)
+    assert result.returncode == 0, result.stderr
+    found = measured(tmp_path / "growth.json")
+    assert [(one["row_length"], one["document_tokens"]) for one in found["row_length"]] == [(64, 64), (128, 64), (128, 128)]
+    assert all(one["documents"] * one["document_tokens"] == one["row_length"] and one["seconds"] > 0 for one in found["row_length"] + found["documents"])
+    assert {one["images"] for one in found["documents"]} == {2}, "the row must hold the same images, however many documents share it"
+    short, long = (one["flops"] for one in found["row_length"] if one["row_length"] == 128)
+    assert short < long
+    (one,) = found["contrastive"]
+    assert one["images"] == 64 and one["seconds"] > 0 and one["similarities_bytes"] == 4 * 64**2
+
+    assert run("python", "benchmarks/plots.py", "--results", tmp_path).returncode == 0
+    names = {path.name for path in tmp_path.glob("*.svg")}
+    assert names >= {"growth_row_length.svg", "growth_documents.svg", "growth_contrastive_seconds.svg"}
+
+
+def test_documents_have_the_lengths_that_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from synthetic_documents import DocumentsConfig, write_documents
+
+    toy = PRESETS["toy"]
+    tokenizer = Tokenizer(TokenizerConfig(num_merges=500))
+    arguments = {"num_documents": 12, "row_length": toy.row_length, "slots": toy.model.most_slots, "tokenizer": tokenizer}
+    settings = DocumentsConfig(text_tokens=30, sigma=0.0, images=(2,))
+    write_documents(tmp_path / "a", settings, **arguments)
+    write_documents(tmp_path / "b", settings, **arguments, threads=3)
+    source = RowSource(DataConfig(shards=(str(tmp_path / "a"),), num_lanes=1), toy.model, toy.row_length, 0, tokenizer=tokenizer)
+    rows = RowLoader(source, rank=0, world_size=1, batch_rows=1).take(4)
+    pieces = [piece for row in rows for piece in row.pieces]
+    assert len(pieces) >= 4 and {(len(piece), len(piece.images)) for piece in pieces} == {(30 + 2 + 2 * (16 + 2), 2)}
+    assert all((tmp_path / "a" / path.name).read_bytes() == path.read_bytes() for path in (tmp_path / "b").iterdir())
+    with pytest.raises(ValueError, match="cannot hold 11 images of 16 places; lower --documents.images"):
+        write_documents(tmp_path / "c", DocumentsConfig(images=(3, 11)), **arguments)
+
+
+def test_a_table_continues_with_what_is_left(run: Run, tmp_path: Path) -> None:
+    command = ["python", "benchmarks/gpu.py", "--output", tmp_path / "gpu", "--toy", "True", "--jobs", "shards"]
+    first = run(*command)
+    assert first.returncode == 0 and "nothing is left" in first.stderr, first.stderr
+    assert measured(tmp_path / "gpu" / "shards.json")["documents"] == 40
+    made = (tmp_path / "gpu" / "shards.json").stat().st_mtime_ns
+    out_of_time = run(*command, "gradients", "--seconds", "1")
+    assert out_of_time.returncode == 0 and "left: gradients" in out_of_time.stderr, out_of_time.stderr
+    assert (tmp_path / "gpu" / "shards.json").stat().st_mtime_ns == made and not (tmp_path / "gpu" / "gradients.json").exists()
+
+
+def test_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
+    assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, CUDA_VISIBLE_DEVICES=""), "no CUDA GPU", "--toy True")
+    assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, "--toy", "True", "--jobs", "attentoin"), "attentoin", "attention")
+    assert_one_line_error(run("python", "benchmarks/packing.py", "--output", tmp_path / "a.json", "--model", "toi"), "toi", "lcl_vit_b32_mmc4")
+
+
+@pytest.mark.slow
+def test_the_whole_table_and_ranks(run: Run, tmp_path: Path) -> None:
+    result = run("python", "benchmarks/gpu.py", "--output", tmp_path / "gpu", "--toy", "True", "--seconds", 900, timeout=900)
+    assert result.returncode == 0 and "nothing is left" in result.stderr, result.stderr
+    found = {path.stem: measured(path) for path in (tmp_path / "gpu").glob("*.json")}
+    assert len(found) == 12
+    assert found["gradients"]["fp32_error"] < 1e-5 and 1e-4 < found["gradients"]["bf16_error"] < 0.1
+    assert found["attention"]["largest_fp32"] < 1e-5 and found["attention"]["largest_bf16"] < 0.02
+    assert sum(found["profile"]["shares"].values()) == pytest.approx(1) and 0 < found["throughput_toy_2_of_4"]["data_wait"] < 1
+    assert found["training"]["last_text_nats"] < found["training"]["first_text_nats"]
+
+    sizes = ["--model", "toy", "--parts", "ranks", "--rounds", 1, "--steps", 6]
+    result = run("python", "benchmarks/growth.py", "--output", tmp_path / "growth.json", *sizes)
+    assert result.returncode == 0, result.stderr
+    rates = measured(tmp_path / "growth.json")["ranks"]["rates"]
+    assert [one["ranks"] for one in rates] == [1, 2] and all(one["tokens_per_second"] > 0 for one in rates)
