@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CRAWL ?=
 BIN := .venv/bin
+PYTEST_JOBS ?= -n 2 --dist loadgroup
 export OMP_NUM_THREADS ?= 1
 
 BENCHMARKS ?= outputs/benchmarks
@@ -33,10 +34,10 @@ demo: setup
 	$(BIN)/lcl demo $(if $(CRAWL),--crawl "$(CRAWL)")
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_JOBS)
 
 test-all: setup
-	$(BIN)/python -m pytest -m 'slow or not slow'
+	$(BIN)/python -m pytest $(PYTEST_JOBS) -m 'slow or not slow'
 
 bench: setup
 	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_window.json --rounds 0

@@ -10,7 +10,7 @@
 import logging
 import multiprocessing
 import os
-import resource
+import re
 import socket
 import subprocess
 import sys
@@ -159,7 +159,7 @@ def measure_contrastive(settings: GrowthConfig, embed_width: int) -> list[dict[s
 
 
 def contrast(num_images: int, embed_width: int, plain: bool, rounds: int) -> dict[str, Any]:
-    """One size, in a process of its own. On a CPU the memory is what the process's peak grew by, on a GPU what PyTorch allocated on top."""
+    """One size, in a process of its own. Memory is what the peak lies above what was in use before."""
     device = the_device()
     random = torch.Generator().manual_seed(0)
     pooled, contexts = (torch.randn(num_images, embed_width, generator=random).to(device) for _ in range(2))
@@ -175,7 +175,7 @@ def contrast(num_images: int, embed_width: int, plain: bool, rounds: int) -> dic
             contrastive_gradients(pooled[some], contexts[some], scale, twins=chosen)
 
     work(slice(64))  # loads what the first call loads
-    before = _peak_bytes(device)
+    before = _restart_peak(device)
     seconds = [seconds_of(lambda: work(slice(None)), device) for _ in range(rounds)]
     extra = _peak_bytes(device) - before
     flops = contrastive_flops(embed_width, num_images=num_images, num_contexts=num_images)
@@ -185,11 +185,23 @@ def contrast(num_images: int, embed_width: int, plain: bool, rounds: int) -> dic
     }  # fmt: skip
 
 
+def _restart_peak(device: torch.device) -> int:
+    """Forgets earlier peaks of memory and returns the bytes in use."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM to what is resident
+    return _peak_bytes(device)
+
+
 def _peak_bytes(device: torch.device) -> int:
-    """The most memory that was in use at one time so far."""
+    """The most memory that was in use at one time since the last restart: what PyTorch allocated on a GPU, else what was resident.
+
+    `ru_maxrss` would not do: a process starts with that of the one that started it.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def measure_ranks(settings: GrowthConfig, name: str, folder: Path, device: torch.device) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def main(settings: LoadingConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)
     measured = measure(settings)
-    log.info("%.0f images/s, the bare loop %.0f: ratio %.3f (target %.2f)", measured["images_per_second"], measured["bare_images_per_second"], measured["ratio"], TARGET_RATIO)
+    fast, bare = measured["images_per_second"], measured["bare_images_per_second"]
+    log.info("%.0f images/s, the bare loop %.0f: ratio %.3f (target %.2f)", fast, bare, measured["ratio"], TARGET_RATIO)
     for name, share in measured["shares"].items():
         log.info("%5.1f %% %s", 100 * share, name)
     write_result(Path(settings.output), settings, measured)
@@ -173,7 +174,7 @@ def decode_plainly(images: Sequence[StoredImage], model: ModelConfig) -> None:
         os.close(descriptor)
         image = Image.open(io.BytesIO(data))
         draft_px = model.vision.draft_px(stored.crop)
-        image.draft("RGB", (draft_px, draft_px))
+        image.draft("RGB", draft_px)
         (left, top, right, bottom), (rows, columns) = stored.crop.box, stored.crop.grid
         image = image if image.mode == "RGB" else image.convert("RGB")
         box = (left * image.width, top * image.height, right * image.width, bottom * image.height)

@@ -50,6 +50,7 @@ def document_attention(
     return _by_blocks(query, key, value, plan, scale)
 
 
+@torch.compiler.disable  # the lengths differ in every row: compiled code would be made again and again
 def _by_document(query: Tensor, key: Tensor, value: Tensor, document_lengths: Lengths, scale: float | None) -> Tensor:
     shared_heads = query.shape[1] != key.shape[1]
     rows = []

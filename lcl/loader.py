@@ -39,6 +39,8 @@ from lcl.rows import ImageInput, Piece, Row
 
 ENOUGH_DRAWS = 30  # a lane draws about at random, so after as many per document it has missed one with probability e^-30
 LaneState = dict[str, Any]
+LaneRow = tuple[int, Row, LaneState]
+Failure = ValueError | OSError  # what a user can mend
 
 
 @config
@@ -198,20 +200,23 @@ class RowSource:
 
 
 class _LaneRows(IterableDataset):
-    """Rows of this worker's share of a rank's lanes, for ever: (lane number, row, the lane's state after it)."""
+    """Rows of this worker's share of a rank's lanes, for ever: (lane number, row, the lane's state after it), or the error that ends them."""
 
     def __init__(self, source: RowSource, lanes: Sequence[int], states: Mapping[int, LaneState]) -> None:
         self.source, self.lanes, self.states = source, lanes, states
 
-    def __iter__(self) -> Iterator[tuple[int, Row, LaneState]]:
+    def __iter__(self) -> Iterator[LaneRow | Failure]:
         worker = get_worker_info()
         mine = self.lanes[worker.id :: worker.num_workers] if worker else self.lanes
         if worker:
             torch.set_num_threads(1)
-        lanes = [self.source.open_lane(number, self.states.get(number)) for number in mine]
-        for lane in itertools.cycle(lanes):
-            row = self.source.next_row(lane)
-            yield lane.number, row, lane.state()
+        try:
+            lanes = [self.source.open_lane(number, self.states.get(number)) for number in mine]
+            for lane in itertools.cycle(lanes):
+                row = self.source.next_row(lane)
+                yield lane.number, row, lane.state()
+        except (ValueError, OSError) as error:  # raised by `take`: a worker would wrap it in its traceback
+            yield error
 
 
 def _worker_context() -> BaseContext:
@@ -221,7 +226,7 @@ def _worker_context() -> BaseContext:
     return context
 
 
-def _unchanged(item: tuple[int, Row, LaneState]) -> tuple[int, Row, LaneState]:
+def _unchanged(item: LaneRow | Failure) -> LaneRow | Failure:
     return item  # the loader's own conversion would look through every number of it
 
 
@@ -256,10 +261,13 @@ class RowLoader:
             self._rows = iter(DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_unchanged, multiprocessing_context=_worker_context()))
 
     def take(self, num_rows: int) -> list[Row]:
-        """The next `num_rows` rows of this rank; all ranks take as many."""
+        """The next `num_rows` rows of this rank; all ranks take as many. Raises ValueError as `ShardSet.read` does, and if no document gives a piece."""
         rows = []
         for _ in range(num_rows):
-            lane, row, state = next(self._rows)
+            item = next(self._rows)
+            if isinstance(item, Failure):
+                raise item
+            lane, row, state = item
             self.lane_states[lane] = state
             rows.append(row)
         self.rows_taken += num_rows * self._world_size

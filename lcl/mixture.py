@@ -12,7 +12,7 @@ import xxhash
 from jaxtyping import Int
 
 BLOCK = 1024
-FEISTEL_ROUNDS = 8  # an even number, so that the two halves end in their own ranges
+FEISTEL_ROUNDS = 8
 
 
 class Mixture:
@@ -38,7 +38,8 @@ class Mixture:
 def shares_of_block(weights: Sequence[float], *, num_sets: int) -> Int[np.ndarray, " sets"]:
     """Documents of each set in a block of BLOCK, in proportion to the weights as nearly as whole numbers are (largest remainders)."""
     if len(weights) != num_sets or not all(0 < weight < math.inf for weight in weights):
-        raise ValueError(f"data.weights has {len(weights)} numbers ({', '.join(map(str, weights))}); give a positive one for each of the {num_sets} folders of data.shards")
+        given = ", ".join(map(str, weights))
+        raise ValueError(f"data.weights has {len(weights)} numbers ({given}); give a positive one for each of the {num_sets} folders of data.shards")
     exact = np.array(weights) / sum(weights) * BLOCK
     shares = np.floor(exact).astype(int)
     for index in np.argsort(shares - exact, kind="stable")[: BLOCK - shares.sum()]:
@@ -51,19 +52,18 @@ def shares_of_block(weights: Sequence[float], *, num_sets: int) -> Int[np.ndarra
 def shuffled(index: int, size: int, *key: int) -> int:
     """Where a permutation of 0 ... size - 1, chosen at random by `key`, takes `index`.
 
-    A Feistel network on pairs (left, right) of `rows` x `columns` >= size numbers, walked on until it comes out below
-    `size` (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002). Unlike an array it takes no memory: epochs of
-    10^8 documents are as cheap as small ones, for each worker.
+    A Feistel network on pairs (left, right) of 0 ... side - 1, the smallest square that holds `size` numbers, walked on until
+    it comes out below `size` (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002). Unlike an array it takes no
+    memory: epochs of 10^8 documents are as cheap as small ones, for each worker.
     """
-    columns = math.isqrt(size - 1) + 1
-    rows = -(-size // columns)
+    side = math.isqrt(size - 1) + 1
     start = xxhash.xxh64_intdigest(repr((size, *key)).encode())
     while True:
-        left, right = divmod(index, columns)
+        left, right = divmod(index, side)
         for number in range(FEISTEL_ROUNDS):
             mixed = xxhash.xxh64_intdigest(right.to_bytes(8, "little"), seed=(start + number) % (1 << 64))
-            left, right = right, (left + mixed) % (columns if number % 2 else rows)
-        index = left * columns + right
+            left, right = right, (left + mixed) % side
+        index = left * side + right
         if index < size:
             return index
 

@@ -68,5 +68,7 @@ class LossConfig:
 
     def check(self) -> None:
         """Raises ValueError if nothing is left to train on."""
+        if self.layout == "pairs" and (self.weights[0] or self.weights[2]):
+            raise ValueError("--loss.objective clip reads no image and predicts no text: leave out --loss.generation-weight and --loss.regression-weight, or take coca")
         if not any(self.weights):
             raise ValueError("all loss weights are 0; raise --loss.generation-weight or --loss.contrastive-weight")

@@ -4,6 +4,7 @@
          --> metrics (lcl/monitor.py), validation, checkpoint (lcl/checkpoint.py)
 """
 
+import importlib.util
 import logging
 import time
 from collections import Counter
@@ -233,6 +234,8 @@ def check_numbers(config: TrainConfig, world_size: int) -> int:
     """Micro-batches per step and rank. Raises ValueError naming the numbers that do not fit."""
     config.model.check()
     config.loss.check()
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise ValueError("--wandb needs the package wandb: pip install wandb, or leave the option out")
     rows = config.batch_rows
     if rows % (world_size * config.micro_rows):
         raise ValueError(f"batch_rows ({rows}) must be a multiple of ranks x micro_rows ({world_size} x {config.micro_rows})")

@@ -1,6 +1,7 @@
 """Vision encoders: images to patch tokens. The published squares (open_clip's ViT) or images of their own aspect (timm's NaFlex ViT)."""
 
 import difflib
+import math
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Annotated, Any, Literal
@@ -86,7 +87,7 @@ class VisionConfig:
         """The centred square (vit), or all of the image (naflex)."""
         if self.kind == "vit":
             return Crop(centre_box(width, height), self._square_grid())
-        return Crop((0.0, 0.0, 1.0, 1.0), self._own_grid(width, height))
+        return Crop((0.0, 0.0, 1.0, 1.0), self._own_grid(float(width), float(height)))
 
     def tensor_input(self, images: Float[Tensor, "images 3 height width"]) -> tuple[Float[Tensor, "images ..."], Grid]:
         """Images of one size as the encoder's input, and their grid. Raises ValueError for a size that it does not take."""
@@ -100,9 +101,11 @@ class VisionConfig:
             raise ValueError(f"images are {width} x {height} px, the encoder takes multiples of {tower.patch_px} px up to {self.max_patches} patches: resize them")
         return rearrange(images, "images c (rows ph) (columns pw) -> images (rows columns) (ph pw c)", ph=tower.patch_px, pw=tower.patch_px), grid
 
-    def draft_px(self, crop: Crop) -> int:
-        """A shorter side (px) at which decoding loses nothing that the crop shows."""
-        return max(crop.grid) * self.tower().patch_px
+    def draft_px(self, crop: Crop) -> tuple[int, int]:
+        """Width and height (px) of the whole image at which decoding loses nothing that the crop shows."""
+        left, top, right, bottom = crop.box
+        patch_px, (rows, columns) = self.tower().patch_px, crop.grid
+        return math.ceil(patch_px * columns / (right - left)), math.ceil(patch_px * rows / (bottom - top))
 
     def _square_grid(self) -> Grid:
         tower = self.tower()

@@ -21,6 +21,15 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)
 
 
+STARTS_RAY = ("test_build_shards", "test_demo")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two test processes share the work (`make test`), a file's tests stay together, for they share fixtures, and no two Rays start at once."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in STARTS_RAY else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of crawls and reference numbers beside the checkout; a test that needs it is skipped where it is missing."""

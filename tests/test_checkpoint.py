@@ -156,6 +156,7 @@ def test_no_checkpoint_is_said_with_the_cure(tmp_path: Path, make: bool) -> None
         (["--model.vision.layers", "2"], "holds another run (model.vision.layers was 1, is 2). Give another --output"),
         (["--seed", "5"], "seed was 0, is 5"),
         (["--data.num-lanes", "3", "--data.num-workers", "2"], "data.num_lanes (3) must be a multiple of ranks x data.num_workers (1 x 2)"),
+        (["--wandb", "project"], "--wandb needs the package wandb: pip install wandb"),
         (["--model.pool-heads", "3"], "model.embed_width is no multiple of model.pool_heads (32 and 3)"),
         (["--batch-rows", "5"], "batch_rows (5) must be a multiple of ranks x micro_rows (1 x 2)"),
         (["--engine.zero-stage", "2"], "was written with --engine.zero-stage 0, this run has 2: its optimiser cannot be taken over. Keep --engine.zero-stage 0"),

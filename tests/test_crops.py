@@ -46,6 +46,12 @@ def test_where_nothing_fits_the_box_is_torchvisions(width: int, height: int) -> 
     assert np.abs(np.array(box) * [width, height, width, height] - [left, top, left + w, top + h]).max() <= 1, "torchvision's is in whole pixels"
 
 
+def measures(boxes: np.ndarray) -> list[np.ndarray]:
+    """Area, logarithm of the aspect, left and top of boxes in pixels."""
+    left, top, right, bottom = boxes.T
+    return [(right - left) * (bottom - top) / (320 * 240), np.log((right - left) / (bottom - top)), left / 320, top / 240]
+
+
 def test_random_boxes_are_spread_as_torchvisions() -> None:
     """Means and deviations of area, aspect and place over many boxes of an image that most of them fit."""
     from torchvision.transforms import RandomResizedCrop
@@ -55,9 +61,7 @@ def test_random_boxes_are_spread_as_torchvisions() -> None:
     ours = np.array([random_box(320, 240, (0.1, 0.6), generator) for _ in range(3000)]) * [320, 240, 320, 240]
     params = np.array([RandomResizedCrop.get_params(image, [0.1, 0.6], [3 / 4, 4 / 3]) for _ in range(3000)], float)
     theirs = np.stack([params[:, 1], params[:, 0], params[:, 1] + params[:, 3], params[:, 0] + params[:, 2]], axis=1)
-    for measure in (lambda box: (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) / (320 * 240), lambda box: np.log((box[:, 2] - box[:, 0]) / (box[:, 3] - box[:, 1])),
-                    lambda box: box[:, 0] / 320, lambda box: box[:, 1] / 240):  # fmt: skip
-        one, other = measure(ours), measure(theirs)
+    for one, other in zip(measures(ours), measures(theirs), strict=True):
         assert abs(one.mean() - other.mean()) < 5 * other.std() * math.sqrt(2 / 3000) and one.std() == pytest.approx(other.std(), rel=0.08)
 
 
@@ -107,5 +111,6 @@ def test_a_crop_shows_its_box(scale: tuple[float, float], seed: int, grid: tuple
 
 def test_crops_move_about() -> None:
     generator = np.random.default_rng(0)
-    centres = np.array([np.asarray(cut(gradient(200, 120), Crop(random_box(200, 120, (0.2, 0.5), generator), (2, 2)), patch_px=8), int).mean(axis=(0, 1))[:2] for _ in range(50)])
+    crops = [Crop(random_box(200, 120, (0.2, 0.5), generator), (2, 2)) for _ in range(50)]
+    centres = np.array([np.asarray(cut(gradient(200, 120), crop, patch_px=8), int).mean(axis=(0, 1))[:2] for crop in crops])
     assert np.ptp(centres, axis=0).min() > 20

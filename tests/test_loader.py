@@ -31,8 +31,10 @@ TOKENIZER = Tokenizer(MODEL.tokenizer)
 LAYOUTS = ("document", "pairs", "pairs_read")
 
 
-def source_of(*shards: Path, model: ModelConfig = MODEL, layout: Layout = "document", validation: bool = False, **settings: object) -> RowSource:
-    data = DataConfig(**{"shards": tuple(map(str, shards)), "num_lanes": 4, "pack_window": 4} | settings)
+def source_of(
+    *shards: Path, model: ModelConfig = MODEL, layout: Layout = "document", rules: LayoutConfig = LayoutConfig(), validation: bool = False, **settings: object
+) -> RowSource:
+    data = DataConfig(**{"shards": tuple(map(str, shards)), "num_lanes": 4, "pack_window": 4, "layout": rules} | settings)
     return RowSource(data, model, ROW_LENGTH, seed=3, tokenizer=TOKENIZER, layout=layout, validation=validation)
 
 
@@ -65,7 +67,11 @@ def made(number: int, *parts: str | bytes) -> Document:
 
 
 def made_documents(count: int, *, first: int = 0) -> list[Document]:
-    return [made(number, f"page {number}", photo(2 * number), "some words " * (number % 9), photo(2 * number + 1, (24 + 16 * (number % 5), 40)), "the end") for number in range(first, first + count)]
+    """Pages of two images and texts of different lengths."""
+    return [
+        made(number, f"page {number}", photo(2 * number), "some words " * (number % 9), photo(2 * number + 1, (24 + 16 * (number % 5), 40)), "the end")
+        for number in range(first, first + count)
+    ]
 
 
 def folder_of(path: Path, documents: Sequence[Document], *, name: str = "a") -> Path:
@@ -97,9 +103,9 @@ def test_a_continued_loader_gives_the_rest_at_any_number_of_ranks(shards: Path, 
     """With 12 rows a step and 4 lanes, or 4 rows and 8 lanes, a step ends inside or at the end of a round over the lanes."""
     for lanes in (4, 8):
         source = source_of(shards, num_lanes=lanes, layout=layout)
-        expected, _ = take_all(source, 1, 4, batch_rows=batch_rows)
+        expected, _ = take_all(source, 1, 5, batch_rows=batch_rows)
         for before, after in ((1, 2), (2, 4), (4, 1)):
-            first, state = take_all(source, before, 2, batch_rows=batch_rows)
+            first, state = take_all(source, before, 3, batch_rows=batch_rows)
             rest, _ = take_all(source, after, 2, state=json.loads(json.dumps(state)), batch_rows=batch_rows)
             assert first + rest == expected, (lanes, before, after)
 
@@ -167,12 +173,23 @@ def test_rows_are_filled_with_short_and_with_long_pieces(tmp_path: Path) -> None
         assert layout == "document" or max(len(row.pieces) for row in rows) > 8
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_piece_is_kept_waiting(tmp_path: Path, layout: Layout) -> None:
+    """The oldest one is in the next row, however little it leaves to the others."""
+    source = source_of(folder_of(tmp_path / "a", made_documents(30)), layout=layout, pack_window=8)
+    lane, oldest = source.open_lane(1, None), []
+    for _ in range(30):
+        waited = lane.state()["waiting"]
+        row = source.next_row(lane)
+        oldest += waited[:1]
+        assert not waited or (waited[0] not in lane.state()["waiting"] and row.documents[0] == waited[0][0])
+    assert len(oldest) == 29 and oldest == sorted(oldest)
+
+
 def test_held_out_documents_are_the_others(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "a", made_documents(60))
-    keys = {
-        validation: {source.document(position).key for source in [source_of(folder, validation_fraction=0.3, validation=validation)] for position in range(len(source))}
-        for validation in (False, True)
-    }
+    sources = [source_of(folder, validation_fraction=0.3, validation=validation) for validation in (False, True)]
+    keys = [{source.document(position).key for position in range(len(source))} for source in sources]
     assert not keys[False] & keys[True] and len(keys[False] | keys[True]) == 60 and 8 < len(keys[True]) < 30
     write_shard(folder, "b", made_documents(30, first=60), origin={})
     more = source_of(folder, validation_fraction=0.3, validation=True)
@@ -221,16 +238,14 @@ def test_folders_come_as_often_as_their_weights_say(tmp_path: Path) -> None:
         ({"weights": (1.0, 1e-9)}, "less than a 1024th"),
         ({"weights": (1.0, 1.0), "layout": "pairs"}, "hold no document with an image and text to train on; see their report.json"),
         ({"validation": True}, "hold no document held out: raise data.validation_fraction"),
-        ({"layout_rules": LayoutConfig(crop_scale=(1.0, 0.5))}, "crop_scale"),
-        ({"model": dataclasses.replace(MODEL, vision=VisionConfig(image_px=128, patch_px=8, width=32, layers=1, head_width=16))}, "cannot hold an image of 256 tokens"),
+        ({"rules": LayoutConfig(crop_scale=(1.0, 0.5))}, "crop_scale"),
+        ({"model": dataclasses.replace(MODEL, vision=dataclasses.replace(MODEL.vision, image_px=128))}, "cannot hold an image of 256 tokens"),
     ],
 )
 def test_what_does_not_fit_is_named_before_any_row(tmp_path: Path, settings: dict, message: str) -> None:
     folders = folder_of(tmp_path / "a", made_documents(3)), folder_of(tmp_path / "b", [made(9, "text alone")])
-    rules = settings.pop("layout_rules", LayoutConfig())
-    layout, model, validation = settings.pop("layout", "document"), settings.pop("model", MODEL), settings.pop("validation", False)
     with pytest.raises(ValueError, match=message):
-        RowSource(DataConfig(shards=tuple(map(str, folders)), layout=rules, **settings), model, ROW_LENGTH, 3, tokenizer=TOKENIZER, layout=layout, validation=validation)
+        source_of(*folders, **settings)
 
 
 def test_pairs_are_looked_for_only_where_they_are(tmp_path: Path) -> None:
@@ -264,12 +279,12 @@ def changed(documents: Sequence[Document], number: int, which: int, data: bytes)
 def test_a_damaged_image_is_counted_and_closed_up_and_nothing_else_changes(tmp_path: Path, layout: Layout, which: int) -> None:
     documents = made_documents(12)
     broken = changed(documents, 5, which, documents[5].images[which].data[:200])
-    loaders = [RowLoader(source_of(folder_of(tmp_path / name, part), layout=layout), rank=0, world_size=1, batch_rows=8) for name, part in (("a", documents), ("b", broken))]
+    folders = folder_of(tmp_path / "a", documents), folder_of(tmp_path / "b", broken)
+    loaders = [RowLoader(source_of(folder, layout=layout), rank=0, world_size=1, batch_rows=8) for folder in folders]
     gone = image_id(documents[5].images[which].data)
     seen = images = 0
     for good, row in zip(*(loader.take(16) for loader in loaders), strict=True):
-        expected, inputs = [], iter(good.images)
-        kept = []
+        expected, kept, inputs = [], [], iter(good.images)
         for piece in good.pieces:
             damaged = [number for number, place in enumerate(piece.images) if place.image_id == gone]
             left = without_image(piece, damaged[0], LayoutConfig()) if damaged else piece
@@ -280,7 +295,8 @@ def test_a_damaged_image_is_counted_and_closed_up_and_nothing_else_changes(tmp_p
         assert [shown.values.tobytes() for shown in row.images] == [shown.values.tobytes() for shown in kept]
         collate([row], row_length=ROW_LENGTH, special=SpecialIds.of(TOKENIZER))
     assert loaders[1].damage() == (images, seen) and loaders[0].damage() == (images, 0) and seen > 0
-    assert [state["next_document"] for state in loaders[0].state()["lanes"].values()] == [state["next_document"] for state in loaders[1].state()["lanes"].values()]
+    lanes = [loader.state()["lanes"] for loader in loaders]
+    assert [{name: lane | {"damaged": 0} for name, lane in state.items()} for state in lanes] == [lanes[0]] * 2
 
 
 def flipped(data: bytes, seed: int) -> bytes:
@@ -305,6 +321,16 @@ def test_no_damage_ends_the_loading(tmp_path: Path, layout: Layout) -> None:
     collate(rows, row_length=ROW_LENGTH, special=SpecialIds.of(TOKENIZER))
     images, damaged = loader.damage()
     assert sum(len(row.images) for row in rows) == images - damaged and 0.1 * images < damaged < 0.5 * images
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    folder = folder_of(tmp_path / "a", made_documents(3))
+    data = bytearray((folder / "a.tar").read_bytes())
+    data[100] ^= 1  # in the first header
+    (folder / "a.tar").write_bytes(data)
+    with pytest.raises(ValueError, match=r"^\S*a.tar, document 0: not a readable tar: a header is damaged$"):
+        RowLoader(source_of(folder, num_workers=workers), rank=0, world_size=1, batch_rows=4).take(4)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ def test_a_set_shows_each_document_once_an_epoch() -> None:
         assert Counter(located) == Counter({(0, document): 4 for document in range(64)}) + Counter({(1, document): 3 for document in range(256)})
 
 
+def test_each_epoch_of_a_set_has_an_order_of_its_own() -> None:
+    """Half an epoch in each block: the first halves of two epochs differ, and an epoch's two halves are all of it."""
+    mixture = Mixture([BLOCK, 9], [1, 1], seed=0)
+    halves = [{document for index in range(BLOCK) for which, document in [mixture.locate(block * BLOCK + index)] if which == 0} for block in range(4)]
+    assert halves[0] | halves[1] == halves[2] | halves[3] == set(range(BLOCK)) and 200 < len(halves[0] & halves[2]) < 312
+
+
 @given(sizes, st.booleans(), st.integers(0, 5000))
 def test_any_place_can_be_asked_for(counts: list[int], weighted: bool, start: int) -> None:
     weights = tuple(1.0 + which for which in range(len(counts))) if weighted else ()

@@ -173,6 +173,12 @@ def test_training_starts_from_weights_of_another_run(trained: tuple[Path, str]) 
     assert {name for name in ours if name.startswith("visual.")} <= same and "text.token_embedding.weight" not in same
 
 
+@pytest.mark.slow  # compiling takes a minute
+def test_compiled_blocks_give_the_same_losses(trained: tuple[Path, str], shards: Path, tmp_path: Path) -> None:
+    run_ranks(["lcl/pretrain.py", "--preset", "toy", "--data.shards", shards, "--output", tmp_path / "run", "--compile", "True"], world_size=1, timeout=400)
+    assert metric(tmp_path / "run", "train/loss") == pytest.approx(metric(trained[0] / "twin toy", "train/loss"), rel=1e-4)
+
+
 def test_tensorboard_shows_numbers_and_a_row_with_its_pictures(trained: tuple[Path, str]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

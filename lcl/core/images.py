@@ -35,20 +35,21 @@ def probe_image(data: bytes) -> Image.Image:
     return image
 
 
-def decode_image(data: bytes, *, draft_px: int | None = None) -> Image.Image:
+def decode_image(data: bytes, *, draft_px: int | tuple[int, int] | None = None) -> Image.Image:
     """The first frame in RGB, upright by its EXIF orientation, transparency on white, 16 bits scaled to 8.
 
-    `draft_px` lets a JPEG be decoded at the smallest scale (1, 1/2, 1/4, 1/8) whose shorter side is still at
-    least that long. Raises Rejected as `probe_image` does, and if the pixels cannot be decoded.
+    `draft_px` lets a JPEG be decoded at the smallest scale (1, 1/2, 1/4, 1/8) whose shorter side, or width and height,
+    are still at least that long. Raises Rejected as `probe_image` does, and if the pixels cannot be decoded.
     """
     image = probe_image(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if draft_px is not None:
-                image.draft("RGB", (draft_px, draft_px))
+                image.draft("RGB", (draft_px, draft_px) if isinstance(draft_px, int) else draft_px)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except Exception as error:  # see probe_image
         raise Rejected(Reason.IMAGE_DAMAGED, str(error)) from error
 
@@ -61,7 +62,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         above = image.convert("RGBA")
         below = Image.new("RGBA", above.size, (255, 255, 255, 255))
         return Image.alpha_composite(below, above).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def encode_jpeg(image: Image.Image, *, quality: int) -> bytes:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any
 
+import regex
 import tokenizers
 from pydantic import Field
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
@@ -23,6 +24,8 @@ from lcl.core.files import open_aside
 
 # CLIP's word pattern (Radford et al. 2021) without its alternatives for special tokens: here they are ordinary text.
 WORD = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+PATTERN = regex.compile(WORD)
+KNOWN_WORDS = 100_000  # kept with their ids, about 20 MB
 CLIP_MERGES = 49152 - 256 - 2  # how many of the file's merges CLIP uses; then its vocabulary is 49408 with <sot>, <eot>
 END_OF_WORD = "</w>"
 TOKENIZER_FILE = "tokenizer.json"  # the name that the Hugging Face libraries give it in a folder
@@ -61,7 +64,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, all below `self.sot`, whatever markers the text may spell."""
-        return self._text.model.encode(text, add_special_tokens=False).ids
+        return self._text.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ordinary ids; special ids are left out. With CLIP's merges: lower case, one space between words."""
@@ -82,6 +85,7 @@ class _ClipMerges:
         letters = _byte_letters()
         self._words = letters + [letter + END_OF_WORD for letter in letters] + ["".join(merge) for merge in merges]
         self._decoder = decoders.ByteLevel()
+        self._known: dict[str, list[int]] = {}
         self.size = len(self._words)
         self.fingerprint = hashlib.sha256(json.dumps(self._words).encode()).hexdigest()[:16]
         vocabulary = {word: index for index, word in enumerate(self._words)}
@@ -97,6 +101,18 @@ class _ClipMerges:
         self.model.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Split(Regex(WORD), behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
         )
+
+    def encode(self, text: str) -> list[int]:
+        """Word by word, for most words were met before: less than half the time of one call for the whole text."""
+        ids: list[int] = []
+        for word in PATTERN.findall(text.lower() if text.isascii() else self.model.normalizer.normalize_str(text)):
+            known = self._known.get(word)
+            if known is None:
+                if len(self._known) >= KNOWN_WORDS:
+                    self._known.clear()
+                known = self._known[word] = self.model.encode(word, add_special_tokens=False).ids
+            ids += known
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         pieces = "".join(self._words[index] for index in ids if index < self.size)
@@ -131,6 +147,9 @@ class _TokenizerFile:
                 f"{path} loses text that its vocabulary cannot spell: its model has neither all bytes nor an unk for it. "
                 "Mend it, or make another with `lcl train-tokenizer`."
             )
+
+    def encode(self, text: str) -> list[int]:
+        return self.model.encode(text, add_special_tokens=False).ids
 
     def _spells(self, text: str) -> bool:
         try:
