@@ -41,9 +41,11 @@ test-all: setup
 
 bench: setup
 	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_window.json --rounds 0
+	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_window_3.json --rounds 0 --documents.images 3 --windows 32 --lanes 1
 	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_3_to_6.json --fill-documents 0
 	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_3.json --fill-documents 0 --documents.images 3
-	$(BIN)/python benchmarks/growth.py --output $(BENCHMARKS)/growth.json
+	$(BIN)/python benchmarks/growth.py --output $(BENCHMARKS)/growth.json --parts row_length documents contrastive
+	$(BIN)/python benchmarks/growth.py --output $(BENCHMARKS)/growth_ranks.json --parts ranks
 	$(BIN)/python benchmarks/plots.py --results $(BENCHMARKS)
 
 # On a machine without network there is no .venv: its own Python must find what docs/benchmarks.md lists.

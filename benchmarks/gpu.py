@@ -338,7 +338,7 @@ def check_gradients(place: Place) -> dict[str, Any]:
         outputs = there(given)
         twins = Twins(given.image_ids, given.context_ids)
         contrast = contrastive_loss(outputs.pooled, outputs.contexts, outputs.logit_scale, twins=twins)
-        (outputs.nll_sum / outputs.num_targets + contrast).backward()
+        (outputs.nll_sum / len(batch.predictors) + contrast).backward()
         return {name: parameter.grad.to("cpu", torch.float64) for name, parameter in there.named_parameters()}
 
     expected = gradients(torch.device("cpu"), torch.float32)

@@ -67,8 +67,8 @@ class GrowthConfig:
     """Up to as many the plain loss is timed beside it, which holds all similarities at one time."""
     ranks: tuple[Positive, ...] = (1, 2)
     rounds: Positive = 5
-    """Rounds of which medians are taken; of the contrastive part and of ranks 2 at most."""
-    steps: Positive = 12
+    """Rounds of which medians are taken; of the contrastive part and of ranks the best of 2 at most."""
+    steps: Positive = 30
     """Steps of a run of ranks, of which the first third is not counted."""
 
 
@@ -205,9 +205,9 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def measure_ranks(settings: GrowthConfig, name: str, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Median tokens per second of all ranks together in runs of lcl/pretrain.py with as many rows for each rank, the numbers of ranks in turn.
+    """Tokens per second of all ranks together, by the wall clock, in runs of lcl/pretrain.py with as many rows for each rank.
 
-    On GPUs no more ranks than there are GPUs.
+    The median step of the best run, for others on the machine only make runs worse; numbers of ranks in turn, on GPUs no more than there are.
     """
     chosen = PRESETS[name]
     tokenizer, slots = Tokenizer(chosen.model.tokenizer), chosen.model.most_slots
@@ -226,7 +226,7 @@ def measure_ranks(settings: GrowthConfig, name: str, folder: Path, device: torch
             log.info("%d ranks: %.4g tokens/s", count, rates[count][-1])
     return {
         "model": name, "rows_per_rank": chosen.micro_rows, "backend": "nccl" if device.type == "cuda" else "gloo", "cores": os.cpu_count(),
-        "rates": [{"ranks": count, "tokens_per_second": median(values), "runs": values} for count, values in rates.items()],
+        "rates": [{"ranks": count, "tokens_per_second": max(values), "runs": values} for count, values in rates.items()],
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from lcl.core.tokenizer import Tokenizer
 from lcl.model import LCL
 from lcl.objectives import LossConfig
 from lcl.parameter_groups import parameter_groups
-from lcl.rows import IGNORED, Batch
+from lcl.rows import Batch
 from lcl.train_config import TrainConfig
 
 
@@ -36,7 +36,7 @@ class PlainModel:
     def step(self, batches: Sequence[Batch]) -> float:
         """One update from the gradients of all `batches`, which are on the model's device; returns the text loss in nats per target."""
         generation, contrast, _ = LossConfig().weights
-        targets = sum((batch.targets != IGNORED).sum() for batch in batches)
+        targets = sum(len(batch.predictors) for batch in batches)
         text_nats = 0.0
         for batch in batches:
             outputs = self.model(batch)

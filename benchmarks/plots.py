@@ -14,9 +14,10 @@ from lcl.core.config import config, run_command
 from lcl.core.files import open_aside, read_json
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "lcl"  # the same numbers give the same bytes
+matplotlib.rcParams |= {"svg.hashsalt": "lcl", "svg.fonttype": "none"}  # the same numbers give the same bytes; text stays text
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator  # noqa: E402
 
 OURS, OTHER = "tab:blue", "tab:gray"
 
@@ -35,7 +36,7 @@ def main(settings: PlotsConfig) -> None:
         draw_packing(packing, folder / "packing.svg")
     for name, record in records.items():
         measured = record["measured"] if record.get("benchmark") in ("packing", "growth") else {}
-        if "fill" in measured:
+        if "fill" in measured and len({one["window"] for one in measured["fill"]["packed"]}) > 1:
             draw_fill(measured["fill"], folder / f"{name}_fill.svg")
         if "row_length" in measured:
             draw_row_length(measured, folder / f"{name}_row_length.svg")
@@ -56,7 +57,7 @@ def draw_packing(records: dict[str, dict[str, Any]], path: Path) -> None:
             for offset, name, colour in ((0.2, "packed", OURS), (-0.2, "padded", OTHER)):
                 value = one[f"{name}_documents_per_second"]
                 axes.barh(at + offset, value, height=0.36, color=colour)
-                axes.text(value, at + offset, f" {name} {value:.3g}, {100 * one[f'{name}_fill']:.0f} % full", va="center", fontsize=9)
+                label(axes, value, at + offset, f"{name} {value:.3g}, {100 * one[f'{name}_fill']:.0f} % full", "black")
         axes.set_yticks(range(len(found)), labels)
         axes.set_xlim(0, 1.45 * max(one["packed_documents_per_second"] for one in found))
         axes.set_xlabel(f"documents per second ({_where(found[0])})")
@@ -72,19 +73,22 @@ def _where(measured: dict[str, Any]) -> str:
 
 def draw_fill(fill: dict[str, Any], path: Path) -> None:
     """Fill against the window, a line for each number of lanes."""
-    least = min((one for one in fill["packed"] if one["fill"] >= fill["target"]), key=lambda one: one["window"], default=None)
+    windows = sorted({one["window"] for one in fill["packed"]})
+    worst = {window: min(one["fill"] for one in fill["packed"] if one["window"] == window) for window in windows}
+    enough = next((window for window in windows if worst[window] >= fill["target"]), None)
     message = f"No window fills rows to {100 * fill['target']:.0f} %"
-    if least is not None:
-        message = f"A window of {least['window']} pieces fills rows to {100 * least['fill']:.1f} %"
+    if enough is not None:
+        message = f"A window of {enough} pieces fills rows to {100 * worst[enough]:.1f} %"
     with picture(path, f"{message}; one document a row, to {100 * fill['padded']:.0f} %") as axes:
-        for lanes in sorted({one["lanes"] for one in fill["packed"]}):
+        for at, lanes in enumerate(sorted({one["lanes"] for one in fill["packed"]})):
             some = [one for one in fill["packed"] if one["lanes"] == lanes]
-            axes.plot([one["window"] for one in some], [100 * one["fill"] for one in some], marker="o", label=f"{lanes} lanes" if lanes > 1 else "1 lane")
-        axes.axhline(100 * fill["target"], color="black", linewidth=0.8, linestyle="--")
-        windows = sorted({one["window"] for one in fill["packed"]})
-        axes.text(windows[-1], 100 * fill["target"], "target ", ha="right", va="bottom", fontsize=9)
-        axes.legend(frameon=False, loc="lower right")
+            axes.plot([one["window"] for one in some], [100 * one["fill"] for one in some], marker="o", color=f"C{at}")
+            label(axes, some[-1]["window"], 100 * some[-1]["fill"], f"{lanes} lanes" if lanes > 1 else "1 lane", f"C{at}")
+        axes.plot([windows[0], windows[-1]], [100 * fill["target"]] * 2, color="black", linewidth=0.8, linestyle="--")
+        label(axes, windows[-1], 100 * fill["target"], "target", "black")
+        axes.set_ylim(top=100)
         logarithmic(axes, windows, None)
+        axes.set_xlim(right=1.4 * windows[-1])
         axes.set_xlabel("pieces that wait in a lane (data.pack_window)")
         axes.set_ylabel("places that hold a token, %")
 
@@ -103,7 +107,7 @@ def draw_row_length(measured: dict[str, Any], path: Path) -> None:
     with picture(path, f"A row {longer:.0f} times as long takes {growth:.1f} times as long, if documents stay as long") as axes:
         for (name, some), colour in zip(lines.items(), (OURS, OTHER), strict=True):
             axes.plot([one["row_length"] for one in some], [one["seconds"] for one in some], marker="o", color=colour)
-            axes.text(some[-1]["row_length"], some[-1]["seconds"], f"  {name}", va="center", color=colour, fontsize=9)
+            label(axes, some[-1]["row_length"], some[-1]["seconds"], name, colour)
         logarithmic(axes, [one["row_length"] for one in lines["one document"]], "log")
         axes.set_xlim(right=2.6 * last["row_length"])
         axes.set_xlabel("tokens in a row")
@@ -141,31 +145,40 @@ def draw_contrastive(measured: dict[str, Any], folder: Path, name: str) -> None:
                 shown = [one for one in some if one[quantity] > 0]
                 if shown:
                     axes.plot([one["images"] for one in shown], [one[quantity] / scale for one in shown], marker="o", color=colour)
-                    axes.text(shown[-1]["images"], shown[-1][quantity] / scale, f"  {kind}", va="center", color=colour, fontsize=9)
+                    label(axes, shown[-1]["images"], shown[-1][quantity] / scale, kind, colour)
             if quantity == "extra_bytes":
                 numbers = [one["images"] for one in lines["in chunks"]]
                 axes.plot(numbers, [one["similarities_bytes"] / 1e6 for one in lines["in chunks"]], color="black", linewidth=0.8, linestyle="--")
-                axes.text(numbers[-1], largest["similarities_bytes"] / 1e6, "  similarities alone", va="center", fontsize=9)
+                label(axes, numbers[-1], largest["similarities_bytes"] / 1e6, "similarities alone", "black")
             logarithmic(axes, [one["images"] for one in lines["in chunks"]], "log")
             axes.set_xlim(right=5 * largest["images"])
             axes.set_xlabel(f"images, of width {largest['width']}, each against all")
             axes.set_ylabel(unit)
 
 
+def label(axes: Axes, across: float, up: float, text: str, colour: str) -> None:
+    """Writes `text` to the right of a point."""
+    axes.annotate(text, (across, up), textcoords="offset points", xytext=(7, 0), va="center", color=colour, fontsize=9)
+
+
 def logarithmic(axes: Axes, ticks: Sequence[int], vertical: str | None) -> None:
     """A logarithmic horizontal axis with these ticks alone; a vertical one, too, with `vertical` log."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
     if vertical is not None:
         axes.set_yscale(vertical)
+        low, high = axes.get_ylim()
+        steps = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
+        axes.yaxis.set_major_locator(LogLocator(subs=steps))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.minorticks_off()
 
 
 @contextmanager
 def picture(path: Path, title: str, *, height: float = 3.4) -> Iterator[Axes]:
     """Axes with a title that states what they show; the file is written when the block ends."""
     figure, axes = pyplot.subplots(figsize=(6.8, height), layout="constrained")
-    axes.set_title(title, fontsize=11, loc="left")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     axes.spines[["top", "right"]].set_visible(False)
     yield axes
     with open_aside(path) as file:

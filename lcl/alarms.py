@@ -84,8 +84,8 @@ class SpikeGuard:
 
 @config
 class CollapseConfig:
-    patience: Annotated[int, Field(ge=1)] = 100
-    """Observations in a row that must look wrong before an alarm."""
+    patience: Annotated[int, Field(ge=1)] = 20
+    """Observations in a row, one each `log_every` steps, that must look wrong before an alarm."""
     rank_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Alarm when the effective rank of the features is below this part of its best; 0 never."""
     variance_floor: Annotated[float, Field(ge=0)] = 0.01
@@ -106,20 +106,20 @@ class CollapseAlarms:
         return {"runs": dict(self._runs), "best_rank": self._best_rank}
 
     def observe(
-        self, *, step: int, num_positives: int, contrastive_nats: float | None, effective_rank: float, embedding_variance: float
+        self, *, step: int, num_positives: int, contrastive_nats: float | None, num_features: int, effective_rank: float, embedding_variance: float
     ) -> list[str]:
         """Messages that this observation brings up, mostly none.
 
         `contrastive_nats` is None where that loss has no weight. It alarms at log N or less than 1 % below, the loss of features
-        that tell no image from another; rank and variance are those of `embedding_health`. N vectors have a rank of N - 1
-        at most, so a small batch is measured by that. A batch with under two images neither counts nor clears.
+        that tell no image from another; rank and variance are those of `embedding_health` of `num_features` vectors, whose rank is
+        below their number, so few are measured by that. Under two positives or features neither count nor clear.
         """
-        if step < self._warmup_steps or num_positives < 2:
+        if step < self._warmup_steps or min(num_positives, num_features) < 2:
             return []
         settings, chance = self._settings, math.log(num_positives)
         nats = -math.inf if contrastive_nats is None else contrastive_nats
         self._best_rank = max(self._best_rank, effective_rank)
-        rank_floor = settings.rank_fraction * min(self._best_rank, num_positives - 1)
+        rank_floor = settings.rank_fraction * min(self._best_rank, num_features - 1)
         looks_wrong = {
             "contrastive": nats >= (1 - CONTRASTIVE_MARGIN) * chance,
             "rank": effective_rank < rank_floor,

@@ -43,7 +43,7 @@ from torch import Tensor
 from lcl.core.config import to_dict
 from lcl.core.files import read_json, sha256_of, sync_folder, write_json
 from lcl.core.tokenizer import TOKENIZER_FILE, Tokenizer
-from lcl.distributed import from_rank_0, gather_objects
+from lcl.distributed import from_rank_0, gather_objects, say
 from lcl.engine import EngineConfig, full_weights
 from lcl.loader import RowLoader
 from lcl.model import ModelConfig
@@ -55,6 +55,7 @@ STEP_FOLDER = re.compile("step-[0-9]+")
 ASIDE_FOLDER = re.compile(r"\.step-[0-9]+\.[0-9a-f]{12}\.tmp")
 CONVERTED_FOLDER = re.compile(r"\.universal-[0-9a-f]{12}\.tmp")
 CHUNK_BYTES = 1 << 24
+HEARTBEAT_SECONDS = 60.0
 RECEIPT_SECONDS = 1800.0  # a rank whose part is not there after this long is given up
 LAST_SECONDS = 30.0  # the same when this process is only waiting to end: another rank may have been killed
 
@@ -112,12 +113,12 @@ class Checkpointer:
         dist.barrier()
 
     def save(
-        self, engine: Any, loader: RowLoader, *, step: int, state: Mapping[str, Any], extra: Mapping[str, Mapping[str, Tensor]] | None = None,
+        self, engine: Any, loader_state: Mapping[str, Any], *, step: int, state: Mapping[str, Any], extra: Mapping[str, Mapping[str, Tensor]] | None = None,
         write_more: Callable[[Path], None] | None = None,
     ) -> None:
         """Takes the state of all ranks together and leaves the writing of `step-N` to a thread.
 
-        `state` (JSON values), the tensors of `extra` (file name -> name -> tensor) and `write_more`, which a thread calls with the folder,
+        `loader_state` is this rank's. `state` (JSON values), the tensors of `extra` (file name -> name -> tensor) and `write_more`, which a thread calls with the folder,
         are those of rank 0. Once the checkpoint is there, those behind it go, and all but the `keep` before it.
         Raises ValueError on all ranks if this state, or the checkpoint before, could not be written on any.
         """
@@ -134,7 +135,7 @@ class Checkpointer:
                 engine.save_checkpoint(str(scratch), tag="engine", save_latest=False)
             (scratch / "engine" / _random_file(self._rank)).write_bytes(save(_random_state()))
         weights = {"model": full_weights(engine)}
-        loader_states = gather_objects(loader.state())
+        loader_states = gather_objects(loader_state)
         files: dict[str, Any] = {}
         if self._rank == 0:
             for name, tensors in (extra or {}).items():
@@ -150,10 +151,9 @@ class Checkpointer:
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
+        while any(gather_objects(thread.is_alive())):  # now and then, for a collective that one rank is late for is given up after minutes
+            thread.join(HEARTBEAT_SECONDS)
         with self._problem_of_any_rank(self._writing.aside):
-            thread.join(2 * RECEIPT_SECONDS)
-            if thread.is_alive():
-                raise OSError(f"{self._writing.aside} is not written after {2 * RECEIPT_SECONDS:.0f} s")
             if self._problem:
                 raise OSError(self._problem)
 
@@ -375,8 +375,8 @@ def find_resume(run: Path, *, identity: Mapping[str, Any]) -> Resume | None:
             folder = newest_valid(run)
             if folder is not None:
                 found = (folder, _converted(folder, run) if _needs_conversion(folder, identity) else None)
-        except (ValueError, OSError) as error:
-            found = str(error)
+        except Exception as error:  # DeepSpeed's conversion too may raise anything; the other ranks wait
+            found = say(error)
     found = from_rank_0(found)
     if isinstance(found, str):
         raise ValueError(found)

@@ -62,12 +62,39 @@ def gather_rows(rows: Shaped[Tensor, "n width"]) -> tuple[Shaped[Tensor, "all_n 
     """The rows of all ranks, whatever number each holds, in rank order, and where this rank's begin. Carries no gradient."""
     counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    sizes = [int(count) for count in counts]
+    sizes = torch.cat(counts).tolist()
     padded = rows.new_zeros(max(sizes), rows.shape[1])
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]), sum(sizes[: dist.get_rank()])
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A problem inside, on any rank, becomes the same ValueError on all: a rank that raised alone would leave the others waiting.
+
+    All ranks enter and leave it together; no collective may stand inside.
+    """
+    problem = None
+    try:
+        yield
+    except Exception as error:  # whatever it is, the others must hear of it
+        problem = say(error)
+    raise_together(problem)
+
+
+def say(error: BaseException) -> str:
+    """The error in a line: what users can mend speaks for itself, the rest names its kind."""
+    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+
+
+def raise_together(problem: str | None) -> None:
+    """Raises the problems of all ranks as one ValueError on each; nothing where no rank has one."""
+    problems = gather_objects(problem)
+    told = {text: [rank for rank, other in enumerate(problems) if other == text] for text in problems if text}
+    if told:
+        raise ValueError("; ".join(text if len(ranks) == len(problems) else f"rank {', '.join(map(str, ranks))}: {text}" for text, ranks in told.items()))
 
 
 def gather_objects(value: Any) -> list[Any]:

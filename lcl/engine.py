@@ -24,8 +24,6 @@ class EngineConfig:
     """Where the optimiser keeps its state and computes; cpu takes ZeRO 1 or more."""
     deepspeed: str = ""
     """JSON file of further DeepSpeed settings; one that is set by a flag here is refused."""
-    scratch: str = ""
-    """Folder on each machine that checkpoints are first written to; empty: the system's for temporary files."""
 
 
 # DeepSpeed's settings that are ours to make, and the flags that make them.

@@ -67,7 +67,7 @@ def load_model(path: Path, *, weights: Weights = "model") -> tuple[LCL, Tokenize
     Raises ValueError if there is none, if it is damaged, or if this version's tokenizer gives other ids.
     """
     folder = find_checkpoint(path)
-    settings, tokenizer = _read_config(folder)
+    settings, tokenizer = read_settings(folder)
     file = folder / f"{weights}.safetensors"
     if not file.exists():
         raise ValueError(f"{folder} holds no moving average; train with --optimizer.ema-decay 0.9998, or take its last weights")
@@ -79,13 +79,14 @@ def load_model(path: Path, *, weights: Weights = "model") -> tuple[LCL, Tokenize
 
 def random_twin(path: Path, *, seed: int = 0) -> tuple[LCL, Tokenizer]:
     """The same model as `load_model`, at its random start: the control of every evaluation."""
-    settings, tokenizer = _read_config(find_checkpoint(path))
+    settings, tokenizer = read_settings(find_checkpoint(path))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LCL.for_tokenizer(settings, tokenizer).eval(), tokenizer
 
 
-def _read_config(folder: Path) -> tuple[ModelConfig, Tokenizer]:
+def read_settings(folder: Path) -> tuple[ModelConfig, Tokenizer]:
+    """What a checkpoint's `config.json` says. Raises ValueError if this version's tokenizer gives other ids."""
     record = read_json(folder / "config.json")
     settings = from_dict(ModelConfig, record["model"], origin=str(folder / "config.json"))
     tokenizer = Tokenizer(settings.tokenizer, folder=folder)

@@ -18,7 +18,7 @@ import torch
 
 from lcl.crops import Grid
 from lcl.model import ModelConfig
-from lcl.rows import IGNORED, Batch
+from lcl.rows import Batch
 from lcl.text import TextConfig
 from lcl.vision import VisionConfig
 
@@ -94,14 +94,10 @@ def forward_flops(
 
 
 def batch_flops(model: ModelConfig, vocab_size: int, batch: Batch, *, regression: bool = False) -> int:
-    """FLOPs of training on the batch: `TRAINING` forward passes. All parts train; frozen ones take less.
-
-    For a batch as the loader made it: one on a device would have to be asked for its targets.
-    """
-    assert batch.targets.device.type == "cpu"
+    """FLOPs of training on the batch: `TRAINING` forward passes. All parts train; frozen ones take less."""
     return TRAINING * forward_flops(
         model, vocab_size, document_lengths=list(chain(*batch.document_lengths)), grids=batch.grids, num_slots=len(batch.slots),
-        num_targets=int((batch.targets != IGNORED).sum()), num_contexts=len(batch.contexts), regression=regression,
+        num_targets=len(batch.predictors), num_contexts=len(batch.contexts), regression=regression,
     )  # fmt: skip
 
 

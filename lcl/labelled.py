@@ -39,7 +39,7 @@ class LabelledSet:
 def find_labelled(folder: Path) -> LabelledSet:
     """The set in `folder`. Class names come from classes.json, else from the folders of the train split, sorted.
 
-    Raises ValueError if a split is missing or empty, or if a class folder is not in classes.json.
+    Raises ValueError if a split is missing or empty, if a class folder is not in classes.json, or if a template has no {}.
     """
     spec = read_json(folder / "classes.json") if (folder / "classes.json").exists() else {}
     for split in SPLITS:
@@ -61,7 +61,11 @@ def find_labelled(folder: Path) -> LabelledSet:
             raise ValueError(f"{folder / split} holds no image ({', '.join(sorted(IMAGE_ENDINGS))})")
         files[split] = tuple(file for file, _ in listed)
         labels[split] = np.array([label for _, label in listed])
-    return LabelledSet(classes, tuple(spec.get("templates", ("a picture of a {}",))), files, labels)
+    templates = tuple(spec.get("templates", ("a picture of a {}",)))
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f"{folder / 'classes.json'}: template {template!r} has no {{}} for the class name")
+    return LabelledSet(classes, templates, files, labels)
 
 
 def load_pixels(files: tuple[Path, ...], *, side_px: int) -> UInt8[np.ndarray, "images height width 3"]:

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +20,7 @@ from torch.nn import functional
 from lcl.core.config import config
 from lcl.core.tokenizer import Tokenizer, TokenizerConfig
 from lcl.losses import text_nll_sum
-from lcl.rows import IGNORED, Batch
+from lcl.rows import Batch
 from lcl.text import Read, TextConfig, at_places, build_head, build_text
 from lcl.vision import Grids, VisionConfig, build_tower, normalise, valid_patches
 
@@ -125,7 +125,6 @@ class Outputs(NamedTuple):  # a tuple, for ZeRO 3 looks for tensors in what modu
     """What training takes from one batch. Vectors are not normalised; `logit_scale` is the parameter as part of the graph."""
 
     nll_sum: Float[Tensor, ""]
-    num_targets: Int[Tensor, ""]
     regression_sum: Float[Tensor, ""]
     pooled: Float[Tensor, "positives embed"]
     contexts: Float[Tensor, "positives embed"]
@@ -171,8 +170,7 @@ class LCL(nn.Module):
         """The sum of next-token losses of packed rows, with pooled latents and context vectors of their images."""
         read, latents = self.read_rows(batch, normalise(batch.images, dtype=self.logit_scale.dtype))
         return Outputs(
-            nll_sum=text_nll_sum(read.hidden, batch.targets, self.lm_head),
-            num_targets=(batch.targets != IGNORED).sum(),
+            nll_sum=text_nll_sum(read.hidden, batch.targets, batch.predictors, self.lm_head),
             regression_sum=self._regression(batch, read.hidden, latents),
             pooled=latents.pooled[batch.positives],
             contexts=read.contexts,

@@ -9,6 +9,7 @@ import numpy as np
 from einops import rearrange
 from torch.utils.tensorboard import SummaryWriter
 
+from lcl.core.files import sha256_of
 from lcl.core.logs import MetricsFile
 from lcl.core.tokenizer import Tokenizer
 from lcl.rows import ImageInput, Row
@@ -20,7 +21,7 @@ class Monitor:
     """Writes of rank 0; other ranks make none of these."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], *, after: int, wandb_project: str) -> None:
-        """Forgets what was written behind step `after`, from which the run goes on."""
+        """Forgets what was written behind step `after`, from which the run goes on; Weights & Biases cannot, and keeps the first of two."""
         self._file = MetricsFile(run / "metrics.jsonl")
         self._file.truncate_after(after)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after + 1)
@@ -77,7 +78,7 @@ def picture(image: ImageInput, *, patch_px: int) -> np.ndarray:
 def _start_wandb(project: str, run: Path, config: Mapping[str, Any]) -> Any:
     import wandb  # an option: `check_numbers` found that it is installed
 
-    return wandb.init(project=project, name=run.name, dir=str(run), config=dict(config), resume="allow", id=run.name)
+    return wandb.init(project=project, name=run.name, dir=str(run), config=dict(config), resume="allow", id=sha256_of(run / "run.json")[:16])  # the same when it is resumed or moved
 
 
 def clock(seconds: float) -> str:

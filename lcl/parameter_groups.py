@@ -17,7 +17,7 @@ VISION_BLOCK = re.compile(r"visual\.(?:transformer\.resblocks|blocks)\.(\d+)\.")
 VISION_OUTPUT = re.compile(r"visual\.(ln_post|norm)(\.|$)")
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float, frozen: Sequence[str] = ()) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Groups for `torch.optim.AdamW` that hold each trainable parameter once: `params`, `weight_decay` and `rate_scale`.
 
     The trainer multiplies the learning rate of a group by its `rate_scale` = layer_decay ** (top - layer) in the vision tower, where
@@ -25,12 +25,11 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
     `layer_decay` is 1, has rate_scale 1 (Clark et al. 2020, arXiv:2003.10555; Bao et al. 2021, arXiv:2106.08254).
     Matrices decay; vectors (biases, norms), embeddings by position, query, class and register tokens and the temperature do not
     (open_clip's rule). Groups come in the order of their first parameter, the decayed of a scale before the others; none is empty.
-    What lies under a prefix in `frozen`, or needs no gradient, is in no group.
+    What needs no gradient is in no group.
 
-    Raises ValueError for an unknown prefix, and where `layer_decay` is not 1 and a parameter of the vision tower has no known layer.
+    Raises ValueError where `layer_decay` is not 1 and a parameter of the vision tower has no known layer.
     """
-    left_out = _under(model, frozen)
-    trained = {name: value for name, value in model.named_parameters() if value.requires_grad and name not in left_out}
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     scales = _rate_scales([name for name, _ in model.named_parameters()], layer_decay)
     decays = {name: value.ndim >= 2 and not UNDECAYED.search(name) for name, value in trained.items()}
     groups = []

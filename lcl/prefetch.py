@@ -28,7 +28,7 @@ class StepInput:
 
 
 class Prefetcher:
-    """Takes rows from a loader, step by step, ahead of `next`. An error of the loader is raised by `next`."""
+    """Takes rows from a loader, step by step, ahead of `next`. An error of the loader comes out of `next`."""
 
     def __init__(
         self, loader: RowLoader, model: ModelConfig, *, rows: int, micro_rows: int, row_length: int, special: SpecialIds, vocab_size: int, regression: bool, pin: bool
@@ -36,8 +36,6 @@ class Prefetcher:
         """`rows` a step for this rank, `micro_rows` of them in a batch; with `pin` in memory that a GPU copies from without waiting."""
         self._ready: queue.Queue[StepInput | BaseException] = queue.Queue(DEPTH)
         self._stopped = threading.Event()
-        self._taken: StepInput | None = None
-        self._state = loader.state()
 
         def make() -> StepInput:
             taken = loader.take(rows)
@@ -59,16 +57,9 @@ class Prefetcher:
         self._thread = threading.Thread(target=run, name="prefetch", daemon=True)
         self._thread.start()
 
-    def next(self) -> StepInput:
-        item = self._ready.get()
-        if isinstance(item, BaseException):
-            raise item
-        self._taken = item
-        return item
-
-    def state(self) -> Mapping[str, Any]:
-        """The loader's state behind what `next` gave last, whatever was made ahead."""
-        return self._state if self._taken is None else self._taken.loader_state
+    def next(self) -> StepInput | BaseException:
+        """The next step's input, or why there is none."""
+        return self._ready.get()
 
     def stop(self) -> None:
         """Ends the thread; what it made ahead is dropped."""

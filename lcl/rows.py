@@ -3,8 +3,8 @@
     pieces (lcl/layout.py) --pack (lcl/loader.py)--> rows of several pieces --collate--> Batch
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class Batch:
     """Rows of equal length. Flat places are row * length + column.
 
     `document_ids` counts what attends to itself in a row from 1 and is 0 at padding; `positions` restart at 0 in each.
-    `targets` holds the id that each position predicts, or IGNORED. Latent `latent_index[i]` of the flattened
+    `targets` holds the id that each position predicts, or IGNORED, and `predictors` the flat places where it is one. Latent `latent_index[i]` of the flattened
     [images slots] goes to flat place `slots[i]`. `positives` are the images with a context, read at the flat places `contexts` (texts alone may have contexts too).
     """
 
@@ -91,6 +91,7 @@ class Batch:
     document_ids: Int[Tensor, "rows length"]
     positions: Int[Tensor, "rows length"]
     targets: Int[Tensor, "rows length"]
+    predictors: Int[Tensor, " targets"]
     images: UInt8[Tensor, "images ..."]  # [images 3 height width], or [images patches values] where grids differ (NaFlex)
     slots: Int[Tensor, " latents"]
     latent_index: Int[Tensor, " latents"]
@@ -111,12 +112,13 @@ class Batch:
         return sum(map(len, self.document_lengths))
 
     def to(self, device: torch.device) -> "Batch":
-        tensors = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Batch(**tensors, grids=self.grids, document_lengths=self.document_lengths)
+        return self._with_each(lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        tensors = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Batch(**tensors, grids=self.grids, document_lengths=self.document_lengths)
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, **{name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)})
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,13 @@ def collate(rows: Sequence[Row], *, row_length: int, special: SpecialIds) -> Bat
     most_slots = max((place.num_slots for _, place in places), default=0)
     positives = [(number, start, place) for number, (start, place) in enumerate(places) if place.context != NO_CONTEXT]
     tokens, documents = torch.from_numpy(ids), torch.from_numpy(document_ids)
+    targets = next_token_targets(tokens, documents, special).where(torch.from_numpy(predicted), IGNORED)
     return Batch(
         ids=tokens,
         document_ids=documents,
         positions=torch.from_numpy(positions),
-        targets=next_token_targets(tokens, documents, special).where(torch.from_numpy(predicted), IGNORED),
+        targets=targets,
+        predictors=(targets.flatten() != IGNORED).nonzero()[:, 0],  # here, where no device has to be asked how many
         images=torch.from_numpy(stack_inputs(inputs)),
         slots=_runs([(start + place.first_slot, place.num_slots) for start, place in places]),
         latent_index=_runs([(number * most_slots, place.num_slots) for number, (_, place) in enumerate(places)]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.files import read_json, write_json
-from lcl.distributed import from_rank_0
+from lcl.distributed import together
 from lcl.train_config import FREE_FIELDS, TrainConfig
 
 
@@ -19,22 +19,20 @@ def claim_folder(run: Path, config: TrainConfig, *, shards: str, tokenizer: str,
 
     Raises ValueError, on all ranks, if the folder holds something else or if another process trains in it.
     """
-    problem = None
-    if rank == 0:
-        try:
-            if (run / "run.json").exists():
-                _check_same_run(run, config, shards=shards, tokenizer=tokenizer)
-            elif run.exists() and any(run.iterdir()):
-                raise ValueError(f"{run} is not empty and holds no training run. Give another --output.")
-            else:
-                run.mkdir(parents=True, exist_ok=True)
-                write_run_record(run, config, shards=shards, tokenizer=tokenizer)
-            _lock(run)
-        except (ValueError, OSError) as error:
-            problem = str(error)
-    problem = from_rank_0(problem)
-    if problem:
-        raise ValueError(problem)
+    with together():
+        if rank == 0:
+            _claim(run, config, shards=shards, tokenizer=tokenizer)
+
+
+def _claim(run: Path, config: TrainConfig, *, shards: str, tokenizer: str) -> None:
+    if (run / "run.json").exists():
+        _check_same_run(run, config, shards=shards, tokenizer=tokenizer)
+    elif run.exists() and any(run.iterdir()):
+        raise ValueError(f"{run} is not empty and holds no training run. Give another --output.")
+    else:
+        run.mkdir(parents=True, exist_ok=True)
+        write_run_record(run, config, shards=shards, tokenizer=tokenizer)
+    _lock(run)
 
 
 def write_status(run: Path, *, step: int, finished: bool) -> None:
@@ -52,10 +50,15 @@ def _lock(run: Path) -> None:
         raise ValueError(f"another process is training in {run}; wait for it, or end it") from error
 
 
+def is_free(key: str) -> bool:
+    """Whether the field of this dotted name may differ when a run is resumed."""
+    return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE_FIELDS)
+
+
 def _check_same_run(run: Path, config: TrainConfig, *, shards: str, tokenizer: str) -> None:
     record = read_json(run / "run.json")
     then, now = dict(_flat(record["config"])), dict(_flat(to_dict(config)))
-    changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and key not in FREE_FIELDS]
+    changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and not is_free(key)]
     if changed:
         listed = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3])
         raise ValueError(f"{run} holds another run ({listed}). Give another --output, or the same options to resume it.")

@@ -11,7 +11,7 @@ from lcl.core.config import config
 @config
 class ScheduleConfig:
     kind: Literal["cosine", "wsd"] = "cosine"
-    """cosine: falls from the warm-up on. wsd: stays at its peak and falls at the end, so a run can be lengthened from before the fall."""
+    """cosine: falls from the warm-up on. wsd: stays at its peak and falls at the end."""
     warmup_steps: Annotated[int, Field(ge=0)] = 2000
     """Steps of linear rise (the published code's scripts: 2000)."""
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2

@@ -21,9 +21,10 @@ class StopRequest:
     def note(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
-    def on_any_rank(self, device: torch.device) -> bool:
-        """All ranks call this together and get the same answer."""
-        return bool(sum_over_ranks(torch.tensor([float(self._asked)], device=device))[0] > 0)
+    def agree(self, *, failed: bool, device: torch.device) -> tuple[bool, bool]:
+        """Whether any rank was told to stop, and whether any failed. All ranks call this together and get the same answer."""
+        told, failures = sum_over_ranks(torch.tensor([float(self._asked), float(failed)], device=device)).tolist()
+        return told > 0, failures > 0
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class TextConfig:
     """Width inside the MLP; 0: 4 x width (clip), 8/3 x width rounded up to a multiple of 16 (llama, qwen3; Touvron et al. 2023)."""
     rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
     """llama, qwen3: base of the rotary frequencies."""
+    norm_epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    """llama, qwen3: the number that RMSNorm adds to the mean square (transformers' default; Llama 2 and 3 have 1e-5)."""
     embedding_std: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of token embeddings at the start (open_clip: 0.02); clip's positions have half of it."""
 
@@ -182,6 +184,7 @@ def _transformers_model(settings: TextConfig, vocab_size: int) -> nn.Module:
         settings.kind, vocab_size=vocab_size, hidden_size=settings.width, num_hidden_layers=settings.layers, num_attention_heads=settings.heads,
         num_key_value_heads=settings.num_key_heads, head_dim=settings.head_width or settings.width // settings.heads, intermediate_size=settings.inner_width,
         max_position_embeddings=settings.context_length, rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
+        rms_norm_eps=settings.norm_epsilon,
         attn_implementation="lcl_documents", pad_token_id=None, bos_token_id=None, eos_token_id=None,
     )
     return AutoModel.from_config(sizes)

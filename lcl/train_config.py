@@ -85,10 +85,10 @@ class TrainConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-# What may differ when a run is resumed: nothing here changes a number that training produces.
+# What may differ when a run is resumed: nothing here changes weights.
 FREE_FIELDS = (
     "output", "data.shards", "data.num_workers", "save_every", "keep_checkpoints", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch",
-    "model.tokenizer.file",
+    "model.tokenizer.file", "data.max_damaged", "validation.", "collapse.",  # a point at the end: all below it
     "engine.deepspeed", "engine.zero_stage", "engine.precision",  # the checkpoint refuses others of the last two, with the cure
 )  # fmt: skip
 

@@ -31,8 +31,8 @@ def accumulate_gradients(
 
     After it, the mean over ranks of the gradients is the gradient of `L` (lcl/objectives.py) over all rows of all ranks; the
     published code takes the mean of per-rank means, which differs where ranks hold different numbers of images.
-    Returns the metrics of the global batch, the same on every rank; where `is_spike(loss)`, with `skipped` 1 and no gradient.
-    With `health`, also effective rank and variance of this rank's pooled latents.
+    Returns the metrics of the global batch, the same on every rank; where `is_spike(loss)`, with `skipped` 1 and no gradient. With `health`, also
+    effective rank and variance of this rank's own pooled latents, and their number as `features`.
     Raises NotFinite on all ranks if the loss is not.
     """
     first = engine(batches[0]) if len(batches) == 1 else None
@@ -79,17 +79,17 @@ def global_losses(looked: Sequence[Outputs], batches: Sequence[Batch], loss: Los
     pooled, contexts = (torch.cat([getattr(outputs, name).detach() for outputs in looked]) for name in ("pooled", "contexts"))
     twins = Twins(torch.cat([batch.image_ids for batch in batches]), torch.cat([batch.context_ids for batch in batches])) if loss.mask_twins else None
     contrastive = contrastive_gradients(pooled, contexts, looked[0].logit_scale.detach(), twins=twins)
-    counts = [(batch.num_tokens, batch.ids.numel(), len(batch.grids), len(batch.slots), batch.num_documents) for batch in batches]
+    counts = [(batch.num_tokens, batch.ids.numel(), len(batch.grids), len(batch.slots), batch.num_documents, len(batch.predictors)) for batch in batches]
     sums = sum_over_ranks(
         torch.stack(
             [
-                sum(outputs.nll_sum.double() for outputs in looked), sum(outputs.num_targets.double() for outputs in looked),
-                sum(outputs.regression_sum.double() for outputs in looked), *torch.tensor(counts, dtype=torch.float64, device=pooled.device).sum(dim=0),
+                sum(outputs.nll_sum.double() for outputs in looked), sum(outputs.regression_sum.double() for outputs in looked),
+                *torch.tensor(counts, dtype=torch.float64, device=pooled.device).sum(dim=0),
             ]
         )
     )  # fmt: skip
     own = torch.stack([value.double() for value in (contrastive.loss, contrastive.accuracy, looked[0].logit_scale.exp())])
-    nll, targets, regressed, tokens, places, images, slots, documents, contrast, accuracy, scale = torch.cat([sums, own]).tolist()
+    nll, regressed, tokens, places, images, slots, documents, targets, contrast, accuracy, scale = torch.cat([sums, own]).tolist()
     generation_weight, contrastive_weight, regression_weight = loss.weights
     metrics = {
         "text_nats": nll / max(1.0, targets), "contrastive_nats": contrast, "regression": regressed / max(1.0, slots),
@@ -103,5 +103,6 @@ def global_losses(looked: Sequence[Outputs], batches: Sequence[Batch], loss: Los
 
 @torch.no_grad()
 def _health(looked: Sequence[Outputs]) -> Metrics:
-    rank, variance = torch.stack(embedding_health(torch.cat([outputs.pooled.detach() for outputs in looked]))).tolist()
-    return {"effective_rank": rank, "embedding_variance": variance}
+    pooled = torch.cat([outputs.pooled.detach() for outputs in looked])
+    rank, variance = torch.stack(embedding_health(pooled)).tolist()
+    return {"effective_rank": rank, "embedding_variance": variance, "features": float(len(pooled))}

@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from lcl.alarms import CollapseAlarms, SpikeGuard
 from lcl.checkpoint import Checkpointer, Resume, checkpoint_identity, find_resume, load_checkpoint
 from lcl.core.config import to_dict
 from lcl.core.files import write_json
-from lcl.core.logs import progress_bar
+from lcl.core.logs import Bar, progress_bar
 from lcl.core.tokenizer import Tokenizer
-from lcl.distributed import Ranks, sum_over_ranks
+from lcl.distributed import Ranks, raise_together, say, sum_over_ranks, together
 from lcl.ema import MovingAverage
 from lcl.engine import NotFinite, deepspeed_settings, full_weights, start_engine, update
 from lcl.flops import mfu, peak_flops
@@ -31,12 +31,12 @@ from lcl.loader import RowLoader, RowSource, check_lanes
 from lcl.model import LCL
 from lcl.monitor import Monitor, clock
 from lcl.parameter_groups import freeze, parameter_groups
-from lcl.prefetch import Prefetcher
+from lcl.prefetch import Prefetcher, StepInput
 from lcl.rows import SpecialIds
 from lcl.run_folder import claim_folder, write_status
 from lcl.schedule import learning_rate
 from lcl.start import load_start
-from lcl.stopping import stop_request
+from lcl.stopping import StopRequest, stop_request
 from lcl.train_config import TrainConfig
 from lcl.train_step import accumulate_gradients
 from lcl.validation import Validation
@@ -61,17 +61,19 @@ class Training:
         settings = deepspeed_settings(config.engine, micro_rows=config.micro_rows, accumulation=accumulation, clip_norm=config.optimizer.clip_norm)
         guard, alarms = partial(SpikeGuard, config.spikes), partial(CollapseAlarms, config.collapse, warmup_steps=config.optimizer.schedule.warmup_steps)
         guard()  # its settings are checked before anything is written
-        self.tokenizer = Tokenizer(config.model.tokenizer)
-        make_source = partial(RowSource, config.data, config.model, config.row_length, config.seed, tokenizer=self.tokenizer, layout=config.loss.layout)
-        self.source = source = make_source()
-        self.validation = self._validation(make_source)
+        with together():
+            self.tokenizer = Tokenizer(config.model.tokenizer)
+            make_source = partial(RowSource, config.data, config.model, config.row_length, config.seed, tokenizer=self.tokenizer, layout=config.loss.layout)
+            self.source = source = make_source()
+            self.validation = self._validation(make_source)
         torch.manual_seed(config.seed)
         model = LCL.for_tokenizer(config.model, self.tokenizer, regression=config.loss.regresses)
         claim_folder(self.folder, config, shards=source.fingerprint, tokenizer=self.tokenizer.fingerprint, rank=ranks.rank)
         identity = checkpoint_identity(config.model, self.tokenizer, config.engine) | {"objective": config.loss.objective}
         resume = find_resume(self.folder, identity=identity)
         # A converted checkpoint holds what the optimiser trains, and nothing of frozen parts.
-        taken = load_start(model, config.start) if resume is None or resume.converted is not None else []
+        with together():
+            taken = load_start(model, config.start, self.tokenizer) if resume is None or resume.converted is not None else []
         num_frozen = freeze(model, config.frozen) if config.frozen else 0
         self.engine = self._start(model, settings, resume)
         state: Mapping[str, Any] = {"step": 0, "counters": {}, "spikes": None, "collapse": None} if resume is None else resume.state
@@ -79,14 +81,16 @@ class Training:
         self.spikes, self.alarms = guard(state=state["spikes"]), alarms(state=state["collapse"])
         self.average = self._average(resume)
         self.checkpointer = Checkpointer(self.folder, identity=identity, keep=config.keep_checkpoints, scratch=config.scratch)
-        loader = RowLoader(
-            source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=None if resume is None else resume.loader
-        )
+        with together():
+            loader = RowLoader(
+                source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=None if resume is None else resume.loader
+            )
+            self.monitor = Monitor(self.folder, to_dict(config), after=self.step, wandb_project=config.wandb) if ranks.rank == 0 else None
+        self.loader_state = loader.state()
         self.batches = Prefetcher(
             loader, config.model, rows=config.batch_rows // ranks.world_size, micro_rows=config.micro_rows, row_length=config.row_length,
             special=SpecialIds.of(self.tokenizer), vocab_size=self.tokenizer.vocab_size, regression=config.loss.regresses, pin=ranks.device.type == "cuda",
         )  # fmt: skip
-        self.monitor = Monitor(self.folder, to_dict(config), after=self.step, wandb_project=config.wandb) if ranks.rank == 0 else None
         num_parameters = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
         for line in taken if resume is None else ():
             log.info("started with %s", line)
@@ -98,61 +102,74 @@ class Training:
             load_checkpoint(self.engine, resume)
 
     def run(self) -> None:
-        config = self.config
-        with progress_bar("training", total=config.steps, done=self.step, show=self.monitor is not None) as bar, stop_request() as stop:
-            first, started = self.step, time.perf_counter()
-            while self.step < config.steps and not stop.on_any_rank(self.ranks.device):
-                metrics = self._train_step()
-                show = self.step % config.log_every == 0 or self.step == config.steps
-                if self.monitor is not None:
-                    left = (time.perf_counter() - started) / (self.step - first) * (config.steps - self.step)
-                    self._report(metrics, show=show, left=left)
-                    bar.advance(note=f"text {metrics['text_nats']:.3f} contrastive {metrics['contrastive_nats']:.3f}")
-                if self.validation is not None and (self.step % config.validation.every == 0 or self.step == config.steps):
-                    self._validate(self.validation)
-                if self.step % config.save_every == 0 or self.step == config.steps:
-                    self._save()
-            if self.step % config.save_every and self.step < config.steps:
-                self._save()  # told to stop in between
-        self.batches.stop()
-        self.checkpointer.finish()
-        finished = self.step == config.steps
-        if self.monitor is not None:
-            self.monitor.close()
-            write_status(self.folder, step=self.step, finished=finished)
+        """The loop. Signals are taken until all is written: a second one must not end the process in the middle of its last checkpoint."""
+        with progress_bar("training", total=self.config.steps, done=self.step, show=self.monitor is not None) as bar, stop_request() as stop:
+            try:
+                self._loop(bar, stop)
+            finally:
+                self.batches.stop()
+            self.checkpointer.finish()
+            finished = self.step == self.config.steps
+            if self.monitor is not None:
+                write_status(self.folder, step=self.step, finished=finished)
+                self.monitor.close()
         log.info("finished at step %d: %s" if finished else "stopped by a signal at step %d of %s; the same command continues", self.step, self.folder)
 
-    def _train_step(self) -> dict[str, float]:
+    def _loop(self, bar: Bar, stop: StopRequest) -> None:
+        config, first, started, problem = self.config, self.step, time.perf_counter(), None
+        while self.step < config.steps:
+            waited_from = time.perf_counter()
+            given = self.batches.next()
+            problem = problem or (None if isinstance(given, StepInput) else say(given))
+            told, failed = stop.agree(failed=problem is not None, device=self.ranks.device)
+            if told:  # before what failed, for the same signal may have ended a worker
+                break
+            if failed:
+                raise_together(problem)
+            metrics = self._train_step(given, waited_from)
+            if self.monitor is not None:
+                left = (time.perf_counter() - started) / (self.step - first) * (config.steps - self.step)
+                try:
+                    self._report(metrics, given, left=left)
+                except OSError as error:  # the others hear of it before the next step
+                    problem = str(error)
+                bar.advance(note=f"text {metrics['text_nats']:.3f} contrastive {metrics['contrastive_nats']:.3f}")
+            if self.validation is not None and (self.step % config.validation.every == 0 or self.step == config.steps):
+                self._validate(self.validation)
+            if self.step % config.save_every == 0 or self.step == config.steps:
+                self._save()
+        if self.step % config.save_every and self.step < config.steps:
+            self._save()  # told to stop in between
+
+    def _is_shown(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or step == self.config.steps
+
+    def _train_step(self, given: StepInput, waited_from: float) -> dict[str, float]:
         config, started = self.config, time.perf_counter()
         rate = learning_rate(self.step, config.optimizer.schedule, peak=config.optimizer.learning_rate, total_steps=config.steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate * group["rate_scale"]
-        given = self.batches.next()
-        waited = time.perf_counter() - started
-        shown = (self.step + 1) % config.log_every == 0
         batches = [batch.to(self.ranks.device) for batch in given.batches]
         try:
             metrics = accumulate_gradients(
-                self.engine, batches, config.loss, world_size=self.ranks.world_size, is_spike=self.spikes.is_spike, health=shown
-            )
+                self.engine, batches, config.loss, world_size=self.ranks.world_size, is_spike=self.spikes.is_spike,
+                health=self.monitor is not None and self._is_shown(self.step + 1),
+            )  # fmt: skip
             if not metrics["skipped"]:
                 metrics["gradient_norm"] = update(self.engine)
         except NotFinite as error:
             raise ValueError(f"step {self.step + 1}: {error} {self._name_documents(given.documents)}") from error
-        self.step += 1
+        self.step, self.loader_state = self.step + 1, given.loader_state
         if self.average is not None and self.step % config.optimizer.ema_every == 0:
-            weights = full_weights(self.engine)
-            self.average.update(weights)
-        seconds = time.perf_counter() - started
+            self.average.update(full_weights(self.engine))
+        seconds = time.perf_counter() - waited_from
         self.counters.update(images=metrics["images"], tokens=metrics["tokens"], documents=metrics["documents"], rows=config.batch_rows, skipped=metrics["skipped"])
-        if shown:
+        if self._is_shown(self.step):
             self._check_damage(given.images_read, given.images_damaged)
-        if shown and self.monitor is not None and self.step % config.save_every == 0:
-            self.monitor.show_row(self.step, given.first_row, self.tokenizer, patch_px=config.model.vision.tower().patch_px)
         peak = None if config.frozen else peak_flops(self.ranks.device, precision=config.engine.precision)  # frozen parts take less than three passes
         used = mfu(given.flops, seconds, peak)  # of this rank; the others hold as many rows
         return metrics | {
-            "learning_rate": rate, "images_seen": self.counters["images"], "step_seconds": seconds, "data_wait": waited / seconds,
+            "learning_rate": rate, "images_seen": self.counters["images"], "step_seconds": seconds, "data_wait": (started - waited_from) / seconds,
             **{f"{name}_per_second": metrics[name] / seconds for name in ("tokens", "images", "documents")}, **({} if used is None else {"mfu": used}),
         }  # fmt: skip
 
@@ -166,25 +183,22 @@ class Training:
     def _check_damage(self, images: int, damaged: int) -> None:
         """Raises ValueError, on all ranks, if too many images could not be decoded."""
         images, damaged = sum_over_ranks(torch.tensor([float(images), float(damaged)], device=self.ranks.device)).tolist()
-        if damaged > self.config.data.max_damaged * images:
+        allowed = self.config.data.max_damaged * images
+        if damaged > allowed + 3 * allowed**0.5:  # three standard deviations of a Poisson count, so that chance alone stops no run
             raise ValueError(
                 f"{damaged:.0f} of {images:.0f} images in the shards are damaged, more than data.max_damaged ({self.config.data.max_damaged}) allows; "
                 "build the shards again, or raise it"
             )
 
-    def _report(self, metrics: Mapping[str, float], *, show: bool, left: float) -> None:
+    def _report(self, metrics: Mapping[str, float], given: StepInput, *, left: float) -> None:
         assert self.monitor is not None
         self.monitor.write(self.step, metrics, group="train")
-        if "effective_rank" in metrics:
-            contrasts = self.config.loss.weights[1] > 0
-            messages = self.alarms.observe(
-                step=self.step, num_positives=int(metrics["positives"]), contrastive_nats=metrics["contrastive_nats"] if contrasts else None,
-                effective_rank=metrics["effective_rank"], embedding_variance=metrics["embedding_variance"],
-            )  # fmt: skip
-            self.monitor.warn(self.step, messages)
+        if self.step % self.config.save_every == 0:
+            self.monitor.show_row(self.step, given.first_row, self.tokenizer, patch_px=self.config.model.vision.tower().patch_px)
         if metrics["skipped"]:
             log.warning("step %d: loss %.3f is a spike; its update is skipped", self.step, metrics["loss"])
-        if show:
+        if self._is_shown(self.step):
+            self.monitor.warn(self.step, self._alarms_of(metrics))
             utilisation = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
             log.info(
                 "step %d of %d: text %.3f contrastive %.3f nats, %.0f tokens/s, fill %.2f, waiting for data %.0f %%%s, %s left",
@@ -192,7 +206,14 @@ class Training:
                 100 * metrics["data_wait"], utilisation, clock(left),
             )  # fmt: skip
 
-    def _validation(self, make_source: Any) -> Validation | None:
+    def _alarms_of(self, metrics: Mapping[str, float]) -> list[str]:
+        contrasts = self.config.loss.weights[1] > 0
+        return self.alarms.observe(
+            step=self.step, num_positives=int(metrics["positives"]), contrastive_nats=metrics["contrastive_nats"] if contrasts else None,
+            num_features=int(metrics["features"]), effective_rank=metrics["effective_rank"], embedding_variance=metrics["embedding_variance"],
+        )  # fmt: skip
+
+    def _validation(self, make_source: Callable[..., RowSource]) -> Validation | None:
         settings, config = self.config.validation, self.config
         if settings.every == 0:
             return None
@@ -221,13 +242,18 @@ class Training:
         decay, every = self.config.optimizer.ema_decay, self.config.optimizer.ema_every
         if not decay:
             return None
-        start = full_weights(self.engine) if resume is None else resume.weights("ema") or {}
-        return MovingAverage(decay, every, weights=start)
+        if resume is None:
+            return MovingAverage(decay, every, weights=full_weights(self.engine))
+        with together():
+            weights = resume.weights("ema") if self.ranks.rank == 0 else {}
+            if weights is None:
+                raise ValueError(f"{resume.folder} holds no moving average, but optimizer.ema_decay is {decay}; restore ema.safetensors, or give another --output")
+        return MovingAverage(decay, every, weights=weights)
 
     def _save(self) -> None:
         state = {"counters": dict(self.counters), "spikes": self.spikes.state(), "collapse": self.alarms.state()}
         extra = {"ema": self.average.weights} if self.average is not None else {}
-        self.checkpointer.save(self.engine, self.batches, step=self.step, state=state, extra=extra, write_more=self.tokenizer.save)
+        self.checkpointer.save(self.engine, self.loader_state, step=self.step, state=state, extra=extra, write_more=self.tokenizer.save)
 
 
 def check_numbers(config: TrainConfig, world_size: int) -> int:
@@ -236,6 +262,8 @@ def check_numbers(config: TrainConfig, world_size: int) -> int:
     config.loss.check()
     if config.wandb and importlib.util.find_spec("wandb") is None:
         raise ValueError("--wandb needs the package wandb: pip install wandb, or leave the option out")
+    if config.validation.labelled and not config.validation.every:
+        raise ValueError("validation.labelled is set, but not how often to look at it: give --validation.every")
     rows = config.batch_rows
     if rows % (world_size * config.micro_rows):
         raise ValueError(f"batch_rows ({rows}) must be a multiple of ranks x micro_rows ({world_size} x {config.micro_rows})")

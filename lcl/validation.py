@@ -1,9 +1,9 @@
 """What a model in training knows of documents and labelled images that it does not train on."""
 
-import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -17,9 +17,8 @@ from lcl.model import LCL
 from lcl.objectives import LossConfig
 from lcl.rows import Batch, ImageInput, SpecialIds, collate
 from lcl.train_step import Metrics, global_losses, look
+from lcl.vision import VisionConfig
 from lcl.zero_shot import class_weights, classify
-
-log = logging.getLogger(__name__)
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -33,6 +32,7 @@ class ValidationConfig:
     labelled: str = ""
     """Folder of labelled images (train/<class>/, test/<class>/) for nearest neighbours, few-shot and zero-shot accuracy; empty: none."""
     neighbours: Count = 20
+    """Nearest training images that vote; all of them where there are fewer."""
     shots: Count = 5
     """Images of each class in few-shot classification."""
 
@@ -40,18 +40,24 @@ class ValidationConfig:
 class Validation:
     """Measures one model again and again on the same rows and images. All ranks take part; the numbers are the same on all."""
 
-    def __init__(self, settings: ValidationConfig, source: RowSource | None, tokenizer: Tokenizer, vision: Any, *, loss: LossConfig, micro_rows: int, rank: int, world_size: int) -> None:
-        """`source` makes rows of held-out documents, None where none are. Raises ValueError if there is nothing to validate on."""
+    def __init__(
+        self, settings: ValidationConfig, source: RowSource | None, tokenizer: Tokenizer, vision: VisionConfig,
+        *, loss: LossConfig, micro_rows: int, rank: int, world_size: int,
+    ) -> None:
+        """`source` makes rows of held-out documents, None where none are. Raises ValueError if there is nothing to validate on, or too little."""
         if source is None and not settings.labelled:
-            raise ValueError("validation.every is set, but there is nothing to validate on: set data.validation_fraction or validation.labelled")
+            raise ValueError("--validation.every is set, but there is nothing to validate on: give --data.validation-fraction or --validation.labelled")
         if source is not None and settings.rows % (world_size * micro_rows):
-            raise ValueError(f"validation.rows ({settings.rows}) must be a multiple of ranks x micro_rows ({world_size} x {micro_rows})")
+            raise ValueError(f"--validation.rows ({settings.rows}) must be a multiple of ranks x micro_rows ({world_size} x {micro_rows})")
         self.settings, self.tokenizer, self.loss = settings, tokenizer, loss
         self._batches = [] if source is None else self._read_rows(source, micro_rows, rank, world_size)
         self._labelled: LabelledSet | None = None
         self._inputs: dict[str, list[ImageInput]] = {}
         if settings.labelled:
             self._labelled = find_labelled(Path(settings.labelled))
+            few = min(np.bincount(self._labelled.labels["train"])[np.unique(self._labelled.labels["train"])])
+            if few < settings.shots:
+                raise ValueError(f"{settings.labelled} has a class of {few} training images: lower --validation.shots ({settings.shots})")
             self._inputs = {split: load_inputs(files, vision) for split, files in self._labelled.files.items()}
 
     def _read_rows(self, source: RowSource, micro_rows: int, rank: int, world_size: int) -> list[Batch]:

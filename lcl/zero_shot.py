@@ -28,13 +28,7 @@ def text_features(model: LCL, tokenizer: Tokenizer, texts: Sequence[str]) -> Flo
 
 
 def class_weights(model: LCL, tokenizer: Tokenizer, classes: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "classes embed"]:
-    """One unit vector per class: the normalised mean over templates of normalised text features (Radford et al. 2021).
-
-    Raises ValueError for a template without a place for the class name.
-    """
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f"template {template!r} has no {{}} for the class name")
+    """One unit vector per class: the normalised mean over templates of normalised text features (Radford et al. 2021). Each template has {}."""
     weights = []
     for name in classes:
         features = functional.normalize(text_features(model, tokenizer, [template.replace("{}", name) for template in templates]), dim=-1)

@@ -26,11 +26,9 @@ from tests.made_rows import batch_of, make_model
 IDENTITY = {"model": {"width": 16}, "tokenizer": "fingerprint", "zero_stage": 2, "precision": "fp32", "ranks": 2}
 
 
-class Rows:
+def loader_state() -> dict[str, Any]:
     """What a checkpoint takes of a loader."""
-
-    def state(self) -> dict[str, Any]:
-        return {"rows_taken": 8, "lanes": {str(dist.get_rank()): {"next_document": 3}}}
+    return {"rows_taken": 8, "lanes": {str(dist.get_rank()): {"next_document": 3}}}
 
 
 def make_engine(seed: int) -> Any:
@@ -70,7 +68,7 @@ def main() -> None:
         first = ranks.rank == 0
         saved = Checkpointer(run, identity=IDENTITY, keep=2, scratch=str(scratch))
         report["left over"] = sorted(path.name for path in [*run.iterdir(), *scratch.iterdir()])
-        engine, rows = make_engine(seed=0), Rows()
+        engine, rows = make_engine(seed=0), loader_state()
         step(engine)
 
         with nullcontext() if first else files_of_at_most(1000):

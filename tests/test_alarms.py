@@ -82,7 +82,7 @@ def test_a_guard_goes_on_from_its_json_state(losses: list[float], cut: int) -> N
 
 
 COLLAPSE = CollapseConfig(patience=3)
-HEALTHY = {"num_positives": 64, "contrastive_nats": 1.0, "effective_rank": 20.0, "embedding_variance": 0.5}
+HEALTHY = {"num_positives": 64, "num_features": 32, "contrastive_nats": 1.0, "effective_rank": 20.0, "embedding_variance": 0.5}
 WRONG = {"contrastive": {"contrastive_nats": math.log(64) * 0.995}, "rank": {"effective_rank": 4.9}, "variance": {"embedding_variance": 0.005}}
 SAYS = {"contrastive": "has not left log N", "rank": "effective rank .* fell to 4.9 .best 20.0.", "variance": "point the same way"}
 
@@ -117,9 +117,9 @@ def test_warm_up_small_batches_and_a_loss_without_weight_do_not_count() -> None:
     all_wrong = {key: value for wrong in WRONG.values() for key, value in wrong.items()}
     assert say(make_alarms(), *[all_wrong] * 20, step=9) == [0] * 20
     alarms = make_alarms()
-    assert say(alarms, {}, all_wrong, all_wrong, {"num_positives": 1, "effective_rank": 0.0, "embedding_variance": 0.0}, all_wrong) == [0] * 4 + [3]
+    assert say(alarms, {}, all_wrong, all_wrong, {"num_positives": 1, "num_features": 1, "effective_rank": 0.0, "embedding_variance": 0.0}, all_wrong) == [0] * 4 + [3]
     assert say(make_alarms(), *[{"contrastive_nats": None}] * 20) == [0] * 20
-    few = {"num_positives": 5, "effective_rank": 3.0, "contrastive_nats": 0.1}  # five vectors have rank four at most
+    few = {"num_features": 5, "effective_rank": 3.0}  # five vectors have rank four at most
     assert say(make_alarms(), {"effective_rank": 40.0}, *[few] * 20) == [0] * 21
 
 

@@ -103,6 +103,36 @@ def test_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
     assert_one_line_error(run("python", "benchmarks/packing.py", "--output", tmp_path / "a.json", "--model", "toi"), "toi", "lcl_vit_b32_mmc4")
 
 
+def test_the_page_says_what_the_results_hold() -> None:
+    page = " ".join((ROOT / "docs" / "benchmarks.md").read_text().split())
+    shown = set(re.findall(r"\(benchmarks/(\w+\.svg)\)", page))
+    assert shown == {path.name for path in RESULTS.glob("*.svg")} and len(shown) == 6
+    for name in ("packing_3_to_6", "packing_3"):
+        timed = measured(RESULTS / f"{name}.json")["throughput"]
+        low, high = 100 * timed["ratio_of_bound_lowest"], 100 * timed["ratio_of_bound_highest"]
+        assert (
+            f"| {timed['documents']} in {len(timed['rounds'])} rounds | {100 * timed['packed_fill']:.1f} % | {100 * timed['padded_fill']:.1f} % | **{timed['ratio']:.2f}** "
+            f"| {timed['bound']:.2f} | **{100 * timed['ratio_of_bound']:.0f} %** ({low:.0f} to {high:.0f}) |"
+        ) in page
+        assert timed["nats_apart"] < 1e-6 and timed["target_of_bound"] == 0.9
+    fill = measured(RESULTS / "packing_window.json")["fill"]
+    for lanes in (1, 64):
+        cells = " | ".join(f"{100 * one['fill']:.1f} %" for one in fill["packed"] if one["lanes"] == lanes)
+        assert f"| {lanes} | {cells} |" in page
+    bounds = [next(one["bound"] for one in measured(RESULTS / f"{name}.json")["fill"]["packed"] if one["window"] == 32) for name in ("packing_window", "packing_window_3")]
+    assert f"arithmetic allows **{bounds[0]:.2f}** (3 to 6 images) and **{bounds[1]:.2f}** (3)" in page
+    growth = measured(RESULTS / "growth.json")
+    seconds = {(one["row_length"], one["document_tokens"]): one["seconds"] for one in growth["row_length"]}
+    short, long = (seconds[4096, tokens] / seconds[256, min(256, tokens)] for tokens in (128, 4096))
+    assert f"takes {short:.1f} times as long with documents of 128 tokens and {long:.1f} times with one" in page
+    chosen = [one for one in growth["contrastive"] if not one["plain"] and one["images"] != 2048]
+    for unit, cells in (("seconds", [f"{one['seconds']:.3g}" for one in chosen]), ("MB", [f"{one['extra_bytes'] / 1e6:,.0f}" for one in chosen])):
+        assert f"| {unit} | {' | '.join(cells)} |" in page
+    for name in ("loading_photos512", "loading_photos768", "loading_web"):
+        loading = measured(RESULTS / f"{name}.json")
+        assert f"| {loading['images_per_second']:.0f} | {100 * loading['cpu_ratio']:.0f} % |" in page
+
+
 @pytest.mark.slow
 def test_the_whole_table_and_ranks(run: Run, tmp_path: Path) -> None:
     result = run("python", "benchmarks/gpu.py", "--output", tmp_path / "gpu", "--toy", "True", "--seconds", 900, timeout=900)

@@ -10,7 +10,15 @@ from torch import nn
 
 from lcl.engine import EngineConfig
 from lcl.estimate import (
-    Parameters, activation_bytes, bytes_per_parameter, count_parameters, describe, read_document, state_bytes, text_block_values, vision_block_values,
+    Parameters,
+    activation_bytes,
+    bytes_per_parameter,
+    count_parameters,
+    describe,
+    read_document,
+    state_bytes,
+    text_block_values,
+    vision_block_values,
 )  # fmt: skip
 from lcl.flops import TRAINING, batch_flops, forward_flops
 from lcl.model import LCL, ModelConfig

@@ -17,7 +17,7 @@ def test_text_loss_equals_numpy_in_value_and_gradient(chunk: int) -> None:
     head = torch.nn.Linear(6, 11, bias=False)
     head.weight.data = torch.tensor(weight, dtype=torch.float32)
     variable = torch.tensor(hidden, dtype=torch.float32, requires_grad=True)
-    value = text_nll_sum(variable, torch.from_numpy(targets), head, chunk=chunk)
+    value = text_nll_sum(variable, torch.from_numpy(targets), torch.from_numpy(np.flatnonzero(targets != IGNORED)), head, chunk=chunk)
     value.backward()
     logits = hidden @ weight.T
     shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
@@ -31,6 +31,6 @@ def test_text_loss_equals_numpy_in_value_and_gradient(chunk: int) -> None:
 def test_text_loss_without_targets_is_zero_and_keeps_the_graph() -> None:
     head = torch.nn.Linear(4, 5)
     hidden = torch.randn(1, 3, 4, requires_grad=True)
-    value = text_nll_sum(hidden, torch.full((1, 3), IGNORED), head)
+    value = text_nll_sum(hidden, torch.full((1, 3), IGNORED), torch.zeros(0, dtype=torch.int64), head)
     value.backward()
     assert value == 0 and (hidden.grad == 0).all() and head.weight.grad is not None

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from lcl.attention import AttentionPlan, _block_mask, _by_blocks, _by_document
-from lcl.core.config import from_dict, to_dict
 from lcl.contrastive import contrastive_loss
+from lcl.core.config import from_dict, to_dict
 from lcl.losses import text_nll_sum
 from lcl.model import LCL, ModelConfig
 from lcl.published import published_config
@@ -36,9 +36,10 @@ def as_batch(ids: np.ndarray, lengths: list[int], *, soi: int, special: SpecialI
     starts = torch.from_numpy(np.flatnonzero((ids == soi) & inside))
     documents = torch.from_numpy(inside.astype(np.int64))
     positives = (starts % length > 0).nonzero().flatten()
+    targets = next_token_targets(torch.from_numpy(ids), documents, special)
     return Batch(
         ids=torch.from_numpy(ids), document_ids=documents, positions=torch.arange(length).expand(rows, length),
-        targets=next_token_targets(torch.from_numpy(ids), documents, special), images=torch.zeros(0, 3, 1, 1, dtype=torch.uint8),
+        targets=targets, predictors=(targets.flatten() != IGNORED).nonzero()[:, 0], images=torch.zeros(0, 3, 1, 1, dtype=torch.uint8),
         slots=(starts[:, None] + 1 + torch.arange(slots)).flatten() if slots else torch.zeros(0, dtype=torch.int64), latent_index=torch.arange(len(starts) * slots),
         positives=positives, contexts=starts[positives], image_ids=positives, context_ids=positives,
         grids=((4, 4),) * (len(starts) if slots else 0), document_lengths=tuple((value,) for value in lengths),
@@ -70,7 +71,7 @@ def test_numbers_of_the_published_model(published: dict[str, np.ndarray]) -> Non
         "logits": model.lm_head(read.hidden)[counted],
         "logit_scale": model.logit_scale.exp()[0],
         "loss/contrastive_loss": 0.1 * contrastive_loss(pooled, read.contexts, model.logit_scale[0]),
-        "loss/caption_loss": text_nll_sum(read.hidden, batch.targets, model.lm_head) / counted.sum(),
+        "loss/caption_loss": text_nll_sum(read.hidden, batch.targets, batch.predictors, model.lm_head) / counted.sum(),
         "encode_text": normalize(model.read_text(texts), dim=-1),
     }
     for name, value in pairs.items():
@@ -109,11 +110,11 @@ def test_packed_equals_unpacked(settings: ModelConfig) -> None:
     for batch in (make_batch([row]), make_batch(alone(row))):
         model.zero_grad()
         outputs = model(batch)
-        value = outputs.nll_sum / outputs.num_targets + contrastive_loss(outputs.pooled, outputs.contexts, outputs.logit_scale)
+        value = outputs.nll_sum / len(batch.predictors) + contrastive_loss(outputs.pooled, outputs.contexts, outputs.logit_scale)
         value.backward()
-        results.append((value, outputs, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}))
-    (value_1, outputs_1, gradients_1), (value_2, outputs_2, gradients_2) = results
-    assert int(outputs_1.num_targets) == int(outputs_2.num_targets) > 10 and len(outputs_1.contexts) >= 4
+        results.append((value, len(batch.predictors), outputs, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}))
+    (value_1, targets_1, outputs_1, gradients_1), (value_2, targets_2, outputs_2, gradients_2) = results
+    assert targets_1 == targets_2 > 10 and len(outputs_1.contexts) >= 4
     torch.testing.assert_close(value_1, value_2, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(outputs_1.contexts, outputs_2.contexts, atol=1e-5, rtol=1e-5)
     for name, gradient in gradients_1.items():

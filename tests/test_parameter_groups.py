@@ -110,12 +110,9 @@ def test_frozen_parameters_get_no_gradient_and_no_group() -> None:
     frozen = ("visual", "text.transformer.resblocks.1")
     under = {name for name, _ in model.named_parameters() if name.startswith(("visual.", "text.transformer.resblocks.1."))}
     unfrozen = dict(model.named_parameters()).keys() - under
-    by_name = parameter_groups(model, weight_decay=0.2, layer_decay=1.0, frozen=frozen)
-    assert settings_of(model, by_name).keys() == unfrozen
     assert freeze(model, frozen) == sum(value.numel() for name, value in model.named_parameters() if name in under) > 0
     assert {name for name, value in model.named_parameters() if value.requires_grad} == unfrozen
-    by_flag = parameter_groups(model, weight_decay=0.2, layer_decay=1.0)
-    assert [[id(value) for value in group["params"]] for group in by_flag] == [[id(value) for value in group["params"]] for group in by_name]
+    assert settings_of(model, parameter_groups(model, weight_decay=0.2, layer_decay=1.0)).keys() == unfrozen
 
 
 def test_a_prefix_ends_where_a_name_does() -> None:
@@ -135,8 +132,6 @@ def test_an_unknown_prefix_is_answered_with_near_names(frozen: list[str], said: 
     with pytest.raises(ValueError, match=said):
         freeze(model, ["text", *frozen])
     assert all(value.requires_grad for value in model.parameters())
-    with pytest.raises(ValueError, match=said):
-        parameter_groups(model, weight_decay=0.2, layer_decay=1.0, frozen=frozen)
 
 
 def test_something_must_train() -> None:

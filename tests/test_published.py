@@ -163,7 +163,7 @@ def test_the_folder_is_whole_and_says_where_it_came_from(files: dict[str, Path],
 def test_a_run_starts_from_an_imported_checkpoint(field: str, model: LCL, imported: Path) -> None:
     torch.manual_seed(1)
     fresh = LCL.for_tokenizer(SIZES, TOKENIZER)
-    (said,) = load_start(fresh, StartConfig(**{field: str(imported)}))
+    (said,) = load_start(fresh, StartConfig(**{field: str(imported)}), TOKENIZER)
     taken = {name for name, value in fresh.state_dict().items() if torch.equal(value, model.state_dict()[name])}
     parts = {name.partition(".")[0] for name in taken}
     assert str(imported) in said and parts == ({"visual", "pool_project"} if field == "vision" else {name.partition(".")[0] for name in model.state_dict()})

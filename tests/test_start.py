@@ -7,12 +7,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lcl.model import ModelConfig
+from lcl.core.files import read_json, write_json
+from lcl.core.tokenizer import Tokenizer, TokenizerConfig
+from lcl.import_published import ImportPublishedConfig, write_folder
+from lcl.model import LCL, ModelConfig
 from lcl.published import read_weights
 from lcl.start import StartConfig, load_start
 from lcl.text import TextConfig
 from tests.made_rows import SETTINGS, VOCAB_SIZE, batch_of, make_model
 
+TOKENIZER = Tokenizer(TokenizerConfig(num_merges=0))
+SETTINGS_OF_CHECKPOINT = replace(SETTINGS, tokenizer=TokenizerConfig(num_merges=0))
 LLAMA = replace(SETTINGS, text=TextConfig(kind="llama", context_length=64, width=16, layers=2, heads=4, key_heads=2, mlp_width=48, rope_theta=500.0))
 
 
@@ -35,7 +40,7 @@ def language_model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path
 def test_a_language_model_of_transformers_gives_its_own_logits(language_model: tuple[Path, torch.nn.Module, ModelConfig]) -> None:
     folder, theirs, settings = language_model
     ours = make_model(settings).eval()
-    assert load_start(ours, StartConfig(text=str(folder))) == [f"language model from {folder}"]
+    assert load_start(ours, StartConfig(text=str(folder)), TOKENIZER) == [f"language model from {folder}"]
     batch = batch_of(["tttttt"], settings=settings)
     words = slice(1, 7)  # <sot> and <eot> are our own ids
     ids = batch.ids[:, words]
@@ -47,8 +52,8 @@ def test_a_language_model_of_transformers_gives_its_own_logits(language_model: t
 def test_other_sizes_name_the_flags_to_take(language_model: tuple[Path, torch.nn.Module, ModelConfig]) -> None:
     folder, _, settings = language_model
     model = make_model(replace(settings, text=replace(settings.text, layers=1)))
-    with pytest.raises(ValueError, match=r"has other sizes; take --model.text.kind \w+ --model.text.width 16 --model.text.layers 2 --model.text.heads 4 --model.text.key-heads 2"):
-        load_start(model, StartConfig(text=str(folder)))
+    with pytest.raises(ValueError, match=r"is another decoder; take --model.text.kind \w+ --model.text.width 16 --model.text.layers 2 --model.text.heads 4 --model.text.key-heads 2"):
+        load_start(model, StartConfig(text=str(folder)), TOKENIZER)
 
 
 def test_a_vision_tower_of_open_clip_is_taken_without_its_projection(tmp_path: Path) -> None:
@@ -56,7 +61,7 @@ def test_a_vision_tower_of_open_clip_is_taken_without_its_projection(tmp_path: P
     state = {f"visual.{name}": value for name, value in theirs.visual.state_dict().items()}
     save_file(state | {"visual.proj": torch.zeros(16, 8), "token_embedding.weight": torch.zeros(4, 4)}, tmp_path / "open_clip.safetensors")
     before = ours.pool_project.query_token.clone()
-    assert load_start(ours, StartConfig(vision=str(tmp_path / "open_clip.safetensors"))) == [f"vision tower from {tmp_path / 'open_clip.safetensors'}"]
+    assert load_start(ours, StartConfig(vision=str(tmp_path / "open_clip.safetensors")), TOKENIZER) == [f"vision tower from {tmp_path / 'open_clip.safetensors'}"]
     assert all(bool((value == theirs.visual.state_dict()[name]).all()) for name, value in ours.visual.state_dict().items())
     assert bool((ours.pool_project.query_token == before).all())
 
@@ -65,7 +70,7 @@ def test_published_wrappers_are_taken_off(tmp_path: Path) -> None:
     model = make_model(seed=1)
     torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, tmp_path / "epoch_3.pt")
     other = make_model(seed=2)
-    load_start(other, StartConfig(model=str(tmp_path / "epoch_3.pt")))
+    load_start(other, StartConfig(model=str(tmp_path / "epoch_3.pt")), TOKENIZER)
     assert all(bool((value == model.state_dict()[name]).all()) for name, value in other.state_dict().items())
     assert set(read_weights(tmp_path / "epoch_3.pt")) == set(model.state_dict())
 
@@ -85,4 +90,51 @@ def test_what_cannot_be_taken_is_refused(tmp_path: Path) -> None:
         (StartConfig(text=str(tmp_path / "empty")), "no folder with config.json"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_start(model, start)
+            load_start(model, start, TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}, "rope_scaling .*yarn"),
+        ("rope_parameters", {"rope_type": "linear", "factor": 4.0}, "rope_type 'linear'"),
+        ("attention_bias", True, "attention_bias True"),
+        ("hidden_act", "gelu", "hidden_act 'gelu'"),
+        ("model_type", "mistral", "model_type 'mistral'"),
+        ("rms_norm_eps", 1e-5, "--model.text.norm-epsilon 1e-05"),
+        ("head_dim", None, "--model.text.head-width 4"),
+        ("num_hidden_layers", "gone", "does not say 'num_hidden_layers'"),
+    ],
+)  # fmt: skip
+def test_another_decoder_is_refused(language_model: tuple[Path, torch.nn.Module, ModelConfig], field: str, value: object, message: str) -> None:
+    folder, _, settings = language_model
+    record = read_json(folder / "config.json") | {field: value}
+    write_json(folder / "config.json", {name: entry for name, entry in record.items() if entry != "gone"})
+    with pytest.raises(ValueError, match=message):
+        load_start(make_model(settings), StartConfig(text=str(folder)), TOKENIZER)
+
+
+def test_a_language_model_brings_its_tokenizer(language_model: tuple[Path, torch.nn.Module, ModelConfig]) -> None:
+    folder, _, settings = language_model
+    TOKENIZER._text.model.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ValueError, match=rf"has another tokenizer: take --model.tokenizer.file {folder}"):
+        load_start(make_model(settings), StartConfig(text=str(folder)), Tokenizer(TokenizerConfig(num_merges=3)))
+    its = Tokenizer(TokenizerConfig(file=str(folder)))
+    assert its.vocab_size > VOCAB_SIZE
+    with pytest.raises(ValueError, match="knows 40 tokens"):  # the right tokenizer of a model whose weights know fewer words
+        load_start(LCL(settings, vocab_size=its.vocab_size), StartConfig(text=str(folder)), its)
+
+
+def test_a_checkpoint_of_another_model_or_tokenizer_is_refused(tmp_path: Path) -> None:
+    """Other heads have weights of the same shapes, and other tokenizers may have as many ids."""
+    model = LCL.for_tokenizer(SETTINGS_OF_CHECKPOINT, TOKENIZER)
+    write_folder(tmp_path / "trained", model, TOKENIZER, settings=ImportPublishedConfig(weights=__file__, model_config="none", output=str(tmp_path / "trained")))
+    load_start(LCL.for_tokenizer(SETTINGS_OF_CHECKPOINT, TOKENIZER), StartConfig(model=str(tmp_path / "trained")), TOKENIZER)
+    heads = replace(SETTINGS_OF_CHECKPOINT, text=replace(SETTINGS_OF_CHECKPOINT.text, heads=4), vision=replace(SETTINGS_OF_CHECKPOINT.vision, head_width=4))
+    other = LCL.for_tokenizer(heads, TOKENIZER)
+    with pytest.raises(ValueError, match="model.text.heads is 2 there and 4 here, model.vision.head_width is 8 there and 4 here"):
+        load_start(other, StartConfig(model=str(tmp_path / "trained")), TOKENIZER)
+    with pytest.raises(ValueError, match="is of another model: model.vision.head_width is 8 there and 4 here$"):
+        load_start(other, StartConfig(vision=str(tmp_path / "trained")), TOKENIZER)
+    with pytest.raises(ValueError, match="was trained with another tokenizer; take --model.tokenizer.num-merges 0"):
+        load_start(model, StartConfig(model=str(tmp_path / "trained")), Tokenizer(TokenizerConfig(num_merges=1)))

@@ -79,7 +79,7 @@ def test_the_reference_is_the_plain_loss_by_autograd(results: dict[str, Result])
     model = make_model()
     batch = make_batch([make_row(row["documents"], seed=row["seed"]) for row in ROWS])
     outputs = model(batch)
-    loss = outputs.nll_sum / outputs.num_targets + 0.1 * contrastive_loss(outputs.pooled, outputs.contexts, outputs.logit_scale)
+    loss = outputs.nll_sum / len(batch.predictors) + 0.1 * contrastive_loss(outputs.pooled, outputs.contexts, outputs.logit_scale)
     loss.backward()
     gradients, metrics = results["whole"]
     assert relative_error({name: parameter.grad for name, parameter in model.named_parameters()}, gradients) <= 1e-5

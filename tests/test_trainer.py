@@ -32,7 +32,9 @@ def with_optimizer(config: TrainConfig, **changes: object) -> TrainConfig:
 
 def runs(labelled: Path) -> dict[str, TrainConfig]:
     """Name -> config; paths of shards and outputs are filled in by `trained`."""
-    spiky = with_optimizer(replace(TOY, steps=24, spikes=replace(TOY.spikes, threshold=1.0, window=6, max_skips=5)), learning_rate=1.0)
+    # The rate rises until losses do, too; the seven steps behind the window may all be spikes.
+    rising = replace(TOY.optimizer.schedule, warmup_steps=10)
+    spiky = with_optimizer(replace(TOY, steps=15, spikes=replace(TOY.spikes, threshold=0.01, window=8, max_skips=7)), learning_rate=3.0, schedule=rising)
     return {
         **{f"twin {name}": PRESETS[name] for name in TWINS},
         **{f"objective {name}": replace(TOY, loss=LossConfig(objective=name)) for name in OBJECTIVES},
