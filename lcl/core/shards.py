@@ -176,7 +176,9 @@ class ShardSet:
         self.sidecars: list[dict[str, Any]] = []
         self.tars: list[Path] = []
         tables = []
-        for folder in folders:
+        for number, folder in enumerate(folders):
+            if folder.resolve() in {other.resolve() for other in folders[:number]}:
+                raise ValueError(f"{folder} is given twice: name it once (weights make documents come more often)")
             if not folder.is_dir():
                 raise ValueError(f"{folder}: no such folder of shards")
             found = [path for path in sorted(folder.glob("*.json")) if path.name not in BUILD_RECORDS]
@@ -238,7 +240,7 @@ def _read_catalogue(sidecar_path: Path, sidecar: Mapping[str, Any], *, columns: 
     path = sidecar_path.with_suffix(".parquet")
     try:
         table = pq.read_table(path, schema=CATALOGUE, columns=list(columns))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # a damaged block is an OSError to pyarrow
         raise ValueError(f"{path} is damaged ({error}): build the shard again") from error
     if len(table) != sidecar["documents"]:
         raise ValueError(f"{path}: {len(table)} rows, but its sidecar says {sidecar['documents']} documents: build the shard again")
