@@ -7,6 +7,7 @@
 import importlib.util
 import logging
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +129,7 @@ class Training:
                 break
             if failed:
                 raise_together(problem)
-            metrics = self._train_step(given, waited_from)
+            metrics = self.train_step(given, waited_from)
             if self.monitor is not None:
                 left = (time.perf_counter() - started) / (self.step - first) * (config.steps - self.step)
                 try:
@@ -146,7 +147,8 @@ class Training:
     def _is_shown(self, step: int) -> bool:
         return step % self.config.log_every == 0 or step == self.config.steps
 
-    def _train_step(self, given: StepInput, waited_from: float) -> dict[str, float]:
+    def train_step(self, given: StepInput, waited_from: float) -> dict[str, float]:
+        """One step of all ranks together, from when its input was waited for (`time.perf_counter`); returns its metrics. Raises ValueError as `NotFinite`."""
         config, started = self.config, time.perf_counter()
         rate = learning_rate(self.step, config.optimizer.schedule, peak=config.optimizer.learning_rate, total_steps=config.steps)
         for group in self.engine.optimizer.param_groups:
@@ -279,8 +281,14 @@ def check_numbers(config: TrainConfig, world_size: int) -> int:
 
 def check_scratch(scratch: str) -> None:
     """Raises ValueError if checkpoints cannot be written there first."""
-    if scratch and not (os.path.isdir(scratch) and os.access(scratch, os.W_OK)):
-        raise ValueError(f"--scratch {scratch} is no folder that can be written; make it on each machine, or leave the option out")
+    if not scratch:
+        return
+    try:
+        os.makedirs(scratch, exist_ok=True)
+        with tempfile.TemporaryFile(dir=scratch):
+            pass
+    except OSError as error:
+        raise ValueError(f"--scratch {scratch} is no folder that can be written ({error}); give another, or leave the option out") from error
 
 
 def prepare_blocks(blocks: Sequence[nn.Module], *, recompute_every: int, compiled: bool) -> None:
