@@ -23,10 +23,19 @@ class BuildConfig:
     """Documents per shard, at most."""
     shard_bytes: Annotated[int, Field(ge=1)] = 256 << 20
     """Bytes of content after which a shard is closed."""
+    executor: Literal["ray", "here"] = "ray"
+    """ray: a task for each crawl file, on a cluster or on this machine. here: in this process, one after another."""
+    item_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Wall-clock limit of one page, and of the images of one document; a worker that takes longer is ended, and after two times leaves it out."""
     max_failed_crawls: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Fraction of crawl files that may fail before the build ends with an error."""
 
 
+def extraction_hash(value: BuildConfig) -> str:
+    """Hash of all that decides what a split's crawl file is extracted to."""
+    return hash_of(value.pages)
+
+
 def rules_hash(value: BuildConfig) -> str:
-    """Hash of all that decides the bytes of a split's shards, given its crawl file."""
-    return hash_of(value, without=("crawl", "output", "max_failed_crawls"))
+    """Hash of all that decides the bytes of a split's shards, given its crawl file and what other splits hold."""
+    return hash_of(value, without=("crawl", "output", "max_failed_crawls", "item_seconds", "executor"))

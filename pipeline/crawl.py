@@ -6,8 +6,9 @@
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import brotli
 import zstandard
@@ -33,6 +34,8 @@ class Response:
     status: int
     headers: dict[str, str]
     body: bytes
+    digest: str = ""          # of the payload, as the record gives it (`sha1:...`)
+    revisit_of: str = ""      # the address whose earlier capture held the same body; empty where the record holds its own
 
     @property
     def media_type(self) -> str:
@@ -52,19 +55,28 @@ def read_crawl(path: Path) -> Iterator[Response | Rejected]:
         raise NotACrawl(f"{path}: no such crawl file")
     if path.stat().st_size == 0:
         raise NotACrawl(f"{path} is empty; a crawl file holds at least one record")
-    records = _read_arc(path) if _is_arc(path) else _read_warc(path)
     found = False
-    for record in records:
-        found = True
-        if record is not None:
-            yield record
+    with open(path, "rb") as file:
+        for record in _read_arc(file) if _is_arc(file) else _read_warc(file):
+            found = True
+            if record is not None:
+                yield record
     if not found:
         raise NotACrawl(f"{path} is no crawl: it holds no WARC or ARC record (give .warc, .warc.gz, .arc or .arc.gz files)")
 
 
-def _is_arc(path: Path) -> bool:
-    with open(path, "rb") as file:
-        start = file.read(4096)
+def read_record(file: BinaryIO, offset: int) -> Response | None:
+    """The response whose record begins at `offset` of a crawl file; None if there is none any more."""
+    is_arc = _is_arc(file)
+    file.seek(offset)
+    record = next(_read_arc(file) if is_arc else _read_warc(file), None)
+    return replace(record, offset=offset) if isinstance(record, Response) else None
+
+
+def _is_arc(file: BinaryIO) -> bool:
+    file.seek(0)
+    start = file.read(4096)
+    file.seek(0)
     if start[:2] == b"\x1f\x8b":
         try:
             start = zlib.decompressobj(wbits=31).decompress(start, len(ARC_MAGIC))
@@ -73,25 +85,36 @@ def _is_arc(path: Path) -> bool:
     return start.startswith(ARC_MAGIC)
 
 
-def _read_warc(path: Path) -> Iterator[Response | Rejected | None]:
+def _read_warc(file: BinaryIO) -> Iterator[Response | Rejected | None]:
     """None stands for a record that is no response (it counts as a sign that the file is a crawl)."""
-    with open(path, "rb") as file:
-        # Decoding is ours: auto_decode='all' ends the file at a record that says `chunked` but was stored de-chunked.
-        records = ArchiveIterator(file, record_types=WarcRecordType.any_type, parse_http=True, quirks_mode=True, auto_decode="none")
-        while True:
-            try:
-                record = next(records)
-                if record.record_type & WARC_TYPES:
-                    yield from _from_warc(record)
-                else:
-                    yield None
-            except StopIteration:
-                return
-            except Rejected as rejected:
-                yield rejected
-            except OSError as error:  # a torn gzip member or header: fastwarc cannot go on behind it
-                yield Rejected(Reason.RECORD_DAMAGED, str(error))
-                return
+    # Decoding is ours: auto_decode='all' ends the file at a record that says `chunked` but was stored de-chunked.
+    records = ArchiveIterator(file, record_types=WarcRecordType.any_type, parse_http=True, quirks_mode=True, auto_decode="none")
+    while True:
+        try:
+            record = next(records)
+            if record.record_type & WARC_TYPES:
+                yield from _from_warc(record)
+            elif record.record_type == WarcRecordType.revisit:
+                yield _from_revisit(record)
+            else:
+                yield None
+        except StopIteration:
+            return
+        except Rejected as rejected:
+            yield rejected
+        except OSError as error:  # a torn gzip member or header: fastwarc cannot go on behind it
+            yield Rejected(Reason.RECORD_DAMAGED, str(error))
+            return
+
+
+def _from_revisit(record: WarcRecord) -> Response:
+    """A capture whose body an earlier record holds (WARC 1.1, 6.7); its status is that of the body's."""
+    url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
+    earlier = (record.headers.get("WARC-Refers-To-Target-URI") or url).strip("<> ")
+    return Response(
+        offset=record.stream_pos, url=url, date=record.headers.get("WARC-Date") or "", status=304, headers={}, body=b"",
+        digest=record.headers.get("WARC-Payload-Digest") or "", revisit_of=earlier,
+    )  # fmt: skip
 
 
 def _from_warc(record: WarcRecord) -> Iterator[Response | Rejected | None]:
@@ -111,37 +134,36 @@ def _from_warc(record: WarcRecord) -> Iterator[Response | Rejected | None]:
     body = record.reader.read(MAX_BODY_BYTES + 1)
     yield Response(
         offset=record.stream_pos, url=url, date=record.headers.get("WARC-Date") or "", status=status, headers=headers,
-        body=_decode_body(body, headers, url),
+        body=_decode_body(body, headers, url), digest=record.headers.get("WARC-Payload-Digest") or "",
     )
     if len(body) < min(record.content_length, MAX_BODY_BYTES):
         yield Rejected(Reason.RECORD_DAMAGED, f"{url}: {len(body)} of {record.content_length} bytes")
 
 
-def _read_arc(path: Path) -> Iterator[Response | Rejected | None]:
-    with open(path, "rb") as file:
-        records = ArcIterator(file)
-        while True:
-            try:
-                record = next(records)
-                head = record.http_headers
-                if record.rec_type != "response" or head is None:
-                    yield None
-                    continue
-                headers = {name.lower(): value for name, value in head.headers}
-                url = record.rec_headers.get_header("uri") or ""
-                body = record.raw_stream.read(MAX_BODY_BYTES + 1)
-                code = head.get_statuscode()
-                yield Response(
-                    offset=records.get_record_offset(), url=url, date=_arc_date(record.rec_headers.get_header("archive-date") or ""),
-                    status=int(code) if re.fullmatch("[0-9]{3}", code) else 0, headers=headers, body=_decode_body(body, headers, url),
-                )
-            except StopIteration:
-                return
-            except Rejected as rejected:
-                yield rejected
-            except (ArchiveLoadFailed, EOFError, zlib.error, UnicodeDecodeError) as error:
-                yield Rejected(Reason.RECORD_DAMAGED, str(error))
-                return
+def _read_arc(file: BinaryIO) -> Iterator[Response | Rejected | None]:
+    records = ArcIterator(file)
+    while True:
+        try:
+            record = next(records)
+            head = record.http_headers
+            if record.rec_type != "response" or head is None:
+                yield None
+                continue
+            headers = {name.lower(): value for name, value in head.headers}
+            url = record.rec_headers.get_header("uri") or ""
+            body = record.raw_stream.read(MAX_BODY_BYTES + 1)
+            code = head.get_statuscode()
+            yield Response(
+                offset=records.get_record_offset(), url=url, date=_arc_date(record.rec_headers.get_header("archive-date") or ""),
+                status=int(code) if re.fullmatch("[0-9]{3}", code) else 0, headers=headers, body=_decode_body(body, headers, url),
+            )
+        except StopIteration:
+            return
+        except Rejected as rejected:
+            yield rejected
+        except (ArchiveLoadFailed, EOFError, zlib.error, UnicodeDecodeError) as error:
+            yield Rejected(Reason.RECORD_DAMAGED, str(error))
+            return
 
 
 def _arc_date(digits: str) -> str:

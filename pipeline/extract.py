@@ -10,7 +10,6 @@ place, so the marks come back in document order inside the main text. A page's o
 import html as html_module
 import re
 from collections import Counter
-from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 from resiliparse.extract.html2text import extract_plain_text
@@ -19,6 +18,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from lcl.core.document import PARAGRAPH_BREAK
 from lcl.core.rejected import Reason, Rejected
+from pipeline.raw import ImageReference, Piece
 
 OPEN_MARK, CLOSE_MARK = "\ue000", "\ue001"
 OWN_MARKS = re.compile(r"[\ue000\ue001]|&#(?:x0*e00[01]|0*5734[45]);?", re.IGNORECASE)
@@ -38,17 +38,6 @@ MAX_DEPTH = 2_000  # the parsers are quadratic in depth: 50,000 nested tags took
 VOID_OR_IMPLIED = frozenset("area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup".split())
 FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())
 TAG_NAME = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
-
-
-@dataclass(frozen=True)
-class ImageReference:
-    """An image of the main content: absolute candidate addresses, the best first, and its alt text."""
-
-    candidates: tuple[str, ...]
-    alt: str = ""
-
-
-Piece = str | ImageReference
 
 
 def decode_page(body: bytes, content_type: str) -> str:

@@ -1,30 +1,27 @@
-"""All splits on Ray: one stateless task each, bounded in flight, and a report that adds up.
+"""A shard build, phase by phase; each leaves files that the next one reads, so any of them continues after an interruption.
 
-    crawl files --> build_split tasks (retried when a worker dies) --> records --> report.json
+    extract     crawl files --> work/extracted, work/images              a task for each split (pipeline/extract_split.py)
+    index       work/images --> work/index                               (pipeline/image_index.py)
+    assemble    work/extracted, work/index --> shards, splits/*.json     a task for each split (pipeline/assemble_split.py)
+    report      splits/*.json --> report.json
 """
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
 from lcl.core.files import read_json, write_json
-from lcl.core.logs import progress_bar
-from lcl.core.rejected import Reason
+from pipeline.assemble_split import assemble_split
 from pipeline.build_config import BuildConfig
-from pipeline.crawl import NotACrawl
-from pipeline.split import CrawlChanged, build_split, split_name
-
-MAX_RETRIES = 3
-TASKS_PER_CPU = 2  # queued beside the running ones, so that no CPU waits for the driver
-
-FAILURES: dict[type[Exception], Reason] = {NotACrawl: Reason.NOT_A_CRAWL, CrawlChanged: Reason.CRAWL_CHANGED, OSError: Reason.CRAWL_UNREADABLE}
+from pipeline.extract_split import extract_split
+from pipeline.image_index import merge_index
+from pipeline.splits import split_name
+from pipeline.tasks import run_tasks, start_ray
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
     if run_path.exists():
         earlier = read_json(run_path).get("config", {})
         is_ours = "crawl" in earlier and "pages" in earlier
-        if is_ours and not any(output.glob("splits/*.json")):
+        if is_ours and not any(output.glob("splits/*.json")) and not any(output.glob("work/extracted/*.json")):
             run_path.unlink()  # a build that made nothing holds no folder
         elif not is_ours or _identity(earlier) != _identity(to_dict(config)):
             raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
@@ -62,7 +59,7 @@ def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for two builds to share a folder: the rules, and which crawl files by name."""
-    return {key: value for key, value in config.items() if key not in ("output", "max_failed_crawls", "crawl")} | {
+    return {key: value for key, value in config.items() if key not in ("output", "max_failed_crawls", "item_seconds", "executor", "crawl")} | {
         "crawl": sorted(Path(name).name for name in config["crawl"])
     }
 
@@ -73,12 +70,19 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
     Raises ValueError if more than `max_failed_crawls` of the crawl files fail, after all others are done.
     """
     crawl_files, output = prepare_output(config)
-    (output / "splits").mkdir(parents=True, exist_ok=True)
+    work = output.resolve() / "work"
+    work.mkdir(parents=True, exist_ok=True)
     if not (output / "run.json").exists():
         write_run_record(output, config)
-    _start_ray()
-    records, failures = _run(crawl_files, output.resolve(), config)
-    report = summarise(records, failures, num_crawls=len(crawl_files))
+    if config.executor == "ray":
+        start_ray()
+    splits = {split_name(path): path.resolve() for path in crawl_files}
+    extracted = run_tasks(extract_split, {name: (path, work, config) for name, path in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
+    if extracted.records:
+        merge_index([(work / "images" / f"{name}.npy", record["crawl_path"]) for name, record in extracted.records.items()], work / "index")
+    built = run_tasks(assemble_split, {name: (name, work, config) for name in extracted.records}, executor=config.executor, title="assembling", note=_say_built)
+    failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
+    report = summarise(list(built.records.values()), failures, num_crawls=len(crawl_files))
     write_json(output / "report.json", report)
     if len(failures) > config.max_failed_crawls * len(crawl_files):
         first = next(iter(failures.values()))
@@ -87,48 +91,17 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
     return report
 
 
-def _start_ray() -> None:
-    """Joins the cluster that RAY_ADDRESS names (a job's environment has it), else starts a local Ray of its own."""
-    if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING)
+def _say_extracted(record: Mapping[str, Any]) -> None:
+    log.info("%s: %d of %d pages extracted", record["identity"]["crawl_file"], record["rows"], record["documents"].get("in", 0))
+    if record["records_rejected"]:
+        log.warning("%s: records damaged or too large: %s", record["identity"]["crawl_file"], record["records_rejected"])
 
 
-def _run(crawl_files: Sequence[Path], output: Path, config: BuildConfig) -> tuple[list[dict[str, Any]], dict[str, dict[str, str]]]:
-    task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(build_split)
-    limit = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + TASKS_PER_CPU)
-    waiting = sorted(crawl_files, key=split_name)
-    running: dict[ray.ObjectRef, Path] = {}
-    records: dict[str, dict[str, Any]] = {}
-    failures: dict[str, dict[str, str]] = {}
-    with progress_bar("crawl files", total=len(waiting)) as bar:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                path = waiting.pop(0)
-                running[task.remote(path.resolve(), output, config)] = path
-            for done in ray.wait(list(running))[0]:
-                path = running.pop(done)
-                try:
-                    records[split_name(path)] = record = ray.get(done)
-                    log.info("%s: %d of %d pages became documents", path.name, record["documents"].get("out", 0), record["documents"]["in"])
-                    if record["records_rejected"]:
-                        log.warning("%s: records damaged or too large: %s", path.name, record["records_rejected"])
-                except ray.exceptions.RayError as error:
-                    failures[path.name] = _failure(path, error)
-                    log.warning("%s", failures[path.name]["message"])
-                bar.advance(note=path.name)
-    return [records[name] for name in sorted(records)], failures
+def _say_built(record: Mapping[str, Any]) -> None:
+    log.info("%s: %d of %d pages became documents", record["identity"]["crawl_file"], record["documents"].get("out", 0), record["documents"].get("in", 0))
 
 
-def _failure(path: Path, error: ray.exceptions.RayError) -> dict[str, str]:
-    """What is written of a crawl file whose task failed: its reason, and a line for people."""
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    for kind, reason in FAILURES.items():
-        if isinstance(cause, kind):
-            return {"reason": reason, "message": str(cause)}
-    return {"reason": Reason.CRAWL_CRASHES, "message": f"{path}: its task failed ({type(cause).__name__}: {str(cause).splitlines()[0]}); please report this file"}
-
-
-def summarise(records: Sequence[dict[str, Any]], failures: dict[str, dict[str, str]], *, num_crawls: int) -> dict[str, Any]:
+def summarise(records: Sequence[Mapping[str, Any]], failures: dict[str, dict[str, str]], *, num_crawls: int) -> dict[str, Any]:
     """The funnel: for crawl files, records, documents and images, what came in, what came out, what was left out and why."""
     totals: dict[str, Counter[str]] = {kind: Counter() for kind in ("records", "records_rejected", "documents", "images")}
     for record in records:

@@ -13,6 +13,7 @@ import pytest
 from lcl.core.shards import ShardSet, verify_shard
 from lcl.demo import ray_head
 from tests.conftest import ROOT, Run, assert_one_line_error
+from tests.builds import build_here
 from tests.crawls import Capture, html, jpeg, write_warc
 
 SCRIPT = "pipeline/build_shards.py"
@@ -72,12 +73,7 @@ def submit(head: tuple[str, dict[str, str]], *options: object) -> subprocess.Com
 def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: tuple, crawls: list[Path], tmp_path: Path) -> None:
     """The job's driver killed in the middle and submitted again; one bad crawl file among good ones."""
     local, output = tmp_path / "local", tmp_path / "shards"
-    from pipeline.build_config import BuildConfig
-    from pipeline.split import build_split
-
-    local.mkdir()
-    for crawl in crawls:
-        build_split(crawl, local, BuildConfig(crawl=tuple(map(str, crawls)), output="x"))
+    build_here(crawls, local)
     bad = tmp_path / "bad.warc.gz"
     bad.write_bytes(b"no crawl at all")
     options = ["--crawl", *crawls, bad, "--output", output, "--max-failed-crawls", "0.3"]

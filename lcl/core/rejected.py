@@ -18,6 +18,7 @@ class Reason(StrEnum):
     PAGE_EMPTY = "page_empty"
     PAGE_TOO_COMPLEX = "page_too_complex"              # more bytes, tags, attributes or nesting than a parser should see
     PAGE_UNPARSABLE = "page_unparsable"
+    PAGE_CRASHES = "page_crashes"                      # its worker died at it again and again, or took too long
     NO_TEXT = "no_text"
     TOO_FEW_WORDS = "too_few_words"
     NO_IMAGES = "no_images"
@@ -32,6 +33,7 @@ class Reason(StrEnum):
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_ASPECT = "image_aspect"
     IMAGE_REPEATED = "image_repeated"                  # the same picture earlier in the same document
+    IMAGES_CRASH = "images_crash"                      # the worker died at the images of its document, again and again
     IMAGE_PAGE_DROPPED = "image_page_dropped"          # the image was fine, its page was not
 
 
