@@ -1,6 +1,6 @@
 """Where a crawl holds the answer to an address: found across all crawl files of a build, without their bodies in memory.
 
-    extraction: images, redirects, revisits --> work/images/SPLIT.npy --merge_index--> work/index/PART.npy, sorted by hash of address
+    extraction: images, redirects, revisits --> work/images/SPLIT.npy --merge_part--> work/index/PART.npy, sorted by hash of address
     assembly:   address --binary search--> (crawl file, offset) --> the record is read again --> body, or the next address
 
 A redirect or revisit is followed by reading its record, so the index holds no addresses: 29 bytes an entry.
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from lcl.core.files import open_aside, read_json, write_json
+from lcl.core.files import open_aside, read_json
 from pipeline.addresses import normal_url
 
 ENTRY = np.dtype([("address", "S16"), ("file", "<u4"), ("offset", "<i8"), ("kind", "u1")], align=False)
@@ -33,39 +33,38 @@ def digest_hash(digest: str) -> bytes:
 
 
 def write_entries(path: Path, entries: Iterable[tuple[bytes, int, int]]) -> int:
-    """Writes (hash, offset, kind) of one split and returns their number."""
+    """Writes (hash, offset, kind) of one split, sorted, and returns their number."""
     table = np.array([(address, 0, offset, kind) for address, offset, kind in entries], dtype=ENTRY)
     with open_aside(path) as file:
-        np.save(file, table)
+        np.save(file, table[np.lexsort((table["offset"], table["address"]))])
     return len(table)
 
 
-def merge_index(tables: Sequence[tuple[Path, str]], output: Path) -> None:
-    """Sorts the entries of all splits, (table, crawl file), into `output`: PART.npy and files.json, which is written last.
+def merge_part(part: int, tables: Sequence[tuple[Path, str]], output: Path) -> dict[str, int]:
+    """Merges the entries of all splits, (table, crawl file), that belong to `part` into `output`, sorted by hash, then crawl file, then offset.
 
-    Of one address the entries stand in the order of crawl files and offsets. Done part by part, so memory holds a part of all entries.
+    Memory holds a part of all entries.
     """
-    files = [file for _, file in tables]
-    if (output / "files.json").exists() and read_json(output / "files.json") == files:
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    for part in range(PARTS):
-        pieces = []
-        for number, (table, _) in enumerate(tables):
-            entries = np.load(table, mmap_mode="r")
-            chosen = entries[_part_of(entries["address"]) == part]
-            chosen["file"] = number
-            pieces.append(chosen)
-        merged = np.concatenate(pieces) if pieces else np.zeros(0, ENTRY)
-        merged = merged[np.lexsort((merged["offset"], merged["file"], merged["address"]))]
-        with open_aside(output / f"{part:02d}.npy") as file:
-            np.save(file, merged)
-    write_json(output / "files.json", files)
+    pieces = []
+    for number, (table, _) in enumerate(tables):
+        entries = np.load(table, mmap_mode="r")
+        chosen = np.array(entries[slice(*(_first_of(entries, one) for one in (part, part + 1)))])
+        chosen["file"] = number
+        pieces.append(chosen)
+    merged = np.concatenate(pieces)
+    merged = merged[np.lexsort((merged["offset"], merged["file"], merged["address"]))]
+    with open_aside(output / f"{part:02d}.npy") as file:
+        np.save(file, merged)
+    return {"entries": len(merged)}
 
 
-def _part_of(addresses: np.ndarray) -> np.ndarray:
-    first = np.ascontiguousarray(addresses).view(np.uint8).reshape(len(addresses), 16)[:, 0] if len(addresses) else np.zeros(0, np.uint8)
-    return first.astype(int) * PARTS >> 8
+def part_of(address: bytes) -> int:
+    """The part of the index that holds a hash."""
+    return address[0] * PARTS >> 8 if address else 0  # numpy cuts zeros off the end of byte strings
+
+
+def _first_of(entries: np.ndarray, part: int) -> int:
+    return bisect_left(range(len(entries)), part, key=lambda place: part_of(entries[place]["address"]))
 
 
 class ImageIndex:
@@ -77,7 +76,7 @@ class ImageIndex:
 
     def find(self, address: bytes) -> list[tuple[str, int, int]]:
         """(crawl file, offset, kind) of every entry with this hash, in the order of crawl files and offsets."""
-        part = self._part(address[0] * PARTS >> 8)
+        part = self._part(part_of(address))
         wanted = address.rstrip(b"\0")  # as numpy gives byte strings
         start = bisect_left(range(len(part)), wanted, key=lambda place: part[place]["address"])  # searchsorted would copy the column
         found = []

@@ -19,9 +19,9 @@ from lcl.core.files import read_json, write_json
 from pipeline.assemble_split import assemble_split
 from pipeline.build_config import BuildConfig
 from pipeline.extract_split import extract_split
-from pipeline.image_index import merge_index
+from pipeline.image_index import PARTS, merge_part
 from pipeline.splits import split_name
-from pipeline.tasks import run_tasks, start_ray
+from pipeline.tasks import Outcome, run_tasks, start_ray
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
         start_ray()
     splits = {split_name(path): path.resolve() for path in crawl_files}
     extracted = run_tasks(extract_split, {name: (path, work, config) for name, path in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
-    if extracted.records:
-        merge_index([(work / "images" / f"{name}.npy", record["crawl_path"]) for name, record in extracted.records.items()], work / "index")
+    _merge_index(extracted, work, config)
     built = run_tasks(assemble_split, {name: (name, work, config) for name in extracted.records}, executor=config.executor, title="assembling", note=_say_built)
     failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
     report = summarise(list(built.records.values()), failures, num_crawls=len(crawl_files))
@@ -89,6 +88,22 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
         more = f" ({len(failures)} of {len(crawl_files)} crawl files failed, see {output / 'report.json'})" if len(crawl_files) > 1 else ""
         raise ValueError(first["message"] + more)
     return report
+
+
+def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
+    """Merges what splits say of their images, unless it was done for the same crawl files."""
+    index = work / "index"
+    tables = [(work / "images" / f"{name}.npy", record["crawl_path"]) for name, record in extracted.records.items()]
+    files = [file for _, file in tables]
+    if not files or ((index / "files.json").exists() and read_json(index / "files.json") == files):
+        return
+    index.mkdir(exist_ok=True)
+    merged = run_tasks(
+        merge_part, {f"{part:02d}": (part, tables, index) for part in range(PARTS)}, executor=config.executor, title="indexing images", note=lambda _: None
+    )
+    if merged.failures:
+        raise ValueError(f"the index of images could not be made: {next(iter(merged.failures.values()))['message']}")
+    write_json(index / "files.json", files)
 
 
 def _say_extracted(record: Mapping[str, Any]) -> None:

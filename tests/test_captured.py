@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from warcio.statusandheaders import StatusAndHeaders
 
+from lcl.core.files import write_json
 from lcl.core.shards import ShardSet
 from pipeline.captured import CapturedImages
-from pipeline.image_index import ENTRY, IMAGE, PARTS, ImageIndex, merge_index, write_entries
+from pipeline.image_index import ENTRY, IMAGE, PARTS, ImageIndex, merge_part, write_entries
 from tests.builds import build_here
 from tests.crawls import Capture, _MemoryWriter, html, jpeg, write_warc
 
@@ -92,7 +93,10 @@ def test_the_index_finds_exactly_what_was_written(tmp_path_factory, tables: list
     folder = tmp_path_factory.mktemp("index")
     for number, table in enumerate(tables):
         write_entries(folder / f"{number}.npy", [(address, offset, IMAGE) for address, offset in table])
-    merge_index([(folder / f"{number}.npy", f"file {number}") for number in range(len(tables))], folder / "index")
+    (folder / "index").mkdir()
+    for part in range(PARTS):
+        merge_part(part, [(folder / f"{number}.npy", f"file {number}") for number in range(len(tables))], folder / "index")
+    write_json(folder / "index" / "files.json", [f"file {number}" for number in range(len(tables))])
     index = ImageIndex(folder / "index")
     for address in {address for table in tables for address, _ in table} | {b"\x01" * 16}:
         expected = sorted((number, offset) for number, table in enumerate(tables) for other, offset in table if other == address)

@@ -1,0 +1,41 @@
+"""Images that documents show and the crawl does not hold: the list for `lcl fetch-images`.
+
+    work/extracted/NAME.parquet, minus duplicates, minus what the index finds --> work/wanted/NAME.parquet (url, page_url)
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lcl.core.files import open_aside
+from pipeline.extracted import from_row, read_rows
+from pipeline.image_index import ImageIndex, address_hash
+from pipeline.raw import ImageReference
+
+SCHEMA = pa.schema([("url", pa.string()), ("page_url", pa.string())])
+
+
+def list_wanted(name: str, work: Path, dropped: frozenset[str]) -> dict[str, Any]:
+    """Writes the table of a split, and returns how many images it names. `dropped` are keys of documents that will not be built."""
+    index = ImageIndex(work / "index")
+    rows = list(_wanted(read_rows(work / "extracted" / f"{name}.parquet"), index, dropped))
+    target = work / "wanted" / f"{name}.parquet"
+    target.parent.mkdir(exist_ok=True)
+    with open_aside(target) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file, compression="zstd")
+    return {"wanted": len(rows)}
+
+
+def _wanted(rows: Iterator[dict[str, Any]], index: ImageIndex, dropped: frozenset[str]) -> Iterator[dict[str, str]]:
+    for row in rows:
+        if row["key"] in dropped:
+            continue
+        for piece in from_row(row).pieces:
+            if not isinstance(piece, ImageReference) or piece.data is not None:
+                continue
+            held = any(url.startswith("data:") or index.find(address_hash(url)) for url in piece.candidates)
+            if piece.candidates and not held:
+                yield {"url": piece.candidates[0], "page_url": row["page_url"]}
