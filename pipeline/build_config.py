@@ -12,7 +12,12 @@ from pipeline.pages import PageRules
 @config
 class BuildConfig:
     crawl: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Crawl files: WARC or ARC, gzipped or not. Images are looked up in the same file as their page."""
+    """Crawl files (WARC, ARC, WACZ, compressed or not), globs, folders, lists (warc.paths.gz), at paths or addresses (s3://, https://).
+    Images are looked up in the same file as their page."""
+    prefix: str = ""
+    """Put before each line of a list that is no whole path, such as https://data.commoncrawl.org/ or s3://commoncrawl/."""
+    anonymous: bool = False
+    """Ask object stores without credentials; otherwise they come from the environment."""
     output: str
     """Folder for the shards; a build that was interrupted continues there."""
     images: ImageRules = ImageRules()
@@ -29,4 +34,4 @@ class BuildConfig:
 
 def rules_hash(value: BuildConfig) -> str:
     """Hash of all that decides the bytes of a split's shards, given its crawl file."""
-    return hash_of(value, without=("crawl", "output", "max_failed_crawls"))
+    return hash_of(value, without=("crawl", "prefix", "anonymous", "output", "max_failed_crawls"))

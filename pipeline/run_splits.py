@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import xxhash
 
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
@@ -18,53 +19,56 @@ from lcl.core.files import read_json, write_json
 from lcl.core.logs import progress_bar
 from lcl.core.rejected import Reason
 from pipeline.build_config import BuildConfig
-from pipeline.crawl import NotACrawl
+from pipeline.crawl import CRAWL_ENDINGS, NotACrawl
 from pipeline.split import CrawlChanged, build_split, split_name
+from pipeline.storage import Input, InputUnreadable, find_inputs
 
 MAX_RETRIES = 3
 TASKS_PER_CPU = 2  # queued beside the running ones, so that no CPU waits for the driver
 
-FAILURES: dict[type[Exception], Reason] = {NotACrawl: Reason.NOT_A_CRAWL, CrawlChanged: Reason.CRAWL_CHANGED, OSError: Reason.CRAWL_UNREADABLE}
+FAILURES: dict[type[Exception], Reason] = {
+    NotACrawl: Reason.NOT_A_CRAWL, CrawlChanged: Reason.CRAWL_CHANGED, InputUnreadable: Reason.CRAWL_UNREADABLE, OSError: Reason.CRAWL_UNREADABLE,
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 
-def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
+def prepare_output(config: BuildConfig) -> tuple[list[Input], Path]:
     """The crawl files and the output folder, checked. Raises ValueError before anything is written."""
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     output = Path(config.output)
-    crawl_files = [Path(name) for name in config.crawl]
-    for path in [output, *crawl_files] if in_job else []:
-        if not path.is_absolute():
-            raise ValueError(f"{path} is a relative path: in a Ray job it would mean a temporary copy of the working folder. Give an absolute one.")
-    names: dict[str, Path] = {}
-    for path in crawl_files:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such crawl file")
-        other = names.setdefault(split_name(path), path)
-        if other is not path:
-            problem = "is given twice" if other == path else f"has the same file name as {other}, from which shards and keys are named: rename one of them"
-            raise ValueError(f"{path} {problem}")
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        for name in [config.output, *(pattern for pattern in config.crawl if "://" not in pattern)]:
+            if not Path(name).is_absolute():
+                raise ValueError(f"{name} is a relative path: in a Ray job it would mean a temporary copy of the working folder. Give an absolute one.")
+    crawl_files = find_inputs(config.crawl, endings=CRAWL_ENDINGS, prefix=config.prefix, anonymous=config.anonymous)
+    names: dict[str, Input] = {}
+    for crawl in crawl_files:
+        other = names.setdefault(split_name(crawl), crawl)
+        if other is not crawl:
+            raise ValueError(f"{crawl} has the same file name as {other}, from which shards and keys are named: rename one of them")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
     run_path = output / "run.json"
     if run_path.exists():
-        earlier = read_json(run_path).get("config", {})
+        record = read_json(run_path)
+        earlier = record.get("config", {})
         is_ours = "crawl" in earlier and "pages" in earlier
         if is_ours and not any(output.glob("splits/*.json")):
             run_path.unlink()  # a build that made nothing holds no folder
-        elif not is_ours or _identity(earlier) != _identity(to_dict(config)):
+        elif not is_ours or _rules(earlier) != _rules(to_dict(config)) or record.get("crawls") != _names_hash(crawl_files):
             raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
     return crawl_files, output
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for two builds to share a folder: the rules, and which crawl files by name."""
-    return {key: value for key, value in config.items() if key not in ("output", "max_failed_crawls", "crawl")} | {
-        "crawl": sorted(Path(name).name for name in config["crawl"])
-    }
+def _rules(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for two builds to share a folder, beside the names of their crawl files."""
+    return {key: value for key, value in config.items() if key not in ("output", "max_failed_crawls", "crawl", "prefix", "anonymous")}
+
+
+def _names_hash(crawl_files: Sequence[Input]) -> str:
+    return xxhash.xxh128_hexdigest("\n".join(sorted(crawl.name for crawl in crawl_files)))
 
 
 def build_shards(config: BuildConfig) -> dict[str, Any]:
@@ -75,7 +79,7 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
     crawl_files, output = prepare_output(config)
     (output / "splits").mkdir(parents=True, exist_ok=True)
     if not (output / "run.json").exists():
-        write_run_record(output, config)
+        write_run_record(output, config, crawls=_names_hash(crawl_files))
     _start_ray()
     records, failures = _run(crawl_files, output.resolve(), config)
     report = summarise(records, failures, num_crawls=len(crawl_files))
@@ -93,39 +97,39 @@ def _start_ray() -> None:
         ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING)
 
 
-def _run(crawl_files: Sequence[Path], output: Path, config: BuildConfig) -> tuple[list[dict[str, Any]], dict[str, dict[str, str]]]:
+def _run(crawl_files: Sequence[Input], output: Path, config: BuildConfig) -> tuple[list[dict[str, Any]], dict[str, dict[str, str]]]:
     task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(build_split)
     limit = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + TASKS_PER_CPU)
     waiting = sorted(crawl_files, key=split_name)
-    running: dict[ray.ObjectRef, Path] = {}
+    running: dict[ray.ObjectRef, Input] = {}
     records: dict[str, dict[str, Any]] = {}
     failures: dict[str, dict[str, str]] = {}
     with progress_bar("crawl files", total=len(waiting)) as bar:
         while waiting or running:
             while waiting and len(running) < limit:
-                path = waiting.pop(0)
-                running[task.remote(path.resolve(), output, config)] = path
+                crawl = waiting.pop(0)
+                running[task.remote(crawl.absolute(), output, config)] = crawl
             for done in ray.wait(list(running))[0]:
-                path = running.pop(done)
+                crawl = running.pop(done)
                 try:
-                    records[split_name(path)] = record = ray.get(done)
-                    log.info("%s: %d of %d pages became documents", path.name, record["documents"].get("out", 0), record["documents"]["in"])
+                    records[split_name(crawl)] = record = ray.get(done)
+                    log.info("%s: %d of %d pages became documents", crawl.name, record["documents"].get("out", 0), record["documents"]["in"])
                     if record["records_rejected"]:
-                        log.warning("%s: records damaged or too large: %s", path.name, record["records_rejected"])
+                        log.warning("%s: records damaged or too large: %s", crawl.name, record["records_rejected"])
                 except ray.exceptions.RayError as error:
-                    failures[path.name] = _failure(path, error)
-                    log.warning("%s", failures[path.name]["message"])
-                bar.advance(note=path.name)
+                    failures[crawl.name] = _failure(crawl, error)
+                    log.warning("%s", failures[crawl.name]["message"])
+                bar.advance(note=crawl.name)
     return [records[name] for name in sorted(records)], failures
 
 
-def _failure(path: Path, error: ray.exceptions.RayError) -> dict[str, str]:
+def _failure(crawl: Input, error: ray.exceptions.RayError) -> dict[str, str]:
     """What is written of a crawl file whose task failed: its reason, and a line for people."""
     cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
     for kind, reason in FAILURES.items():
         if isinstance(cause, kind):
             return {"reason": reason, "message": str(cause)}
-    return {"reason": Reason.CRAWL_CRASHES, "message": f"{path}: its task failed ({type(cause).__name__}: {str(cause).splitlines()[0]}); please report this file"}
+    return {"reason": Reason.CRAWL_CRASHES, "message": f"{crawl}: its task failed ({type(cause).__name__}: {str(cause).splitlines()[0]}); please report this file"}
 
 
 def summarise(records: Sequence[dict[str, Any]], failures: dict[str, dict[str, str]], *, num_crawls: int) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from lcl.core.files import read_json, write_json
 from lcl.core.rejected import Reason, Rejected
 from lcl.core.shards import SUFFIXES, is_whole, write_shard
 from pipeline.build_config import BuildConfig, rules_hash
+from pipeline.crawl import CRAWL_NAME
 from pipeline.pages import make_document
 from pipeline.spool import Spool, normal_url
+from pipeline.storage import Input, fingerprint
 
 BYTE_LIBRARIES = ("pillow", "resiliparse", "fastwarc", "pyarrow")  # other versions may give other bytes
 
@@ -30,26 +32,16 @@ class CrawlChanged(ValueError):
     """The output holds shards of a crawl file of this name that came from other bytes, rules or libraries."""
 
 
-def split_name(crawl_file: Path) -> str:
+def split_name(crawl_file: Path | Input) -> str:
     """The split's name: the file name without its endings, letters, digits, `-` and `_` only, and a hash of the full file name."""
-    stem = re.sub(r"\.(w?arc)(\.gz)?$", "", crawl_file.name)
+    stem = CRAWL_NAME.sub("", crawl_file.name)
     return f"{re.sub(r'[^A-Za-z0-9_-]', '-', stem)[:80]}-{xxhash.xxh32_hexdigest(crawl_file.name.encode())}"
 
 
-def fingerprint(crawl_file: Path) -> str:
-    """Changes when the crawl file does: its size and a hash of its first and last 64 KiB."""
-    size = crawl_file.stat().st_size
-    with open(crawl_file, "rb") as file:
-        ends = file.read(1 << 16)
-        file.seek(max(0, size - (1 << 16)))
-        ends += file.read(1 << 16)
-    return f"{size}-{xxhash.xxh64_hexdigest(ends)}"
-
-
-def build_split(crawl_file: Path, output: Path, config: BuildConfig) -> dict[str, Any]:
+def build_split(crawl_file: Path | Input, output: Path, config: BuildConfig) -> dict[str, Any]:
     """Writes the shards of `crawl_file` into `output` and returns the split's record. A split that is done is not redone.
 
-    Raises NotACrawl, or CrawlChanged if the file, the rules or the libraries were others when its shards were built. Whatever is
+    Raises NotACrawl, InputUnreadable, or CrawlChanged if the file, the rules or the libraries were others when its shards were built. Whatever is
     raised, no shard of this crawl file is left: shards belong to a record.
     """
     name = split_name(crawl_file)
@@ -81,7 +73,7 @@ def _remove_shards(output: Path, name: str) -> None:
             path.unlink()
 
 
-def _build(crawl_file: Path, output: Path, config: BuildConfig, name: str, identity: dict[str, Any]) -> dict[str, Any]:
+def _build(crawl_file: Path | Input, output: Path, config: BuildConfig, name: str, identity: dict[str, Any]) -> dict[str, Any]:
     with Spool(crawl_file) as spool:
         documents_counts: Counter[str] = Counter({"in": len(spool)})
         image_counts: Counter[str] = Counter()
@@ -106,7 +98,7 @@ def check_accounts(record: dict[str, Any]) -> None:
         assert counts.pop("in", 0) == sum(counts.values()), f"{kind} do not add up: {record[kind]}"
 
 
-def _documents(spool: Spool, crawl_file: Path, config: BuildConfig, counts: Counter[str], image_counts: Counter[str]) -> Iterator[Document]:
+def _documents(spool: Spool, crawl_file: Path | Input, config: BuildConfig, counts: Counter[str], image_counts: Counter[str]) -> Iterator[Document]:
     urls: set[str] = set()
     contents: set[str] = set()
     for response in spool.pages():

@@ -13,7 +13,8 @@ from typing import Self
 from urllib.parse import urljoin, urlsplit
 
 from lcl.core.rejected import Rejected
-from pipeline.crawl import Response, read_crawl
+from pipeline.crawl import Response, Revisit, read_crawl
+from pipeline.storage import Input
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 MAX_REDIRECTS = 5
@@ -31,19 +32,21 @@ class _Place:
 class Spool:
     """The pages of a crawl file, and its images by address. A context manager: leaving it deletes the temporary file."""
 
-    def __init__(self, path: Path, *, folder: Path | None = None) -> None:
-        """Reads `path` once. `num_records` counts responses by kind, `rejected` the damaged records by reason.
+    def __init__(self, source: Path | Input, *, folder: Path | None = None) -> None:
+        """Reads `source` once. `num_records` counts records by kind, `rejected` the damaged ones by reason.
 
-        Raises NotACrawl if `path` is none.
+        Raises NotACrawl if `source` is none, InputUnreadable if it cannot be read to its end.
         """
         self.num_records: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self._images: dict[str, _Place] = {}
+        self._by_digest: dict[str, _Place] = {}
+        self._revisits: dict[str, Revisit] = {}
         self._redirects: dict[str, str] = {}
         self._pages: list[tuple[Response, _Place]] = []
         self._file = tempfile.TemporaryFile(dir=folder)
         try:
-            for item in read_crawl(path):
+            for item in read_crawl(source):
                 self._add(item)
         except BaseException:
             self._file.close()
@@ -55,17 +58,22 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _add(self, item: Response | Rejected) -> None:
+    def _add(self, item: Response | Revisit | Rejected) -> None:
         if isinstance(item, Rejected):
             self.num_records["damaged"] += 1
             self.rejected[item.reason] += 1
+        elif isinstance(item, Revisit):
+            self.num_records["revisit"] += 1
+            self._revisits.setdefault(normal_url(item.url), item)
         elif 300 <= item.status < 400 and "location" in item.headers:
             self.num_records["redirect"] += 1
             self._redirects.setdefault(normal_url(item.url), _join(item.url, item.headers["location"]))
         elif item.body.startswith(IMAGE_MAGIC) or item.media_type.startswith("image/"):
             self.num_records["image"] += 1
-            if item.status == 200:
-                self._images.setdefault(normal_url(item.url), self._store(item.body))
+            if item.status == 200 and normal_url(item.url) not in self._images:
+                place = self._images[normal_url(item.url)] = self._store(item.body)
+                if item.digest:
+                    self._by_digest.setdefault(item.digest, place)
         elif item.media_type in HTML_TYPES:
             self.num_records["page"] += 1
             self._pages.append((replace(item, body=b""), self._store(item.body)))
@@ -90,14 +98,19 @@ class Spool:
             yield replace(response, body=self._load(place))
 
     def image(self, url: str) -> bytes | None:
-        """The body that was captured at `url`, through captured redirects; None if the crawl does not hold it."""
+        """The body that was captured at `url`, through captured redirects and revisits; None if the crawl does not hold it."""
         key = normal_url(url)
         for _ in range(MAX_REDIRECTS + 1):
-            if key in self._images:
-                return self._load(self._images[key])
-            if key not in self._redirects:
+            if (place := self._images.get(key)) is not None:
+                return self._load(place)
+            if (revisit := self._revisits.get(key)) is not None:
+                if (place := self._by_digest.get(revisit.digest)) is not None:
+                    return self._load(place)
+                key = normal_url(revisit.refers_to_url)
+            elif key in self._redirects:
+                key = normal_url(self._redirects[key])
+            else:
                 return None
-            key = normal_url(self._redirects[key])
         return None
 
 

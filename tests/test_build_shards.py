@@ -144,7 +144,7 @@ def test_a_single_bad_crawl_file_is_one_line(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: ["--crawl", folder / "missing.warc.gz", "--output", folder / "s"], "missing.warc.gz: no such crawl file"),
+        (lambda folder: ["--crawl", folder / "missing.warc.gz", "--output", folder / "s"], "missing.warc.gz: no such file"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), folder / "a.warc", "--output", folder / "s"], "is given twice"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--output", dry(folder, "file", b"")], "is a file; give a folder"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--output", folder], "is not empty and holds no shard build"),
