@@ -216,8 +216,8 @@ class _RetriedFile(RawIOBase):
             status = os.fstat(self._file.fileno())
             return status.st_size, (status.st_ino, status.st_mtime_ns)
         files, path = _file_system(self._source)
-        details = files.info(path)
         self._file = files.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
+        details = getattr(self._file, "details", None) or files.info(path)
         if self._source.location.startswith("http") and not _answers_ranges(self._file):
             self._file.close()
             self._file = _copy(files, path)
