@@ -19,11 +19,12 @@ MAX_SAMPLE_BYTES = 512 << 20
 MAX_SAMPLE_MEMBERS = 10_000
 MAX_NAME_BYTES = 1 << 16  # of a long name; a header of extended attributes may take 16 times this
 REGULAR = (b"0", b"\0", b"7")
+EXTENSIONS = (b"L", b"K", b"x", b"g")  # headers that say more of the member behind them
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Members that share a name up to their first dot, by the rest of the name, and the byte offset of the first one's header."""
+    """Members that share a name up to their first dot, by the rest of the name, and the byte offset where the first one's headers begin."""
 
     name: str
     offset: int
@@ -77,16 +78,15 @@ def looks_like_tar(start: bytes) -> bool:
 
 def _headers(stream: BinaryIO) -> Iterator[_Header]:
     """Headers of regular files, each read to before the next is asked for: the caller takes or skips `size` bytes and nothing else."""
-    position, long_name, long_size = 0, "", None
+    position, start, long_name, long_size = 0, 0, "", None
     while True:
-        start = position
         header = stream.read(BLOCK)
         if not header:
             raise Rejected(Reason.RECORD_DAMAGED, "it ends without the empty block that closes a tar")
         if not any(header):
             return
         if len(header) < BLOCK or not _checksum_holds(header):
-            raise Rejected(Reason.RECORD_DAMAGED, f"a damaged header at byte {start}")
+            raise Rejected(Reason.RECORD_DAMAGED, f"a damaged header at byte {position}")
         kind, size = header[156:157], _number(header[124:136])
         position += BLOCK
         if kind == b"L":
@@ -96,12 +96,12 @@ def _headers(stream: BinaryIO) -> Iterator[_Header]:
         elif kind in REGULAR:
             size = size if long_size is None else long_size
             yield _Header(start, long_name or _name(header), size)
-            long_name, long_size = "", None
-        else:  # folders, links, devices, what holds for all members: nothing that a sample is made of
+        else:  # folders, links, devices, attributes of all members: nothing that a sample is made of
             _skip(stream, size)
-            long_name, long_size = ("", None) if kind not in (b"g", b"K") else (long_name, long_size)
         _skip(stream, -size % BLOCK)
         position += size + -size % BLOCK
+        if kind not in EXTENSIONS:
+            start, long_name, long_size = position, "", None
 
 
 def _name(header: bytes) -> str:
