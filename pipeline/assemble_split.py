@@ -41,14 +41,14 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
     identity = extracted["identity"] | {"rules": rules_hash(config), "dropped": others}
     if record_path.exists():
         record = read_json(record_path)
-        check_identity(record["identity"], identity, crawl_file=Path(identity["crawl_file"]), output=output)
+        check_identity(record["identity"], identity, output=output)
         if all(is_whole(output / f"{shard}.json") for shard in record["shards"]):
             return record
     _remove_shards(output, name)  # of a build that was interrupted
     try:
         with (
             Guard(work / "attempts", f"{name}.assemble", seconds=config.item_seconds) as guard,
-            CapturedImages(ImageIndex(work / "index"), own_file=extracted["crawl_path"]) as captured,
+            CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"]) as captured,
         ):
             counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter()}
             documents = _documents(read_rows(work / "extracted" / f"{name}.parquet"), dropped, captured.find, config, guard, counts)

@@ -1,5 +1,6 @@
 """What a shard build can be told."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -7,12 +8,19 @@ from pydantic import Field
 from lcl.core.config import config, hash_of
 from pipeline.images import ImageRules
 from pipeline.pages import PageRules
+from pipeline.sources.options import SourceOptions
 
 
 @config
 class BuildConfig:
     crawl: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Crawl files: WARC or ARC, gzipped or not. Images are looked up in the same file as their page."""
+    """Crawl files (WARC, ARC, WACZ), or documents (MMC4, OBELICS, MINT-1T, pairs, JSON lines): paths or addresses (s3://, https://) of files, folders,
+    globs and lists (warc.paths.gz). Images are looked up in all crawl files."""
+    prefix: str = ""
+    """Put before each line of a list that is no whole path, such as https://data.commoncrawl.org/ or s3://commoncrawl/."""
+    anonymous: bool = False
+    """Ask object stores without credentials; otherwise they come from the environment."""
+    source: SourceOptions = SourceOptions()
     output: str
     """Folder for the shards; a build that was interrupted continues there."""
     images: ImageRules = ImageRules()
@@ -31,11 +39,15 @@ class BuildConfig:
     """Fraction of crawl files that may fail before the build ends with an error."""
 
 
+# What changes no byte of a shard, given the inputs.
+FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "max_failed_crawls", "item_seconds", "executor")
+
+
 def extraction_hash(value: BuildConfig) -> str:
     """Hash of all that decides what a split's crawl file is extracted to."""
-    return hash_of(value.pages)
+    return hash_of(replace(value, images=ImageRules(), dedup="none", shard_documents=1, shard_bytes=1), without=FREE_FIELDS)
 
 
 def rules_hash(value: BuildConfig) -> str:
     """Hash of all that decides the bytes of a split's shards, given its crawl file and what other splits hold."""
-    return hash_of(value, without=("crawl", "output", "max_failed_crawls", "item_seconds", "executor"))
+    return hash_of(value, without=FREE_FIELDS)

@@ -1,14 +1,14 @@
 """Images that a crawl holds, by address, through redirects and revisits, from any of its files."""
 
 from collections import OrderedDict
-from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from lcl.core.rejected import Rejected
 from pipeline.addresses import join
-from pipeline.crawl import Response, read_record
-from pipeline.image_index import IMAGE, REDIRECT, ImageIndex, address_hash, digest_hash
+from pipeline.crawl import Response, Revisit, read_record
+from pipeline.image_index import REDIRECT, ImageIndex, address_hash, digest_hash
+from pipeline.storage import Input, open_input
 
 MAX_HOPS = 6
 OPEN_FILES = 16
@@ -17,9 +17,9 @@ OPEN_FILES = 16
 class CapturedImages:
     """Looks addresses up in an index and reads their records. A context manager: leaving it closes the crawl files."""
 
-    def __init__(self, index: ImageIndex, *, own_file: str) -> None:
+    def __init__(self, index: ImageIndex, *, own_file: str, anonymous: bool = False) -> None:
         """Of several captures of one address, one in `own_file` is taken first, else that of the first file."""
-        self._index, self._own_file = index, own_file
+        self._index, self._own_file, self._anonymous = index, own_file, anonymous
         self._open: OrderedDict[str, BinaryIO] = OrderedDict()
 
     def __enter__(self) -> Self:
@@ -38,28 +38,29 @@ class CapturedImages:
                 return None
             file, offset, kind = min(found, key=lambda entry: (entry[2], entry[0] != self._own_file))
             record = self._read(file, offset)
-            if record is None or kind == IMAGE:
-                return record and record.body
-            if kind == REDIRECT:
+            if isinstance(record, Revisit):
+                by_digest = self._index.find(digest_hash(record.digest)) if record.digest else []
+                if by_digest:
+                    return _body(self._read(*by_digest[0][:2]))
+                address = address_hash(record.refers_to_url)
+            elif record is not None and kind == REDIRECT:
                 address = address_hash(join(record.url, record.headers.get("location", "")))
-                continue
-            by_digest = self._index.find(digest_hash(record.digest)) if record.digest else []
-            if by_digest:
-                record = self._read(*by_digest[0][:2])
-                return record and record.body
-            if address_hash(record.revisit_of) == address:
-                return None
-            address = address_hash(record.revisit_of)
+            else:
+                return _body(record)
         return None
 
-    def _read(self, path: str, offset: int) -> Response | None:
+    def _read(self, path: str, offset: int) -> Response | Revisit | None:
         if path in self._open:
             self._open.move_to_end(path)
         else:
             if len(self._open) == OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[path] = open(path, "rb")
+            self._open[path] = open_input(Input(path, self._anonymous))
         try:
             return read_record(self._open[path], offset)
         except Rejected:  # larger, once decoded, than any image may be
             return None
+
+
+def _body(record: Response | Revisit | None) -> bytes | None:
+    return record.body if isinstance(record, Response) else None

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -22,6 +23,14 @@ IMAGE, REDIRECT, REVISIT = range(3)
 PARTS = 64  # files of the merged index; a part of 10^9 entries is 450 MB, and is mapped, not read
 
 
+class Entry(NamedTuple):
+    """A hash of an address or a digest, and the record that answers it."""
+
+    address: bytes
+    offset: int
+    kind: int
+
+
 def address_hash(url: str) -> bytes:
     """16 bytes that are equal for spellings of one address."""
     return xxhash.xxh128_digest(normal_url(url).encode("utf-8", "surrogatepass"))
@@ -32,8 +41,8 @@ def digest_hash(digest: str) -> bytes:
     return xxhash.xxh128_digest(f"\n{digest}".encode())  # no address begins with a line feed
 
 
-def write_entries(path: Path, entries: Iterable[tuple[bytes, int, int]]) -> int:
-    """Writes (hash, offset, kind) of one split, sorted, and returns their number."""
+def write_entries(path: Path, entries: Iterable[Entry]) -> int:
+    """Writes the entries of one split, sorted, and returns their number."""
     table = np.array([(address, 0, offset, kind) for address, offset, kind in entries], dtype=ENTRY)
     with open_aside(path) as file:
         np.save(file, table[np.lexsort((table["offset"], table["address"]))])

@@ -13,55 +13,60 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
 from lcl.core.files import read_json, write_json
 from pipeline.assemble_split import assemble_split
-from pipeline.build_config import BuildConfig
+from pipeline.build_config import FREE_FIELDS, BuildConfig
+from pipeline.crawl import CRAWL_ENDINGS
 from pipeline.extract_split import extract_split
 from pipeline.image_index import PARTS, merge_part
+from pipeline.sources.kinds import ENDINGS
 from pipeline.splits import split_name
+from pipeline.storage import Input, find_inputs
 from pipeline.tasks import Outcome, run_tasks, start_ray
 
 log = logging.getLogger(__name__)
 
 
-def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
-    """The crawl files and the output folder, checked. Raises ValueError before anything is written."""
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+def prepare_output(config: BuildConfig) -> tuple[list[Input], Path]:
+    """The inputs and the output folder, checked. Raises ValueError before anything is written."""
     output = Path(config.output)
-    crawl_files = [Path(name) for name in config.crawl]
-    for path in [output, *crawl_files] if in_job else []:
-        if not path.is_absolute():
-            raise ValueError(f"{path} is a relative path: in a Ray job it would mean a temporary copy of the working folder. Give an absolute one.")
-    names: dict[str, Path] = {}
-    for path in crawl_files:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such crawl file")
-        other = names.setdefault(split_name(path), path)
-        if other is not path:
-            problem = "is given twice" if other == path else f"has the same file name as {other}, from which shards and keys are named: rename one of them"
-            raise ValueError(f"{path} {problem}")
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        for name in [config.output, *(pattern for pattern in config.crawl if "://" not in pattern)]:
+            if not Path(name).is_absolute():
+                raise ValueError(f"{name} is a relative path: in a Ray job it would mean a temporary copy of the working folder. Give an absolute one.")
+    inputs = find_inputs(config.crawl, endings=CRAWL_ENDINGS + ENDINGS, prefix=config.prefix, anonymous=config.anonymous)
+    names: dict[str, Input] = {}
+    for source in inputs:
+        other = names.setdefault(split_name(source), source)
+        if other is not source:
+            raise ValueError(f"{source} has the same file name as {other}, from which shards and keys are named: rename one of them")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
     run_path = output / "run.json"
     if run_path.exists():
-        earlier = read_json(run_path).get("config", {})
+        record = read_json(run_path)
+        earlier = record.get("config", {})
         is_ours = "crawl" in earlier and "pages" in earlier
         if is_ours and not any(output.glob("splits/*.json")) and not any(output.glob("work/extracted/*.json")):
             run_path.unlink()  # a build that made nothing holds no folder
-        elif not is_ours or _identity(earlier) != _identity(to_dict(config)):
+        elif not is_ours or _rules(earlier) != _rules(to_dict(config)) or record.get("crawls") != _names_hash(inputs):
             raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
-    return crawl_files, output
+    return inputs, output
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for two builds to share a folder: the rules, and which crawl files by name."""
-    return {key: value for key, value in config.items() if key not in ("output", "max_failed_crawls", "item_seconds", "executor", "crawl")} | {
-        "crawl": sorted(Path(name).name for name in config["crawl"])
-    }
+def _rules(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for two builds to share a folder, beside the names of their inputs."""
+    return {key: value for key, value in config.items() if key not in FREE_FIELDS}
+
+
+def _names_hash(inputs: Sequence[Input]) -> str:
+    return xxhash.xxh128_hexdigest("\n".join(sorted(source.name for source in inputs)).encode())
 
 
 def build_shards(config: BuildConfig) -> dict[str, Any]:
@@ -69,23 +74,23 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
 
     Raises ValueError if more than `max_failed_crawls` of the crawl files fail, after all others are done.
     """
-    crawl_files, output = prepare_output(config)
+    inputs, output = prepare_output(config)
     work = output.resolve() / "work"
     work.mkdir(parents=True, exist_ok=True)
     if not (output / "run.json").exists():
-        write_run_record(output, config)
+        write_run_record(output, config, crawls=_names_hash(inputs))
     if config.executor == "ray":
         start_ray()
-    splits = {split_name(path): path.resolve() for path in crawl_files}
-    extracted = run_tasks(extract_split, {name: (path, work, config) for name, path in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
+    splits = {split_name(source): source.absolute() for source in inputs}
+    extracted = run_tasks(extract_split, {name: (source, work, config) for name, source in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
     _merge_index(extracted, work, config)
     built = run_tasks(assemble_split, {name: (name, work, config) for name in extracted.records}, executor=config.executor, title="assembling", note=_say_built)
     failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
-    report = summarise(list(built.records.values()), failures, num_crawls=len(crawl_files))
+    report = summarise(list(built.records.values()), failures, num_crawls=len(inputs))
     write_json(output / "report.json", report)
-    if len(failures) > config.max_failed_crawls * len(crawl_files):
+    if len(failures) > config.max_failed_crawls * len(inputs):
         first = next(iter(failures.values()))
-        more = f" ({len(failures)} of {len(crawl_files)} crawl files failed, see {output / 'report.json'})" if len(crawl_files) > 1 else ""
+        more = f" ({len(failures)} of {len(inputs)} inputs failed, see {output / 'report.json'})" if len(inputs) > 1 else ""
         raise ValueError(first["message"] + more)
     return report
 
@@ -93,7 +98,10 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
 def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
     """Merges what splits say of their images, unless it was done for the same crawl files."""
     index = work / "index"
-    tables = [(work / "images" / f"{name}.npy", record["crawl_path"]) for name, record in extracted.records.items()]
+    tables = [
+        table for name, record in extracted.records.items()
+        for table in ((work / "images" / f"{name}.npy", record["source"]), (work / "images" / f"{name}.copy.npy", str(work / "crawls" / f"{name}.warc")))
+    ]  # fmt: skip
     files = [file for _, file in tables]
     if not files or ((index / "files.json").exists() and read_json(index / "files.json") == files):
         return

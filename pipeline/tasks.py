@@ -11,12 +11,17 @@ import ray
 from lcl.core.logs import progress_bar
 from lcl.core.rejected import Reason
 from pipeline.crawl import NotACrawl
+from pipeline.sources.parquet_rows import NotASource
 from pipeline.splits import CrawlChanged
+from pipeline.storage import InputUnreadable
 
 MAX_RETRIES = 6  # more than the deaths after which an item is set aside (pipeline/guard.py)
 TASKS_PER_CPU = 2  # queued beside the running ones, so that no CPU waits for the driver
 
-FAILURES: dict[type[Exception], Reason] = {NotACrawl: Reason.NOT_A_CRAWL, CrawlChanged: Reason.CRAWL_CHANGED, OSError: Reason.CRAWL_UNREADABLE}
+FAILURES: dict[type[Exception], Reason] = {
+    NotACrawl: Reason.NOT_A_CRAWL, NotASource: Reason.NOT_A_CRAWL, CrawlChanged: Reason.CRAWL_CHANGED, InputUnreadable: Reason.CRAWL_UNREADABLE,
+    OSError: Reason.CRAWL_UNREADABLE,
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 

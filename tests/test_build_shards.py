@@ -12,8 +12,8 @@ import pytest
 
 from lcl.core.shards import ShardSet, verify_shard
 from lcl.demo import ray_head
-from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.builds import build_here
+from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_warc
 
 SCRIPT = "pipeline/build_shards.py"
@@ -140,7 +140,7 @@ def test_a_single_bad_crawl_file_is_one_line(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: ["--crawl", folder / "missing.warc.gz", "--output", folder / "s"], "missing.warc.gz: no such crawl file"),
+        (lambda folder: ["--crawl", folder / "missing.warc.gz", "--output", folder / "s"], "missing.warc.gz: no such file"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), folder / "a.warc", "--output", folder / "s"], "is given twice"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--output", dry(folder, "file", b"")], "is a file; give a folder"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--output", folder], "is not empty and holds no shard build"),

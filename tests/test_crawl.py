@@ -2,7 +2,6 @@
 
 import gzip
 import zlib
-from collections import Counter
 from pathlib import Path
 
 import brotli
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 
 from lcl.core.rejected import Reason, Rejected
 from pipeline import crawl
-from pipeline.crawl import Response, read_crawl
 from pipeline.addresses import normal_url
-from tests.crawls import Capture, html, jpeg, write_warc
+from pipeline.crawl import Response, read_crawl
+from tests.crawls import Capture, write_warc
 
 BODY = b"<html>" + bytes(range(32, 127)) * 100 + b"</html>"
 

@@ -6,12 +6,16 @@ from enum import StrEnum
 class Reason(StrEnum):
     # crawl files
     NOT_A_CRAWL = "not_a_crawl"                        # no WARC or ARC record in the file
-    CRAWL_UNREADABLE = "crawl_unreadable"              # cannot be opened
+    NOT_A_SOURCE = "not_a_source"                      # no file of the kind of source that it was given as
+    CRAWL_UNREADABLE = "crawl_unreadable"              # cannot be opened, or not read to its end
     CRAWL_CHANGED = "crawl_changed"                    # its shards were built from other bytes, rules or libraries
     CRAWL_CRASHES = "crawl_crashes"                    # its task failed in a way that no rule foresees, or its worker died at each retry
     # records
     RECORD_DAMAGED = "record_damaged"                  # cut short, or its headers cannot be parsed
     BODY_TOO_LARGE = "body_too_large"
+    ROW_MALFORMED = "row_malformed"                    # a row, line or sample without the fields of its kind of source
+    ROW_TOO_LARGE = "row_too_large"                    # more bytes than a document may have
+    ARCHIVE_TOO_LARGE = "archive_too_large"            # expands to more than any honest file of its size: the rest is not read
     # pages
     HTTP_STATUS = "http_status"                        # not 200
     URL_UNUSABLE = "url_unusable"                      # no http(s) address
