@@ -38,7 +38,7 @@ class Corpus:
 
     @property
     def num_groups(self) -> int:
-        return -(-self.num_documents // self.group_documents)
+        return max(1, -(-self.num_documents // self.group_documents))
 
     def group_of(self, documents: np.ndarray) -> np.ndarray:
         return documents // self.group_documents
