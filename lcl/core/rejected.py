@@ -29,6 +29,14 @@ class Reason(StrEnum):
     TOO_MANY_IMAGES = "too_many_images"
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_CONTENT = "duplicate_content"
+    # deduplication (also duplicate_url and duplicate_content)
+    NEAR_DUPLICATE = "near_duplicate"                  # enough of its word sequences stand in an earlier document
+    SAME_IMAGE_SET = "same_image_set"                  # an earlier document has the same images
+    CONTAMINATED = "contaminated"                      # shares a run of words with an evaluation text
+    IMAGE_CONTAMINATED = "image_contaminated"          # is, or nearly is, on a list of evaluation images
+    IMAGE_FORBIDDEN = "image_forbidden"                # is, or nearly is, on a list of material that must not be kept
+    IMAGE_FREQUENT = "image_frequent"                  # its address or its bytes occur in too many documents
+    PARAGRAPH_REPEATED = "paragraph_repeated"          # stands earlier in the same domain
     # images
     IMAGE_NOT_IN_CRAWL = "image_not_in_crawl"
     IMAGE_UNKNOWN_FORMAT = "image_unknown_format"
