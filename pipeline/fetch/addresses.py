@@ -7,6 +7,7 @@ changes its answer (DNS rebinding) gains nothing.
 """
 
 import asyncio
+import errno
 import ipaddress
 import re
 import socket
@@ -23,12 +24,14 @@ Lookup = Callable[[str], Awaitable[list[str]]]
 
 MAX_URL_CHARACTERS = 8192  # longer ones are refused by most servers
 DNS_THREADS = 32
+HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]+")  # a name in ASCII, or an IPv6 address without its brackets
 NUMBER_LIKE = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")  # a host that ends so is an IPv4 address in some spelling (WHATWG URL, "ends in a number")
 
 NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
         (
+            "192.0.0.0/24",     # protocol assignments (RFC 6890); Python before 3.11.9 knows parts of it
             "192.88.99.0/24",   # 6to4 relays, withdrawn (RFC 7526)
             "::/96",            # IPv4-compatible, withdrawn (RFC 4291)
             "64:ff9b:1::/48",   # NAT64 inside one network (RFC 8215)
@@ -69,7 +72,7 @@ def parse_url(text: str) -> URL:
     """The address as a client sends it: escaped, host in ASCII. Raises Rejected if it is no http or https address."""
     try:
         url = URL(text.strip())
-        usable = url.scheme in ("http", "https") and url.raw_host and len(text) <= MAX_URL_CHARACTERS and url.port is not None
+        usable = url.scheme in ("http", "https") and HOST.fullmatch(host_of(url)) and len(text) <= MAX_URL_CHARACTERS and url.port is not None
     except (ValueError, UnicodeError, TypeError) as error:
         raise Rejected(Reason.URL_UNUSABLE, str(error)) from error
     if not usable:
@@ -133,7 +136,7 @@ def socket_for(*, allow_loopback: bool) -> Callable[[tuple], socket.socket]:
         try:
             check_address(place[0], allow_loopback=allow_loopback)
         except Rejected as rejected:
-            raise OSError(str(rejected)) from rejected
+            raise PermissionError(errno.EACCES, str(rejected)) from rejected
         return socket.socket(family=family, type=kind, proto=protocol)
 
     return make

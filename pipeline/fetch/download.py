@@ -38,9 +38,9 @@ from pipeline.spool import IMAGE_MAGIC, normal_url
 REDIRECTS = (301, 302, 303, 307, 308)
 REPEATED = (408, 425, 429)  # and all of 5xx
 RULES_REDIRECTS = 5  # RFC 9309, 2.3.1.2: at least five
+UNREACHABLE = (Reason.ADDRESS_REFUSED, Reason.HOST_UNREACHABLE, Reason.WAIT_TOO_LONG)  # true of the host, and not of its robots.txt alone
 MEMORY_BYTES = 256 << 10  # of a body that is still arriving; what is longer waits on disk
-MAGIC_BYTES = 8
-"""Enough to tell the formats of lcl.core.images from anything else, RIFF files that are no WEBP aside."""
+MAGIC_BYTES = 8  # enough to tell images from anything else, RIFF files that are no WEBP aside
 
 
 class Passing(Exception):
@@ -80,11 +80,11 @@ Outcome = Image | Redirect | Refusal
 
 @dataclass(frozen=True)
 class SiteRules:
-    """What one origin asks; `unreadable` says why its robots.txt could not be had, which means no."""
+    """What one origin asks; without `robots`, `unreadable` says why its robots.txt could not be had, which means no."""
 
     robots: Robots | None
     tdm: TdmFile
-    unreadable: str = ""
+    unreadable: Refusal | None = None
 
 
 class Downloader:
@@ -152,7 +152,7 @@ class Downloader:
 
     async def _ask(self, url: URL, rules: SiteRules, gate: HostGate) -> Outcome:
         if rules.robots is None:
-            return Refusal(Reason.ROBOTS_UNREACHABLE, rules.unreadable)
+            return rules.unreadable
         refusal = rules.robots.refusal(str(url), aipref=self.settings.opt_outs.aipref) or rules.tdm.refusal(str(url))
         if refusal:
             return Refusal(refusal)
@@ -231,7 +231,8 @@ class Downloader:
             text = await self._read_file(origin / "robots.txt", gate_of)
             robots = Robots(text or "", agent=AGENT, also=opt_outs.also)
         except (Passing, Rejected) as error:
-            return SiteRules(None, TdmFile(""), f"{error}")
+            reason = error.reason if error.reason in UNREACHABLE else Reason.ROBOTS_UNREACHABLE
+            return SiteRules(None, TdmFile(""), Refusal(reason, f"robots.txt: {error}"))
         gate = gate_of(origin)
         if gate is not None:
             gate.slow_down(robots.delay_seconds)

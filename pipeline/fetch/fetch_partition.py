@@ -6,6 +6,7 @@
 """
 
 import asyncio
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from pipeline.fetch.url_tables import Wanted, partition_of, read_wanted
 from pipeline.spool import normal_url
 
 DONE_FILE = "done.json"
+RULES_SECONDS = 24 * 3600  # RFC 9309, 2.4: robots.txt is not kept for longer
 
 
 async def fetch_partition(store: Path, partition: int, downloader: Downloader) -> dict[str, Any]:
@@ -81,7 +83,7 @@ class _PartitionRun:
     def __init__(self, partition: int, ledger: Ledger, downloader: Downloader) -> None:
         self._partition, self._ledger, self._downloader, self._settings = partition, ledger, downloader, downloader.settings
         self._gates: dict[str, HostGate] = {}
-        self._rules: dict[URL, asyncio.Future[SiteRules]] = {}
+        self._rules: dict[URL, tuple[float, asyncio.Future[SiteRules]]] = {}
         self._last_commit = time.monotonic()
         self.num_asked = 0
 
@@ -124,6 +126,8 @@ class _PartitionRun:
 
     def _rules_of(self, url: URL) -> "asyncio.Future[SiteRules]":
         origin = url.origin()
-        if origin not in self._rules:
-            self._rules[origin] = asyncio.ensure_future(self._downloader.read_rules(origin, self._gate_of))
-        return self._rules[origin]
+        asked, rules = self._rules.get(origin, (-math.inf, None))
+        if rules is None or time.monotonic() - asked > RULES_SECONDS:
+            rules = asyncio.ensure_future(self._downloader.read_rules(origin, self._gate_of))
+            self._rules[origin] = (time.monotonic(), rules)
+        return rules

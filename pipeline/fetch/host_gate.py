@@ -19,6 +19,7 @@ PASSING = frozenset(
 class HostGate:
     """All requests to one host go through its gate, robots.txt and redirects included. `everywhere` bounds requests to all hosts.
 
+    The first turn comes one delay after the gate was made, for an earlier run may have asked just before.
     `closed` is None, or why no further address of this host is to be asked.
     """
 
@@ -26,8 +27,8 @@ class HostGate:
         self._politeness, self._everywhere = politeness, everywhere
         self._slots = asyncio.Semaphore(politeness.per_host)
         self._starting = asyncio.Lock()
-        self._next_start = 0.0
         self._delay_seconds = politeness.delay_seconds
+        self._next_start = asyncio.get_running_loop().time() + self._delay_seconds
         self._num_failures = 0
         self.closed: Reason | None = None
 

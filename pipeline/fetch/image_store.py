@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 from fastwarc.warc import ArchiveIterator
 
 from lcl.core.files import open_aside, read_json, write_json
@@ -21,7 +20,7 @@ from lcl.core.rejected import Reason, Rejected
 from pipeline.fetch.addresses import parse_url
 from pipeline.fetch.fetch_config import MAX_REDIRECTS
 from pipeline.fetch.ledger import OK, REDIRECT, Row
-from pipeline.fetch.url_tables import partition_of
+from pipeline.fetch.url_tables import hash_key, partition_of
 from pipeline.spool import normal_url
 
 STORE_FILE, INDEX_FILE = "store.json", "index.json"
@@ -51,11 +50,6 @@ class _Index:
                 return self.places[position]
             position += 1
         return None
-
-
-def hash_key(key: str) -> tuple[int, int]:
-    """The two halves of a key's xxh128."""
-    return divmod(xxhash.xxh128_intdigest(key.encode("utf-8", "surrogatepass")), 1 << 64)
 
 
 def partition_folder(store: Path, partition: int) -> Path:

@@ -81,10 +81,12 @@ def _groups(text: str, wanted: set[str]) -> dict[str, _Group]:
             in_agents = True
             token = TOKEN.match(value)
             if token and token[0].lower() in wanted:
-                current.append(groups.setdefault(token[0].lower(), _Group()))
+                group = groups.setdefault(token[0].lower(), _Group())
+                if all(group is not other for other in current):
+                    current.append(group)
             continue
         in_agents = False
-        for group in {id(group): group for group in current}.values():
+        for group in current:
             if name in ("allow", "disallow"):
                 group.access.append(f"{name}: {value}")
             elif name == "content-usage":

@@ -42,6 +42,11 @@ class Wanted:
     depth: int = 0
 
 
+def hash_key(key: str) -> tuple[int, int]:
+    """The two halves, 64 bits each, of a key's xxh128."""
+    return divmod(xxhash.xxh128_intdigest(key.encode("utf-8", "surrogatepass")), 1 << 64)
+
+
 @functools.lru_cache(maxsize=100_000)
 def site_of(host: str) -> str:
     """The registrable domain of a host, or the host itself where it has none (an IP address, `localhost`)."""
@@ -86,8 +91,8 @@ def count_urls(tables: Sequence[Path]) -> tuple[int, int, int]:
         for urls in read_urls(table):
             num_rows += len(urls)
             parsed = list(_usable(urls))
-            keys.append(np.unique(np.array([xxhash.xxh64_intdigest(normal_url(text)) for text, _ in parsed], np.uint64)))
-            hosts.append(np.unique(np.array([xxhash.xxh64_intdigest(host_of(url)) for _, url in parsed], np.uint64)))
+            keys.append(np.unique(np.array([hash_key(normal_url(text))[0] for text, _ in parsed], np.uint64)))
+            hosts.append(np.unique(np.array([hash_key(host_of(url))[0] for _, url in parsed], np.uint64)))
     return num_rows, len(np.unique(np.concatenate(keys))), len(np.unique(np.concatenate(hosts)))
 
 
