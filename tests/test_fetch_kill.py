@@ -74,13 +74,13 @@ def check_kills(tmp_path: Path, num_trials: int, seed: int) -> None:
             other = url.replace(f":{server.port}/", f":{undisturbed.ports[0]}/")  # the undisturbed run had a server of its own
             assert images.outcome(url) == expected.outcome(other) and images.find(url) == expected.find(other), url
         rows = rows_of(settings.output)
-        assert len(rows) == len({row.key for row in rows}) == len(outcomes_of(settings.output)) == NUM_URLS
+        assert len(rows) == len({row.key for row in rows}) == NUM_URLS + NUM_URLS // 8  # and the targets of redirects
         assert not [path for path in Path(settings.output).rglob("*") if path.name.endswith(".tmp")], "nothing temporary is left"
         assert max(site.most_in_flight.values()) <= settings.politeness.per_host
 
 
 def test_kill_9_a_few_times(tmp_path: Path) -> None:
-    check_kills(tmp_path, 4, 1)
+    check_kills(tmp_path, 3, 1)
 
 
 @pytest.mark.slow

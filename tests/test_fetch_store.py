@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -95,7 +95,7 @@ def test_bodies_are_stored_once_and_files_end_at_their_size(tmp_path: Path) -> N
     with open_ledger(tmp_path, warc_bytes=2000) as ledger:
         for number in range(12):
             ledger.add(wanted(number), image(number % 4), max_redirects=5)
-    assert len(list(tmp_path.glob("*.warc"))) == 3 and len({(row.warc, row.offset) for row in read_ledger(tmp_path)}) == 4
+    assert len(list(tmp_path.glob("*.warc"))) == 2 and len({(row.warc, row.offset) for row in read_ledger(tmp_path)}) == 4
     found = [answer for path in sorted(tmp_path.glob("*.warc")) for answer in read_crawl(path)]
     assert [answer.body for answer in found] == [picture(number) for number in range(4)], "our own reader of crawls reads them"
     assert found[0].headers["x-crawl-content-encoding"] == "gzip" and found[0].headers["content-length"] == str(len(picture(0)))
@@ -125,6 +125,7 @@ def make_store(folder: Path, outcomes: dict[str, object], *, num_partitions: int
     return ImageStore(folder)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.integers(0, 40), st.one_of(st.integers(0, 5), st.integers(0, 40).map(str), st.sampled_from([Reason.HTTP_STATUS, Reason.ROBOTS_DISALLOWED])), max_size=25))
 def test_the_store_equals_a_dictionary(tmp_path_factory: pytest.TempPathFactory, plan: dict[int, object]) -> None:
     """Numbers are bodies, strings are redirects, over hosts in several partitions."""

@@ -127,6 +127,10 @@ class DownloaderActor:
         except ExceptionGroup as group:
             raise _first(group) from group
 
+    async def close(self) -> None:
+        if self._downloader is not None:
+            await (await self._downloader).__aexit__()
+
 
 def _run_on_ray(store: Path, settings: FetchConfig, bar: Bar) -> list[dict[str, Any]]:
     """Raises what a partition raised; one whose downloader died is given to another a few times, for its ledger knows what was done."""
@@ -160,6 +164,7 @@ def _run_on_ray(store: Path, settings: FetchConfig, bar: Bar) -> list[dict[str, 
                         raise ValueError(f"partition {partition} ended its downloader {MAX_RETRIES + 1} times; see Ray's log of that actor") from error
                     log.warning("partition %d: its downloader died; once more", partition)
                     waiting.append(partition)
+        ray.get([actor.close.remote() for actor in actors])
     finally:
         for actor in actors:
             ray.kill(actor)
