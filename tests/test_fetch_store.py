@@ -171,6 +171,17 @@ def test_damage_and_unfinished_partitions_are_named(tmp_path: Path) -> None:
         ImageStore(tmp_path).find("http://example.org/1.jpg")
 
 
+def test_a_redirect_whose_target_a_killed_run_did_not_reach_is_followed(tmp_path: Path) -> None:
+    with Server(Site()) as server:
+        settings = settings_for(tmp_path, server, [server.url("/moved.jpg")], partitions=1)
+        moved = server.url("/moved.jpg")
+        with open_ledger(partition_folder(Path(settings.output), 0)) as ledger:
+            ledger.add(Wanted(normal_url(moved), moved), Redirect(302, server.url("/n/1.jpg")), max_redirects=5)
+        write_json(Path(settings.output) / "store.json", {"schema": SCHEMA, "partitions": 1})
+        fetch_images(settings)
+        assert ImageStore(Path(settings.output)).find(moved) == picture(1) and server.site.asked("/moved.jpg") == 0
+
+
 def test_another_number_of_partitions_is_refused(tmp_path: Path) -> None:
     with Server(Site()) as server:
         fetch_images(settings_for(tmp_path, server, [server.url("/n/1.jpg")]))

@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,8 @@ async def fetch_partition(store: Path, partition: int, downloader: Downloader) -
         return {"inputs": inputs, "outcomes": {}, "asked": 0}
     with Ledger(folder, software=user_agent(settings), round_number=settings.round) as ledger:
         run = _PartitionRun(partition, ledger, downloader)
-        while todo := [item for item in wanted.values() if not ledger.is_settled(item.key)]:
+        while todo := [item for item in all_wanted(wanted, ledger, partition, settings) if not ledger.is_settled(item.key)]:
             await run.settle(todo)
-            wanted |= {item.key: item for item in inner_redirects(ledger.rows.values(), partition, settings) if item.key not in wanted}
         ledger.commit()
         rows = list(ledger.rows.values())
         write_index(folder, rows, num_partitions=settings.partitions)
@@ -72,9 +71,10 @@ def redirect_targets(rows: Iterable[Row]) -> list[Wanted]:
     return list(targets.values())
 
 
-def inner_redirects(rows: Iterable[Row], partition: int, settings: FetchConfig) -> list[Wanted]:
-    """Targets of redirects that lie in the same partition; the others are the driver's."""
-    return [item for item in redirect_targets(rows) if partition_of(URL(item.url), settings.partitions) == partition]
+def all_wanted(listed: Mapping[str, Wanted], ledger: Ledger, partition: int, settings: FetchConfig) -> list[Wanted]:
+    """What the tables list and what redirects, of an earlier run too, lead to in the same partition; the driver sees to those that leave it."""
+    inner = [item for item in redirect_targets(ledger.rows.values()) if partition_of(URL(item.url), settings.partitions) == partition]
+    return [*listed.values(), *(item for item in inner if item.key not in listed)]
 
 
 class _PartitionRun:
