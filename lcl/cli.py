@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "sample-crawl": ("pipeline.sample_crawl", "make a small crawl and labelled pictures to try everything on"),
     "build-shards": ("pipeline.build_shards", "crawl files to shards of interleaved documents"),
+    "fetch-images": ("pipeline.fetch_images", "images that the crawl lacks, from their sites, politely"),
     "train-tokenizer": ("lcl.train_tokenizer", "a byte-level tokenizer from the texts of shards, in the place of CLIP's"),
     "pretrain": ("lcl.pretrain", "pretrain an encoder on shards"),
     "import-published": ("lcl.import_published", "the authors' checkpoint as one of ours, to evaluate or start from"),

@@ -7,22 +7,22 @@ The shards' names and bytes follow from the crawl files and the config alone, so
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from lcl.core.document import Document
-from lcl.core.files import read_json, write_json
+from lcl.core.files import read_json, sha256_of, write_json
 from lcl.core.rejected import Reason, Rejected
 from lcl.core.shards import SUFFIXES, is_whole, write_shard
 from pipeline.build_config import BuildConfig, rules_hash
 from pipeline.captured import CapturedImages
+from pipeline.drops import Drop, read_drops, without
 from pipeline.extracted import from_row, read_rows
+from pipeline.fetch.image_store import ImageStore
 from pipeline.guard import Guard
 from pipeline.image_index import ImageIndex
-from pipeline.load_images import load_document
+from pipeline.load_images import FindImage, load_document
 from pipeline.raw import ImageReference
 from pipeline.splits import check_identity
 
@@ -36,9 +36,9 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
     output = work.parent
     record_path = output / "splits" / f"{name}.json"
     extracted = read_json(work / "extracted" / f"{name}.json")
-    dropped: dict[str, str] = {}
-    others = xxhash.xxh64_hexdigest(repr(sorted(dropped.items())).encode())
-    identity = extracted["identity"] | {"rules": rules_hash(config), "dropped": others}
+    lists = work / "dedup" / "lists" / f"{name}.parquet"
+    store = ImageStore(Path(config.image_store)) if config.image_store else None
+    identity = extracted["identity"] | {"rules": rules_hash(config), "duplicates": sha256_of(lists), "image_store": store.fingerprint if store else ""}
     if record_path.exists():
         record = read_json(record_path)
         check_identity(record["identity"], identity, output=output)
@@ -48,10 +48,11 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
     try:
         with (
             Guard(work / "attempts", f"{name}.assemble", seconds=config.item_seconds) as guard,
-            CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"]) as captured,
+            CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"], honour_opt_outs=config.honour_opt_outs) as captured,
         ):
             counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter()}
-            documents = _documents(read_rows(work / "extracted" / f"{name}.parquet"), dropped, captured.find, config, guard, counts)
+            rows = read_rows(work / "extracted" / f"{name}.parquet")
+            documents = _documents(rows, read_drops(lists), _finder(captured, store), config, guard, counts)
             shards = _write_shards(documents, output, name, config, identity)
             set_aside = {str(number): why for number, why in sorted(guard.set_aside.items())}
         record = {
@@ -65,6 +66,13 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
     record_path.parent.mkdir(exist_ok=True)
     write_json(record_path, record)
     return record
+
+
+def _finder(captured: CapturedImages, store: ImageStore | None) -> FindImage:
+    """What was captured with the page comes before what was fetched later."""
+    if store is None:
+        return captured.find
+    return lambda url: data if (data := captured.find(url)) is not None else store.find(url)
 
 
 def _remove_shards(output: Path, name: str) -> None:
@@ -83,7 +91,7 @@ def check_accounts(record: Mapping[str, Any]) -> None:
 
 
 def _documents(
-    rows: Iterator[dict[str, Any]], dropped: Mapping[str, str], find_image: Callable[[str], bytes | None], config: BuildConfig, guard: Guard,
+    rows: Iterator[dict[str, Any]], drops: Mapping[str, Drop], find_image: FindImage, config: BuildConfig, guard: Guard,
     counts: dict[str, Counter[str]],
 ) -> Iterator[Document]:
     for number, row in enumerate(rows):
@@ -92,8 +100,7 @@ def _documents(
         images: Counter[str] = Counter({"in": num_images})
         document = None
         try:
-            if row["key"] in dropped:
-                raise Rejected(Reason(dropped[row["key"]]))
+            raw = without(raw, drops.get(row["key"]), images)
             if number in guard.set_aside:
                 raise Rejected(Reason.IMAGES_CRASH, guard.set_aside[number])
             with guard.item(number):

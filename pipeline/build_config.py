@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lcl.core.config import config, hash_of
+from pipeline.dedup.settings import DedupConfig
+from pipeline.dedup.signature import SignatureConfig
 from pipeline.images import ImageRules
 from pipeline.pages import PageRules
 from pipeline.sources.options import SourceOptions
@@ -25,8 +27,15 @@ class BuildConfig:
     """Folder for the shards; a build that was interrupted continues there."""
     images: ImageRules = ImageRules()
     pages: PageRules = PageRules()
-    dedup: Literal["exact", "none"] = "exact"
-    """exact: within a crawl file, one document per address and per content."""
+    image_store: str = ""
+    """Folder that `lcl fetch-images` made, for images that the crawl does not hold."""
+    until: Literal["wanted", "shards"] = "shards"
+    """wanted: stop when documents are extracted and images that the crawl does not hold are listed (OUTPUT/work/wanted), for `lcl fetch-images`."""
+    honour_opt_outs: bool = True
+    """Leave out pages and images whose captured headers refuse training: X-Robots-Tag noai, TDMRep, AIPREF."""
+    dedup: DedupConfig = DedupConfig(image_set=False, paragraphs=False)
+    """Duplicates are looked for in all inputs together."""
+    signature: SignatureConfig = SignatureConfig()
     shard_documents: Annotated[int, Field(ge=1)] = 1000
     """Documents per shard, at most."""
     shard_bytes: Annotated[int, Field(ge=1)] = 256 << 20
@@ -40,12 +49,12 @@ class BuildConfig:
 
 
 # What changes no byte of a shard, given the inputs.
-FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "max_failed_crawls", "item_seconds", "executor")
+FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "max_failed_crawls", "item_seconds", "executor", "until")
 
 
 def extraction_hash(value: BuildConfig) -> str:
-    """Hash of all that decides what a split's crawl file is extracted to."""
-    return hash_of(replace(value, images=ImageRules(), dedup="none", shard_documents=1, shard_bytes=1), without=FREE_FIELDS)
+    """Hash of all that decides what an input is extracted to."""
+    return hash_of(replace(value, images=ImageRules(), dedup=DedupConfig(), image_store="", shard_documents=1, shard_bytes=1), without=FREE_FIELDS)
 
 
 def rules_hash(value: BuildConfig) -> str:

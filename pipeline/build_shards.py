@@ -15,6 +15,9 @@ from pipeline.run_splits import build_shards
 def main(config: BuildConfig) -> None:
     set_up_logging()
     report = build_shards(config)
+    if config.until == "wanted":
+        logging.info("%d images are not in the crawl; `lcl fetch-images --urls %s ...` asks for them, then the same command without --until, with --image-store", report["wanted"], report["folder"])
+        return
     documents, images = report["documents"], report["images"]
     logging.info(
         "%d of %d pages became documents with %d of %d images, in %d shards: %s",

@@ -19,12 +19,14 @@ from warcio.exceptions import ArchiveLoadFailed
 
 from lcl.core.rejected import Reason, Rejected
 from pipeline.expand import GZIP_MAGIC, ZIP_MAGIC, starts_with, zip_members
+from pipeline.fetch.opt_out import merge_headers
 from pipeline.storage import Input, as_input, open_input
 
 MAX_BODY_BYTES = 64 << 20  # twice the largest image that MAX_PIXELS of JPEG at 4 bits a pixel gives
 ARC_MAGIC = b"filedesc://"
 CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 CRAWL_NAME = re.compile(r"\.w?arc(\.(gz|zst|lz4))?$|\.wacz$", re.IGNORECASE)
 CRAWL_ENDINGS = (".warc", ".warc.gz", ".warc.zst", ".warc.lz4", ".arc", ".arc.gz", ".wacz")
 WARC_TYPES = WarcRecordType.response | WarcRecordType.resource
@@ -89,7 +91,7 @@ def read_crawl(source: Path | Input) -> Iterator[Response | Revisit | Rejected]:
                 if last < 1 <= record.offset:  # the first that does not begin with the file speaks for all
                     seekable = record.seekable and _begins_record(source, record.offset)
                 last = max(record.offset, last + 1)
-                yield replace(record, offset=last, seekable=seekable and record.offset == last)
+                yield replace(record, offset=last, seekable=seekable and record.seekable and record.offset == last)
             elif record is not None:
                 yield record
     if not found:
@@ -189,7 +191,7 @@ def _from_warc(record: WarcRecord) -> Iterator[Response | Rejected | None]:
     url = _target(record)
     head = record.http_headers
     if head is not None:
-        status, headers = head.status_code or 0, {name.lower(): value for name, value in head.astuples()}
+        status, headers = head.status_code or 0, merge_headers(head.astuples())
     elif record.record_type == WarcRecordType.resource:  # its own Content-Type stands for HTTP headers that were never sent
         status, headers = 200, {"content-type": record.headers.get("Content-Type") or ""}
     elif url.startswith("http"):
@@ -216,7 +218,7 @@ def _read_arc(file: BinaryIO) -> Records:
             if record.rec_type != "response" or head is None:
                 yield None
                 continue
-            headers = {name.lower(): value for name, value in head.headers}
+            headers = merge_headers(head.headers)
             url = record.rec_headers.get_header("uri") or ""
             body = record.raw_stream.read(MAX_BODY_BYTES + 1)
             code = head.get_statuscode()

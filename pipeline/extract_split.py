@@ -19,9 +19,11 @@ from resiliparse.parse.lang import detect_fast
 from lcl.core.files import read_json, write_json
 from lcl.core.rejected import Reason, Rejected
 from pipeline.build_config import BuildConfig, extraction_hash
-from pipeline.crawl import Response, Revisit, read_crawl
+from pipeline.crawl import IMAGE_MAGIC, Response, Revisit, read_crawl
 from pipeline.crawl_copy import CrawlCopy
 from pipeline.extracted import text_of, to_row, write_rows
+from pipeline.fetch.fetch_config import AGENT
+from pipeline.fetch.opt_out import opt_out
 from pipeline.guard import Guard
 from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entry, address_hash, digest_hash, write_entries
 from pipeline.pages import read_page
@@ -31,7 +33,6 @@ from pipeline.splits import check_identity, identity_of, split_name
 from pipeline.storage import Input
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
-IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
 LANGUAGE_WORST_RANK = 1200  # resiliparse: ranks above are usually false results
 FOLDERS = ("extracted", "images", "attempts", "crawls")
 
@@ -65,7 +66,7 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
     with Guard(work / "attempts", f"{name}.extract", seconds=config.item_seconds) as guard, CrawlCopy(work / "crawls" / f"{name}.warc") as copy:
         kind = detect_source(source) if config.source.kind == "auto" else config.source.kind
         rows = _crawl_rows(source, config, guard, copy, found) if kind == CRAWL else _rows(source, config, found)
-        num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows)
+        num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows, config.signature)
     write_entries(work / "images" / f"{name}.npy", found.entries)
     write_entries(work / "images" / f"{name}.copy.npy", found.copied)
     record = {
@@ -95,6 +96,8 @@ def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCop
         try:
             if item.offset in guard.set_aside:
                 raise Rejected(Reason.PAGE_CRASHES, guard.set_aside[item.offset])
+            if config.honour_opt_outs and (reason := opt_out(item.headers, AGENT)) is not None:
+                raise Rejected(reason, item.url)
             with guard.item(item.offset):
                 row = _row(read_page(item, crawl_file=source.name), config)
         except Rejected as rejected:
@@ -146,4 +149,5 @@ def _row(document: RawDocument, config: BuildConfig) -> dict[str, Any]:
     if config.pages.min_images and not any(isinstance(piece, ImageReference) for piece in document.pieces):
         raise Rejected(Reason.NO_IMAGES)
     language, rank = detect_fast(text, cutoff=LANGUAGE_WORST_RANK)
-    return to_row(replace(document, scores={**document.scores, "words": float(num_words), "language_rank": float(rank)}), language=language)
+    scored = replace(document, scores={**document.scores, "words": float(num_words), "language_rank": float(rank)})
+    return to_row(scored, language=language, signature=config.signature)

@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,33 +15,32 @@ import pyarrow.parquet as pq
 
 from lcl.core.document import PARAGRAPH_BREAK, CrawlOrigin, key_of
 from lcl.core.files import open_aside
+from pipeline.dedup.signature import SignatureConfig, signature_fields, signature_of
 from pipeline.raw import ImageReference, Piece, RawDocument
 
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("file", pa.string()),
-        ("offset", pa.int64()),
-        ("date", pa.string()),
-        ("page_url", pa.string()),
-        ("domain", pa.string()),
-        ("language", pa.string()),
-        ("order", pa.string()),
-        ("license", pa.string()),
-        ("text", pa.string()),                      # all paragraphs, by blank lines
-        ("image_urls", pa.list_(pa.string())),      # first candidate of each image
-        ("pieces", pa.string()),                    # JSON: how text and images alternate
-        ("image_data", pa.list_(pa.binary())),      # of images that the source itself holds
-        ("scores", pa.map_(pa.string(), pa.float64())),
-    ]
+COLUMNS = (
+    ("key", pa.string()),
+    ("file", pa.string()),
+    ("offset", pa.int64()),
+    ("date", pa.string()),
+    ("page_url", pa.string()),
+    ("domain", pa.string()),
+    ("language", pa.string()),
+    ("order", pa.string()),
+    ("license", pa.string()),
+    ("text", pa.string()),                      # all paragraphs, by blank lines
+    ("image_urls", pa.list_(pa.string())),      # first candidate of each image
+    ("pieces", pa.string()),                    # JSON: how text and images alternate
+    ("image_data", pa.list_(pa.binary())),      # of images that the source itself holds
+    ("scores", pa.map_(pa.string(), pa.float64())),
 )
 ROWS = 256  # in a group: what is held at one time
 GROUP_BYTES = 64 << 20
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, schema: pa.Schema = SCHEMA) -> int:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], signature: SignatureConfig) -> int:
     """Writes rows as they come, whole or not at all, and returns their number. Groups of them are in memory at one time."""
-    count = 0
+    count, schema = 0, pa.schema([*(pa.field(*column) for column in COLUMNS), *signature_fields(signature)])
     with open_aside(path) as raw, pq.ParquetWriter(raw, schema, compression="zstd") as writer:
         for group in _groups(rows):
             writer.write_table(pa.Table.from_pylist(list(group), schema=schema))
@@ -68,8 +68,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from file.read_row_group(group).to_pylist()
 
 
-def to_row(document: RawDocument, *, language: str) -> dict[str, Any]:
+def to_row(document: RawDocument, *, language: str, signature: SignatureConfig) -> dict[str, Any]:
     """The row of a document. Inverse of `from_row`."""
+    text = text_of(document.pieces)
     data: list[bytes] = []
     pieces = []
     for piece in document.pieces:
@@ -87,8 +88,9 @@ def to_row(document: RawDocument, *, language: str) -> dict[str, Any]:
         "file": document.crawl.file, "offset": document.crawl.offset, "date": document.crawl.date,
         "page_url": document.page_url, "domain": urlsplit(document.page_url).hostname or "",
         "language": language, "order": document.order, "license": document.license,
-        "text": text_of(document.pieces), "image_urls": [image.candidates[0] if image.candidates else "" for image in images],
+        "text": text, "image_urls": [image.candidates[0] if image.candidates else "" for image in images],
         "pieces": json.dumps(pieces, ensure_ascii=False), "image_data": data, "scores": list(document.scores.items()),
+        **asdict(signature_of(document.page_url, text, signature)),
     }  # fmt: skip
 
 

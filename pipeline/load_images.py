@@ -49,7 +49,11 @@ def _load_image(reference: ImageReference, find_image: FindImage, rules: ImageRu
     """The first candidate that is found and that the rules accept; else Rejected with the first candidate's reason."""
     first: Rejected | None = None
     for url in reference.candidates or ("",):
-        data = reference.data or (_decode_data_url(url) if url.startswith("data:") else find_image(url))
+        try:
+            data = reference.data or (_decode_data_url(url) if url.startswith("data:") else find_image(url))
+        except Rejected as rejected:  # it is there, and must not be used
+            first = first or rejected
+            continue
         if data is None:
             continue
         source = sha256_hex(data)

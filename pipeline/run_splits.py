@@ -2,6 +2,8 @@
 
     extract     crawl files --> work/extracted, work/images              a task for each split (pipeline/extract_split.py)
     index       work/images --> work/index                               (pipeline/image_index.py)
+    duplicates  work/extracted --> work/dedup/lists                      (pipeline/dedup)
+    wanted      work/extracted, work/index --> work/wanted, and stop     where images are to be fetched first (pipeline/wanted.py)
     assemble    work/extracted, work/index --> shards, splits/*.json     a task for each split (pipeline/assemble_split.py)
     report      splits/*.json --> report.json
 """
@@ -21,12 +23,15 @@ from lcl.core.files import read_json, write_json
 from pipeline.assemble_split import assemble_split
 from pipeline.build_config import FREE_FIELDS, BuildConfig
 from pipeline.crawl import CRAWL_ENDINGS
+from pipeline.dedup.find_duplicates import find_duplicates
+from pipeline.dedup.steps import in_process, on_ray
 from pipeline.extract_split import extract_split
 from pipeline.image_index import PARTS, merge_part
 from pipeline.sources.kinds import ENDINGS
 from pipeline.splits import split_name
 from pipeline.storage import Input, find_inputs
 from pipeline.tasks import Outcome, run_tasks, start_ray
+from pipeline.wanted import list_wanted
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +89,10 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
     splits = {split_name(source): source.absolute() for source in inputs}
     extracted = run_tasks(extract_split, {name: (source, work, config) for name, source in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
     _merge_index(extracted, work, config)
+    if extracted.records:
+        find_duplicates(work, config.dedup, runner=on_ray if config.executor == "ray" else in_process)
+    if config.until == "wanted":
+        return _list_wanted(extracted, work, config)
     built = run_tasks(assemble_split, {name: (name, work, config) for name in extracted.records}, executor=config.executor, title="assembling", note=_say_built)
     failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
     report = summarise(list(built.records.values()), failures, num_crawls=len(inputs))
@@ -112,6 +121,14 @@ def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
     if merged.failures:
         raise ValueError(f"the index of images could not be made: {next(iter(merged.failures.values()))['message']}")
     write_json(index / "files.json", files)
+
+
+def _list_wanted(extracted: Outcome, work: Path, config: BuildConfig) -> dict[str, Any]:
+    """Lists the images that the crawl does not hold, and returns how many of each split."""
+    listed = run_tasks(
+        list_wanted, {name: (name, work) for name in extracted.records}, executor=config.executor, title="listing images", note=lambda _: None
+    )  # fmt: skip
+    return {"wanted": sum(record["wanted"] for record in listed.records.values()), "folder": str(work / "wanted"), "failed": extracted.failures | listed.failures}
 
 
 def _say_extracted(record: Mapping[str, Any]) -> None:

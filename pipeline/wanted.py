@@ -3,7 +3,8 @@
     work/extracted/NAME.parquet, minus duplicates, minus what the index finds --> work/wanted/NAME.parquet (url, page_url)
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lcl.core.files import open_aside
+from lcl.core.rejected import Rejected
+from pipeline.drops import Drop, read_drops, without
 from pipeline.extracted import from_row, read_rows
 from pipeline.image_index import ImageIndex, address_hash
 from pipeline.raw import ImageReference
@@ -18,10 +21,10 @@ from pipeline.raw import ImageReference
 SCHEMA = pa.schema([("url", pa.string()), ("page_url", pa.string())])
 
 
-def list_wanted(name: str, work: Path, dropped: frozenset[str]) -> dict[str, Any]:
-    """Writes the table of a split, and returns how many images it names. `dropped` are keys of documents that will not be built."""
+def list_wanted(name: str, work: Path) -> dict[str, Any]:
+    """Writes the table of a split, and returns how many images it names."""
     index = ImageIndex(work / "index")
-    rows = list(_wanted(read_rows(work / "extracted" / f"{name}.parquet"), index, dropped))
+    rows = list(_wanted(read_rows(work / "extracted" / f"{name}.parquet"), index, read_drops(work / "dedup" / "lists" / f"{name}.parquet")))
     target = work / "wanted" / f"{name}.parquet"
     target.parent.mkdir(exist_ok=True)
     with open_aside(target) as file:
@@ -29,11 +32,13 @@ def list_wanted(name: str, work: Path, dropped: frozenset[str]) -> dict[str, Any
     return {"wanted": len(rows)}
 
 
-def _wanted(rows: Iterator[dict[str, Any]], index: ImageIndex, dropped: frozenset[str]) -> Iterator[dict[str, str]]:
+def _wanted(rows: Iterator[dict[str, Any]], index: ImageIndex, drops: Mapping[str, Drop]) -> Iterator[dict[str, str]]:
     for row in rows:
-        if row["key"] in dropped:
+        try:
+            document = without(from_row(row), drops.get(row["key"]), Counter())
+        except Rejected:
             continue
-        for piece in from_row(row).pieces:
+        for piece in document.pieces:
             if not isinstance(piece, ImageReference) or piece.data is not None:
                 continue
             held = any(url.startswith("data:") or index.find(address_hash(url)) for url in piece.candidates)

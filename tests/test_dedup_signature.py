@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from lcl.core.document import CrawlOrigin, Document, TextSegment, text_hash
 from pipeline.dedup.signature import (
-    SignatureConfig, band_keys, expected_recall, minhash_of, minhash_table, settings_of, signature_fields, signature_of,
+    SignatureConfig,
+    band_keys,
+    expected_recall,
+    minhash_of,
+    minhash_table,
+    settings_of,
+    signature_fields,
+    signature_of,
 )  # fmt: skip
 from pipeline.dedup.words import jaccard, ngram_hashes, shingles_of, word_hashes
 

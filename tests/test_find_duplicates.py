@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lcl.core.rejected import Reason
+from pipeline.addresses import normal_url
 from pipeline.dedup.find_duplicates import find_duplicates
 from pipeline.dedup.settings import ContaminationConfig, DedupConfig, NearConfig
 from pipeline.dedup.signature import SignatureConfig
 from pipeline.dedup.steps import Task, in_process, on_ray
-from pipeline.spool import normal_url
 from tests.made_corpora import Extracted, read_lists, result_bytes, write_corpus, write_split
 
 EXHAUSTIVE = NearConfig(bands=112, rows=1, max_bucket=10_000)  # a pair at Jaccard 0.8 is missed once in 5 * 10^78

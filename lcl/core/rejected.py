@@ -47,6 +47,21 @@ class Reason(StrEnum):
     IMAGE_REPEATED = "image_repeated"                  # the same picture earlier in the same document
     IMAGES_CRASH = "images_crash"                      # the worker died at the images of its document, again and again
     IMAGE_PAGE_DROPPED = "image_page_dropped"          # the image was fine, its page was not
+    # fetching
+    ADDRESS_REFUSED = "address_refused"                # private, loopback or otherwise not the public web, or another port than it uses
+    HOST_UNREACHABLE = "host_unreachable"              # no such name, no connection, or a certificate that does not hold
+    FETCH_TIMEOUT = "fetch_timeout"
+    CONNECTION_BROKEN = "connection_broken"            # reset, or ended before the length that was announced
+    ANSWER_UNREADABLE = "answer_unreadable"            # no HTTP
+    SERVER_ERROR = "server_error"                      # 408, 425 or 5xx, at each retry
+    TOO_MANY_REQUESTS = "too_many_requests"            # 429 at each retry
+    WAIT_TOO_LONG = "wait_too_long"                    # the site asks for a longer wait than this run allows
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    ROBOTS_DISALLOWED = "robots_disallowed"            # robots.txt
+    ROBOTS_UNREACHABLE = "robots_unreachable"          # a robots.txt that cannot be read is taken for "no" (RFC 9309, 2.3.1.4)
+    OPT_OUT_ROBOTS_TAG = "opt_out_robots_tag"          # X-Robots-Tag: noai, noimageai, noindex, noimageindex
+    OPT_OUT_TDMREP = "opt_out_tdmrep"                  # TDMRep: text and data mining is reserved
+    OPT_OUT_AIPREF = "opt_out_aipref"                  # AIPREF: Content-Usage: train-ai=n
 
 
 class Rejected(Exception):

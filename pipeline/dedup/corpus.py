@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from lcl.core.config import from_dict, to_dict
 from pipeline.dedup.signature import SignatureConfig, settings_of
-from pipeline.split import fingerprint
+from pipeline.storage import fingerprint
 
 BATCH_ROWS = 1024  # documents in memory at once
 COLUMNS = ("key", "file", "offset", "page_url", "domain", "text", "image_urls", "url_hash", "text_hash", "minhash")

@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from lcl.core.document import PARAGRAPH_BREAK
 from lcl.core.files import open_aside
+from pipeline.addresses import normal_url
 from pipeline.dedup.contamination import shares_ngram
 from pipeline.dedup.corpus import binary_column
 from pipeline.dedup.runs import BAND, DROP, HASHED, HASHED_PLACE, make_records, partition_of, write_runs
 from pipeline.dedup.signature import band_keys, hash_bytes
 from pipeline.dedup.steps import Work, write_by_group
-from pipeline.spool import normal_url
 
 KEY_BYTES = 16
 EVALUATION = "evaluation.u64"  # sorted n-gram hashes of the evaluation texts, in the work folder

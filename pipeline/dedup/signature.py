@@ -15,8 +15,8 @@ import xxhash
 from pydantic import Field
 
 from lcl.core.config import config
+from pipeline.addresses import normal_url
 from pipeline.dedup.words import MULTIPLIER, mix, shingles_of
-from pipeline.spool import normal_url
 
 VERSION = "1"  # of words, shingles and MinHash together: signatures of two versions cannot be compared
 ROUNDS = 3     # more find a slot for fewer and fewer shingles: 800 fill 112 slots in the first one nine times out of ten

@@ -26,7 +26,7 @@ from pipeline.storage import Input, open_input
 
 Reader = Callable[[Input, SourceOptions], Iterator[RawDocument | Rejected]]
 
-CRAWL = "crawl"  # its pages are extracted first: pipeline.crawl reads it, pipeline.spool keeps it
+CRAWL = "crawl"  # its pages are extracted first: pipeline/extract_split.py
 KINDS: Mapping[str, Reader] = {
     "mmc4": read_mmc4,
     "obelics": read_obelics,
