@@ -14,7 +14,7 @@ from pipeline.fetch.image_store import ImageStore
 from pipeline.fetch.run_fetch import fetch_images
 from tests.bad_server import PICTURE, Server, Site, gives, not_found, redirects
 from tests.conftest import ROOT
-from tests.fetching import CONTACT, outcomes_of, rows_of, settings_for
+from tests.fetching import CONTACT, rows_of, settings_for
 
 NUM_HOSTS = 4
 

@@ -28,7 +28,7 @@ from yarl import URL
 from lcl.core.images import probe_image
 from lcl.core.rejected import Reason, Rejected
 from pipeline.crawl import EXPANDERS
-from pipeline.fetch.addresses import CheckedResolver, Lookup, check_url, dns_threads, host_of, look_up, parse_url, socket_for
+from pipeline.fetch.addresses import CheckedResolver, Lookup, check_url, dns_threads, look_up, parse_url, socket_for
 from pipeline.fetch.fetch_config import AGENT, FetchConfig, user_agent
 from pipeline.fetch.host_gate import HostGate
 from pipeline.fetch.opt_out import merge_headers, opt_out
@@ -134,9 +134,14 @@ class Downloader:
                 return Refusal(rejected.reason, rejected.detail)
             except Passing as passing:
                 failure = passing
-                gate.hold(max(passing.wait_seconds, politeness.backoff_seconds * 2**attempt if attempt < politeness.retries else 0.0))
+                gate.hold(max(passing.wait_seconds, self._backoff_seconds(attempt)))
         gate.note(failure.reason)
         return Refusal(gate.closed or failure.reason, failure.detail)
+
+    def _backoff_seconds(self, attempt: int) -> float:
+        """The wait behind attempt 0, 1, ...: doubling, up to the longest that a host may ask for, and none behind the last."""
+        politeness = self.settings.politeness
+        return min(politeness.backoff_seconds * 2**attempt, politeness.max_wait_seconds) if attempt < politeness.retries else 0.0
 
     async def _ask_through_schemes(self, url: URL, rules: Callable[[URL], "asyncio.Future[SiteRules]"], gate: HostGate) -> Outcome:
         """Follows a redirect to the same address under another scheme, which is the same address to us."""
@@ -259,7 +264,7 @@ class Downloader:
                 except Passing as passing:
                     if attempt == politeness.retries:
                         raise
-                    gate.hold(max(passing.wait_seconds, politeness.backoff_seconds * 2**attempt))
+                    gate.hold(max(passing.wait_seconds, self._backoff_seconds(attempt)))
             if not isinstance(answer, Redirect):
                 return answer
             url = parse_url(answer.location)
