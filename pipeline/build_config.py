@@ -49,12 +49,12 @@ class BuildConfig:
 
 
 # What changes no byte of a shard, given the inputs.
-FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "max_failed_crawls", "item_seconds", "executor", "until")
+FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "max_failed_crawls", "item_seconds", "executor", "until", "image_store")
 
 
 def extraction_hash(value: BuildConfig) -> str:
     """Hash of all that decides what an input is extracted to."""
-    return hash_of(replace(value, images=ImageRules(), dedup=DedupConfig(), image_store="", shard_documents=1, shard_bytes=1), without=FREE_FIELDS)
+    return hash_of(replace(value, images=ImageRules(), dedup=DedupConfig(), shard_documents=1, shard_bytes=1), without=FREE_FIELDS)
 
 
 def rules_hash(value: BuildConfig) -> str:

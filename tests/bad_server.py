@@ -1,13 +1,12 @@
 """A web server on loopback that misbehaves in each way that a downloader must bear, with a log of what was asked and when.
 
-It listens on 127.0.0.1 to 127.0.0.N at one port: each is a host of its own. As a script it serves until its input closes.
+It listens on 127.0.0.1 to 127.0.0.N at one port: each is a host of its own.
 """
 
 import asyncio
-import json
 import socket
+import ssl
 import struct
-import sys
 import threading
 import time
 from collections import Counter
@@ -161,8 +160,8 @@ async def a_date_to_wait_for(exchange: Exchange) -> None:
 class Server:
     """Serves a Site from a thread of its own. A context manager; `url(path, host)` names what it serves."""
 
-    def __init__(self, site: Site, *, num_hosts: int = 8) -> None:
-        self.site, self._num_hosts = site, num_hosts
+    def __init__(self, site: Site, *, num_hosts: int = 8, tls: ssl.SSLContext | None = None) -> None:
+        self.site, self._num_hosts, self._tls = site, num_hosts, tls
 
     def __enter__(self) -> "Server":
         started = threading.Event()
@@ -173,9 +172,9 @@ class Server:
 
     async def _serve(self, started: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self.site.handle, "127.0.0.1", 0)
+        server = await asyncio.start_server(self.site.handle, "127.0.0.1", 0, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
-        others = [await asyncio.start_server(self.site.handle, f"127.0.0.{number}", self.port) for number in range(2, self._num_hosts + 1)]
+        others = [await asyncio.start_server(self.site.handle, f"127.0.0.{number}", self.port, ssl=self._tls) for number in range(2, self._num_hosts + 1)]
         started.set()
         await self._stop.wait()
         for running in (server, *others):
@@ -189,10 +188,3 @@ class Server:
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
-
-
-if __name__ == "__main__":
-    with Server(Site(), num_hosts=int(sys.argv[1])) as running:
-        print(running.port, flush=True)
-        sys.stdin.read()
-        print(json.dumps(len(running.site.log)), flush=True)

@@ -21,7 +21,7 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)
 
 
-STARTS_RAY = ("test_build_shards", "test_demo", "test_fetch_ray", "test_find_duplicates")
+STARTS_RAY = ("test_build_kill", "test_build_shards", "test_demo", "test_fetch_ray", "test_find_duplicates")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,9 @@ def write_urls(path: Path, urls: Iterable[str]) -> Path:
     return path
 
 
-def settings_for(folder: Path, server: Server | None, urls: Iterable[str], *, politeness: dict[str, Any] | None = None, limits: dict[str, Any] | None = None, **others: Any) -> FetchConfig:
+def settings_for(
+    folder: Path, server: Server | None, urls: Iterable[str], *, politeness: dict[str, Any] | None = None, limits: dict[str, Any] | None = None, **others: Any
+) -> FetchConfig:
     """Settings to fetch `urls` from a loopback server into `folder`/store: short limits, no delay, unless told otherwise."""
     values = {"partitions": 3, "opt_outs": OptOuts(tdm_file=False), "allow_loopback": server is not None, "ports": (server.port,) if server else (80, 443)}
     return FetchConfig(

@@ -2,7 +2,11 @@
 
 import gzip
 import json
+import random
 import re
+import shutil
+import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -75,7 +79,7 @@ CASES = {
     "/tdm.jpg": (header("tdm-reservation", "1"), Reason.OPT_OUT_TDMREP, 1),
     "/no-training.jpg": (header("Content-Usage", "train-ai=n"), Reason.OPT_OUT_AIPREF, 1),
     "/moved.jpg": (redirects("/fine.jpg"), "redirect", 1),
-    "/moved-noai.jpg": (gives(b"", status="301 Moved", headers={"Location": "/fine.jpg", "X-Robots-Tag": "noai"}), Reason.HTTP_STATUS, 1),
+    "/moved-noai.jpg": (gives(b"", status="301 Moved", headers={"Location": "/fine.jpg", "X-Robots-Tag": "noai"}), Reason.OPT_OUT_ROBOTS_TAG, 1),
     "/nowhere.jpg": (gives(b"", status="302 Found"), Reason.HTTP_STATUS, 1),
     "/itself.jpg": (redirects("/itself.jpg"), Reason.TOO_MANY_REDIRECTS, 1),
     "/to-mail.jpg": (redirects("mailto:a@example.org"), "redirect", 1),
@@ -190,7 +194,10 @@ def test_who_asks_for_too_long_a_wait_is_left_alone(tmp_path: Path, asks: str) -
     assert site.asked("/a.jpg") + site.asked("/b.jpg") == (0 if asks == "robots" else 1)
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("120", 120), ("0", 0), ("", 0), ("soon", 0), ("-5", 0), ("9" * 50, float("inf")), ("Thu, 01 Jan 1970 00:01:40 GMT", 100), ("Thu, 01 Jan 1970 00:00:00 -0000", 0), ("Fri, 99 Foo 9999", 0)])
+DATES = [("Thu, 01 Jan 1970 00:01:40 GMT", 100), ("Thu, 01 Jan 1970 00:00:00 -0000", 0), ("Fri, 99 Foo 9999", 0)]
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("120", 120), ("0", 0), ("", 0), ("soon", 0), ("-5", 0), ("9" * 50, float("inf")), *DATES])
 def test_retry_after_values(value: str, seconds: float) -> None:
     assert parse_retry_after(value, now=0.0) == seconds
 
@@ -264,6 +271,63 @@ def test_the_same_command_again_asks_nothing_and_a_second_round_what_failed_in_p
         assert ImageStore(Path(settings.output)).find(server.url("/a.jpg")) == PICTURE
         fetch_images(again)
         assert site.asked("/a.jpg") == 3
+
+
+def garbled(seed: int):  # noqa: ANN201
+    """An answer with a few bytes of its head or body changed, doubled or left out."""
+    chance = random.Random(seed)
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {len(PICTURE)}\r\nX-Robots-Tag: all\r\nTransfer-Encoding: identity\r\n\r\n".encode()
+    if seed % 3 == 0:
+        head = b"HTTP/1.1 302 Found\r\nLocation: http://example.org/\r\nContent-Length: 0\r\n\r\n"
+    if seed % 3 == 1:
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n" + f"{len(PICTURE):x}\r\n".encode()
+    data = bytearray(head + PICTURE)
+    for _ in range(chance.randint(1, 6)):
+        place = chance.randrange(len(head))
+        data[place : place + chance.randint(0, 4)] = chance.randbytes(chance.randint(0, 5))
+
+    async def handler(exchange) -> None:  # noqa: ANN001
+        exchange.writer.write(bytes(data))
+        await exchange.writer.drain()
+
+    return handler
+
+
+def test_garbled_answers_have_an_outcome_each(tmp_path: Path) -> None:
+    paths = {f"/{seed}.jpg": garbled(seed) for seed in range(300)}
+    asked = [("127.0.0.1", path) for path in paths]
+    found, store = run_site(tmp_path, Site(dict(paths)), asked, politeness={"per_host": 20, "retries": 0}, limits={"read_seconds": 0.3})
+    assert len(found) == 300 and set(found.values()) <= {"ok", "redirect", *Reason} and len(set(found.values())) > 3
+    assert json.loads((store / "report.json").read_text())["addresses"] >= 300
+
+
+def test_names_that_cannot_be(tmp_path: Path) -> None:
+    urls = [f"http://{'a.' * 200}example/1.jpg", "http://does-not-exist.invalid/2.jpg", "http://a.example:81/3.jpg"]
+    settings = settings_for(tmp_path, None, urls, politeness={"retries": 0})
+    fetch_images(settings)
+    expected = [Reason.HOST_UNREACHABLE, Reason.HOST_UNREACHABLE, Reason.ADDRESS_REFUSED]
+    assert outcomes_of(settings.output) == dict(zip(urls, expected, strict=True))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    path = tmp_path / "own.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", path, "-out", tmp_path / "own.crt", "-subj", "/CN=127.0.0.1", "-days", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + (tmp_path / "own.crt").read_bytes())
+    return path
+
+
+def test_a_certificate_that_nobody_vouches_for_is_not_trusted(tmp_path: Path, certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    site = Site({"/a.jpg": gives()})
+    with Server(site, tls=context) as server:
+        settings = settings_for(tmp_path, server, [server.url("/a.jpg").replace("http:", "https:")])
+        fetch_images(settings)
+        assert set(outcomes_of(settings.output).values()) == {Reason.HOST_UNREACHABLE} and not site.log
 
 
 def test_a_table_that_is_added_later_is_asked_alone(tmp_path: Path) -> None:

@@ -106,7 +106,8 @@ def test_groups_of_other_crawlers_count_where_there_is_none_for_us() -> None:
 @pytest.mark.parametrize(("path", "expected"), [("/test", AIPREF), ("/never/test", NO), ("/ai-ok/test", None)])
 def test_content_usage_as_the_draft_has_it(path: str, expected: Reason | None) -> None:
     """The example of draft-ietf-aipref-attach, figure 2 and table 1."""
-    text = "User-Agent: *\nAllow: /\nDisallow: /never/\nContent-Usage: train-ai=n\nContent-Usage: /ai-ok/ train-ai=y\n\nUser-Agent: ExampleBot\nAllow: /\nContent-Usage: train-ai=y\n"
+    text = "User-Agent: *\nAllow: /\nDisallow: /never/\nContent-Usage: train-ai=n\nContent-Usage: /ai-ok/ train-ai=y\n\n"
+    text += "User-Agent: ExampleBot\nAllow: /\nContent-Usage: train-ai=y\n"
     assert refusal(text, path) is expected
     assert Robots(text, agent="ExampleBot").refusal(SITE + path) is None
     assert Robots(text, agent="lcl-fetch").refusal(SITE + path, aipref=False) is (NO if expected is NO else None)
@@ -177,6 +178,12 @@ def test_tdmrep_first_match_counts() -> None:
     assert reserved([{"location": "/", "tdm-reservation": 1}], "/a") is TDM
 
 
-@pytest.mark.parametrize("text", ["", "null", "{}", "[1, null, {}]", '[{"location": 3, "tdm-reservation": 1}]', '[{"location": "/", "tdm-reservation": 7}]', "[" * 100_000, '[{"location": "/\\nallow: /", "tdm-reservation": 1}]'])
+NO_TDM_FILES = [
+    "", "null", "{}", "[1, null, {}]", "[" * 100_000, '[{"location": 3, "tdm-reservation": 1}]', '[{"location": "/", "tdm-reservation": 7}]',
+    '[{"location": "/\\nallow: /", "tdm-reservation": 1}]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_TDM_FILES)
 def test_a_tdmrep_that_is_none_reserves_nothing(text: str) -> None:
     assert TdmFile(text).refusal(SITE + "/a") is None

@@ -24,7 +24,7 @@ Lookup = Callable[[str], Awaitable[list[str]]]
 
 MAX_URL_CHARACTERS = 8192  # longer ones are refused by most servers
 DNS_THREADS = 32
-HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:.]+")  # a name in ASCII, or an IPv6 address without its brackets
+HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*|[0-9a-f:.]+")  # a name in ASCII (RFC 1035, 2.3.4), or an IPv6 address without its brackets
 NUMBER_LIKE = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")  # a host that ends so is an IPv4 address in some spelling (WHATWG URL, "ends in a number")
 
 NOT_PUBLIC = tuple(

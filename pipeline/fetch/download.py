@@ -134,21 +134,25 @@ class Downloader:
                 return Refusal(rejected.reason, rejected.detail)
             except Passing as passing:
                 failure = passing
-                gate.hold(max(passing.wait_seconds, politeness.backoff_seconds * 2**attempt if attempt < politeness.retries else 0.0))
+                gate.hold(max(passing.wait_seconds, self._backoff_seconds(attempt)))
         gate.note(failure.reason)
         return Refusal(gate.closed or failure.reason, failure.detail)
+
+    def _backoff_seconds(self, attempt: int) -> float:
+        """The wait behind attempt 0, 1, ...: doubling, up to the longest that a host may ask for, and none behind the last."""
+        politeness = self.settings.politeness
+        return min(politeness.backoff_seconds * 2**attempt, politeness.max_wait_seconds) if attempt < politeness.retries else 0.0
 
     async def _ask_through_schemes(self, url: URL, rules: Callable[[URL], "asyncio.Future[SiteRules]"], gate: HostGate) -> Outcome:
         """Follows a redirect to the same address under another scheme, which is the same address to us."""
         asked = set()
-        while True:
+        while url not in asked and len(asked) <= self.settings.limits.max_redirects:
             asked.add(url)
             outcome = await self._ask(url, await rules(url), gate)
             if not isinstance(outcome, Redirect) or normal_url(outcome.location) != normal_url(str(url)):
                 return outcome
             url = parse_url(outcome.location)
-            if url in asked:
-                return Refusal(Reason.TOO_MANY_REDIRECTS, "a redirect to itself", outcome.status)
+        return Refusal(Reason.TOO_MANY_REDIRECTS, "a redirect to itself", outcome.status)
 
     async def _ask(self, url: URL, rules: SiteRules, gate: HostGate) -> Outcome:
         if rules.robots is None:
@@ -162,11 +166,11 @@ class Downloader:
             headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
             merged = merge_headers(headers)
             refusal = opt_out(merged, AGENT, aipref=self.settings.opt_outs.aipref)
-            if response.status in REDIRECTS and "location" in merged and not refusal:
+            if refusal and response.status in (200, *REDIRECTS):
+                return Refusal(refusal, status=response.status)
+            if response.status in REDIRECTS and "location" in merged:
                 return Redirect(response.status, _join(url, merged["location"].partition("\n")[0]))
             check_status(response.status, merged.get("retry-after", ""))
-            if refusal:
-                return Refusal(refusal, status=response.status)
             encodings = content_encodings(merged)
             with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as file:
                 sha256 = await self._receive(response, file, plain=not encodings)
@@ -260,7 +264,7 @@ class Downloader:
                 except Passing as passing:
                     if attempt == politeness.retries:
                         raise
-                    gate.hold(max(passing.wait_seconds, politeness.backoff_seconds * 2**attempt))
+                    gate.hold(max(passing.wait_seconds, self._backoff_seconds(attempt)))
             if not isinstance(answer, Redirect):
                 return answer
             url = parse_url(answer.location)

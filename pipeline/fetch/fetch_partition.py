@@ -78,7 +78,7 @@ def all_wanted(listed: Mapping[str, Wanted], ledger: Ledger, partition: int, set
 
 
 class _PartitionRun:
-    """The gates and rules of a partition's hosts, kept while it is worked on."""
+    """Gates of a partition's hosts, and the rules of those hosts that are worked on: a robots.txt may be large."""
 
     def __init__(self, partition: int, ledger: Ledger, downloader: Downloader) -> None:
         self._partition, self._ledger, self._downloader, self._settings = partition, ledger, downloader, downloader.settings
@@ -95,13 +95,14 @@ class _PartitionRun:
         async with asyncio.TaskGroup() as group:
             for host, queue in sorted(queues.items(), key=lambda pair: (-len(pair[1]), pair[0])):
                 await self._downloader.active_hosts.acquire()
-                task = group.create_task(self._work(queue, self._gate(host)))
+                task = group.create_task(self._work(host, queue))
                 task.add_done_callback(lambda _: self._downloader.active_hosts.release())
 
-    async def _work(self, queue: deque[Wanted], gate: HostGate) -> None:
+    async def _work(self, host: str, queue: deque[Wanted]) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._settings.politeness.per_host, len(queue))):
-                group.create_task(self._empty(queue, gate))
+                group.create_task(self._empty(queue, self._gate(host)))
+        self._rules = {origin: rules for origin, rules in self._rules.items() if host_of(origin) != host}
 
     async def _empty(self, queue: deque[Wanted], gate: HostGate) -> None:
         while queue:

@@ -125,7 +125,7 @@ class Ledger:
             if wanted.depth >= max_redirects:
                 result["outcome"] = str(Reason.TOO_MANY_REDIRECTS)
         else:
-            result = {"outcome": str(outcome.reason), "detail": outcome.detail[:200], "status": outcome.status}
+            result = {"outcome": str(outcome.reason), "detail": outcome.detail[:200].encode("utf-8", "replace").decode(), "status": outcome.status}
         when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         row = Row(key=wanted.key, url=wanted.url, depth=wanted.depth, round=self._round, when=when, **result, **place)
         self.rows[row.key] = row

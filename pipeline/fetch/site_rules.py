@@ -19,7 +19,8 @@ from lcl.core.rejected import Reason
 from pipeline.fetch.opt_out import refuses_training
 
 MAX_RULES_BYTES = 500 << 10  # RFC 9309, 2.5: a crawler parses at least this much
-MAX_PATTERNS = 1_000  # with wildcards, each tried on each URL; no real site was seen with more
+MAX_RULES = 10_000  # for one agent: some 5 MB in Protego. A file with more is taken for a refusal of everything
+MAX_PATTERNS = 1_000  # rules with wildcards, each of which is tried on each URL
 MAX_TDM_RULES = 1_000
 LINE = re.compile(r"\s*(user[ -]?agent|allow|disallow|crawl[ -]?delay|content-usage)\s*:\s*([^#]*)", re.IGNORECASE)
 TOKEN = re.compile(r"[A-Za-z_-]+|\*")
@@ -44,7 +45,8 @@ class Robots:
         groups = _groups(text, {agent.lower(), "*", *(token.lower() for token in also)})
         own = groups.get(agent.lower())
         chosen = [own] if own else [groups[name] for name in ("*", *(token.lower() for token in also)) if name in groups]
-        self.too_complex = sum("*" in rule or "$" in rule for group in chosen for rule in group.access + group.usage) > MAX_PATTERNS
+        rules = [rule for group in chosen for rule in group.access + group.usage]
+        self.too_complex = len(rules) > MAX_RULES or sum("*" in rule or "$" in rule for rule in rules) > MAX_PATTERNS
         self.delay_seconds = max((delay for group in chosen for delay in group.delays_seconds), default=0.0)
         self._access = [] if self.too_complex else [_parse(group.access) for group in chosen]
         self._usage = [] if self.too_complex else [_parse(group.usage) for group in chosen if group.usage]
