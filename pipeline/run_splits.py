@@ -68,7 +68,7 @@ def _rules(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names_hash(crawl_files: Sequence[Input]) -> str:
-    return xxhash.xxh128_hexdigest("\n".join(sorted(crawl.name for crawl in crawl_files)))
+    return xxhash.xxh128_hexdigest("\n".join(sorted(crawl.name for crawl in crawl_files)).encode("utf-8", "surrogateescape"))
 
 
 def build_shards(config: BuildConfig) -> dict[str, Any]:
