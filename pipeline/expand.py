@@ -58,7 +58,7 @@ def zip_members(file: BinaryIO, *, wanted: Callable[[str], bool]) -> Iterator[tu
     budget = _Budget(limit_of(size))
     with open_zip(file) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
-            if info.is_dir() or not wanted(info.filename):
+            if not wanted(info.filename):
                 continue
             if info.compress_type not in METHODS:
                 raise Rejected(Reason.RECORD_DAMAGED, f"{info.filename}: compression method {info.compress_type}; stored and deflated members are read")

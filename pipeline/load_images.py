@@ -64,7 +64,7 @@ def _load_image(reference: ImageReference, find_image: FindImage, rules: ImageRu
             return make_image_segment(data, url=url, alt=reference.alt, rules=rules)
         except Rejected as rejected:
             first = first or rejected
-    raise first or Rejected(Reason.IMAGE_NOT_IN_CRAWL, reference.candidates[0])
+    raise first or Rejected(Reason.IMAGE_NOT_IN_CRAWL, next(iter(reference.candidates), ""))
 
 
 def _decode_data_url(url: str) -> bytes | None:

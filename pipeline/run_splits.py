@@ -71,7 +71,7 @@ def _rules(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names_hash(inputs: Sequence[Input]) -> str:
-    return xxhash.xxh128_hexdigest("\n".join(sorted(source.name for source in inputs)).encode())
+    return xxhash.xxh128_hexdigest("\n".join(sorted(source.name for source in inputs)).encode("utf-8", "surrogateescape"))
 
 
 def build_shards(config: BuildConfig) -> dict[str, Any]:

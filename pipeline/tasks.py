@@ -19,7 +19,7 @@ MAX_RETRIES = 6  # more than the deaths after which an item is set aside (pipeli
 TASKS_PER_CPU = 2  # queued beside the running ones, so that no CPU waits for the driver
 
 FAILURES: dict[type[Exception], Reason] = {
-    NotACrawl: Reason.NOT_A_CRAWL, NotASource: Reason.NOT_A_CRAWL, CrawlChanged: Reason.CRAWL_CHANGED, InputUnreadable: Reason.CRAWL_UNREADABLE,
+    NotACrawl: Reason.NOT_A_CRAWL, NotASource: Reason.NOT_A_SOURCE, CrawlChanged: Reason.CRAWL_CHANGED, InputUnreadable: Reason.CRAWL_UNREADABLE,
     OSError: Reason.CRAWL_UNREADABLE,
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The shard build as users run it: an embedded Ray, a Ray job, interruptions, and mistakes."""
 
+import gzip
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from lcl.demo import ray_head
 from tests.builds import build_here
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_warc
+from tests.s3_server import s3_server
 
 SCRIPT = "pipeline/build_shards.py"
 
@@ -56,6 +58,29 @@ def test_an_embedded_ray_builds_and_continues(run: Run, crawls: list[Path], tmp_
     other_rules = run(sys.executable, SCRIPT, "--crawl", *crawls, "--output", output, "--images.min-side-px", 20)
     assert_one_line_error(other_rules, "holds another run's shards", "--output")
     assert shard_bytes(output) == before
+
+
+@pytest.mark.slow
+def test_a_list_of_crawls_on_s3_gives_the_bytes_of_local_files(run: Run, crawls: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`warc.paths.gz` with a prefix; one file that it names is missing."""
+    local, remote, paths = tmp_path / "local", tmp_path / "remote", tmp_path / "warc.paths.gz"
+    local.mkdir()
+    for crawl in crawls:
+        build_split(crawl, local, BuildConfig(crawl=tuple(map(str, crawls)), output="x"))
+    names = [crawl.name for crawl in crawls] + ["none.warc.gz"]
+    with s3_server(monkeypatch, "bucket") as client:
+        for crawl in crawls:
+            client.upload_file(str(crawl), "bucket", f"crawl-data/{crawl.name}")
+        options = ["--crawl", paths, "--prefix", "s3://bucket/", "--output", remote, "--max-failed-crawls"]
+        paths.write_bytes(gzip.compress("".join(f"crawl-data/{name}\n" for name in names).encode()))
+        result = run(sys.executable, SCRIPT, *options, 0.3)
+        assert result.returncode == 0, result.stderr
+        paths.write_bytes(gzip.compress(b"crawl-data/site-0.warc.gz\n"))
+        assert_one_line_error(run(sys.executable, SCRIPT, *options, 0.3), "holds another run's shards")
+    failed = json.loads((remote / "report.json").read_text())["crawls"]["failed"]["none.warc.gz"]
+    assert failed["reason"] == "crawl_unreadable" and "s3://bucket/crawl-data/none.warc.gz cannot be read: FileNotFoundError" in failed["message"]
+    built = {name: data for name, data in shard_bytes(remote).items() if name != "report.json"}
+    assert built == shard_bytes(local) and len(built) == 12
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from PIL import Image
 from lcl.core.document import key_of
 from lcl.core.rejected import Reason, Rejected
 from pipeline import expand
+from pipeline.crawl import NotACrawl, read_crawl
 from pipeline.raw import ImageReference, RawDocument
 from pipeline.sources import json_rows, mint, parquet_rows, pieces, tar_samples
 from pipeline.sources.kinds import CRAWL, detect_source, read_source
@@ -320,6 +321,14 @@ def test_mint_frames_beyond_the_limits(tmp_path: Path, monkeypatch: pytest.Monke
     assert document.scores == {"unusable_images": 1.0} and len(document.pieces) == 3
     monkeypatch.setattr(mint, "MAX_DOCUMENT_BYTES", 50)
     assert reasons(read(path)) == [Reason.ROW_TOO_LARGE]
+    monkeypatch.undo()
+    monkeypatch.setattr(mint, "MAX_DOCUMENT_PIXELS", 150)
+    (item,) = read(path)
+    assert item.reason == Reason.ROW_TOO_LARGE and "3 frames with 154 pixels" in item.detail
+    monkeypatch.undo()
+    many = tar_file(tmp_path / "many.tar", [("a.json", json.dumps(MINT).encode()), ("a.tiff", tiff([png()] * 50))])
+    (item,) = read(many)
+    assert item.reason == Reason.ROW_MALFORMED and "4 or more frames for 3 images" in item.detail
 
 
 # --- pairs ---
@@ -530,6 +539,62 @@ def test_samples_that_are_too_large_are_passed_over(tmp_path: Path, monkeypatch:
     assert [item.reason if isinstance(item, Rejected) else item.name for item in read_samples(Input(str(path)))] == [
         Reason.ROW_TOO_LARGE, Reason.ROW_TOO_LARGE, "c", Reason.ROW_TOO_LARGE, "e",
     ]  # fmt: skip
+
+
+# --- hostile bytes ---
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """A small good file of each kind."""
+    table = folder / "table"
+    files = {}
+    for kind, rows in (
+        ("obelics", [OBELICS] * 20),
+        ("pairs", [{"url": URL, "text": f"words {number}", "similarity": 0.1} for number in range(100)]),
+        ("data_juicer", [{"text": "<__dj__image> x", "images": [URL], "image_bytes": [b"x" * 50]}] * 20),
+    ):
+        pq.write_table(pa.Table.from_pylist(rows), table, row_group_size=10)
+        files[kind] = table.read_bytes()
+    files["mmc4"] = zipped(table, {"a.jsonl": lines(*[MMC4] * 10), "b.jsonl": lines(MMC4)}).read_bytes()
+    files["jsonl"] = lines(*[{"text": f"words {number}", "image": URL} for number in range(30)])
+    files["mint"] = tar_file(table, [("a.json", json.dumps(MINT).encode()), ("a.tiff", tiff(FRAMES, compression="tiff_lzw"))]).read_bytes()
+    files["webdataset"] = tar_file(table, [("a.jpg", b"x" * 900), ("a.txt", b"words"), ("b.png", b"y")]).read_bytes()
+    crawl = write_warc(table, [Capture("https://a.example/", b"x" * 300)]).read_bytes()
+    files[CRAWL] = zipped(table, {"archive/a.warc.gz": crawl, "archive/b.warc.gz": crawl}, zipfile.ZIP_STORED).read_bytes()
+    return files
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    raw = bytearray(data)
+    for _ in range(rng.randint(1, 12)):
+        at = rng.randrange(len(raw)) if rng.random() < 0.6 else max(0, len(raw) - rng.randint(1, 600))  # a parquet's or a zip's directory is its end
+        choice = rng.random()
+        if choice < 0.85:
+            raw[at] = rng.randrange(256)
+        elif choice < 0.95:
+            raw[at : at + 8] = rng.choice([b"\xff", b"\0", b"\x7f"]) * 8
+        else:
+            del raw[at : at + rng.randint(1, 40)]
+    return bytes(raw)
+
+
+def test_flipped_bytes_never_crash_any_reader(tmp_path: Path) -> None:
+    outcomes: dict[str, set[str]] = {}
+    for kind, data in written(tmp_path).items():
+        rng = random.Random(kind)
+        for _ in range(120):
+            source = Input(str(write(tmp_path / "file", damaged(data, rng))))
+            seen = outcomes.setdefault(kind, set())
+            try:
+                detect_source(source)
+            except NotASource:
+                seen.add("of no kind")
+            try:
+                items = list(read_crawl(source) if kind == CRAWL else read_source(source, SourceOptions(kind=kind)))
+                seen.update("rejected" if isinstance(item, Rejected) else "read" for item in items)
+            except (NotASource, NotACrawl):
+                seen.add("refused")
+    assert all("rejected" in seen and "read" in seen for seen in outcomes.values()) and len(outcomes) == 8, outcomes
 
 
 # --- kinds ---

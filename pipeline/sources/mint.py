@@ -17,11 +17,12 @@ from lcl.core.rejected import Reason, Rejected
 from pipeline.raw import ImageReference, Piece, RawDocument
 from pipeline.sources.obelics import page_of, texts_beside
 from pipeline.sources.options import SourceOptions
-from pipeline.sources.pieces import MAX_DOCUMENT_BYTES, finite, image_at, raw_document, web_address
+from pipeline.sources.pieces import MAX_DOCUMENT_BYTES, MAX_PIECES, finite, image_at, raw_document, web_address
 from pipeline.sources.tar_samples import Sample, read_samples
 from pipeline.storage import Input
 
 MAX_JSON_BYTES = 16 << 20
+MAX_DOCUMENT_PIXELS = 8 * MAX_PIXELS  # of all frames: they may lie on the same bytes
 TIFF_ENDINGS = ("tiff", "tif")
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 SCORES = ("language_id_whole_page_fasttext", "bff_contained_ngram_count_before_dedupe", "previous_word_count", "bff_duplicate_paragraph_spans_fraction")
@@ -103,7 +104,7 @@ def _frames(tiff: bytes, names: Sequence[str], where: str) -> Mapping[int, bytes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's word on odd tags and on sizes, which are checked below
             with Image.open(io.BytesIO(tiff), formats=("TIFF",)) as image:
-                num_frames = image.n_frames
+                num_frames = _count_frames(image, at_most=len(names), where=where)
                 places = _places(names, num_frames, where)
                 pngs: list[bytes | None] = []
                 for index in range(num_frames):
@@ -117,13 +118,27 @@ def _frames(tiff: bytes, names: Sequence[str], where: str) -> Mapping[int, bytes
         raise Rejected(Reason.ROW_MALFORMED, f"{where}: no TIFF: {error}") from error
 
 
+def _count_frames(image: Image.Image, *, at_most: int, where: str) -> int:
+    """Frames of a TIFF, one more than `at_most` if there are more, by their headers: a small file may claim millions of them."""
+    num_pixels = 0
+    for index in range(at_most + 1):
+        try:
+            image.seek(index)
+        except EOFError:
+            return index
+        num_pixels += image.width * image.height
+        if index > MAX_PIECES or num_pixels > MAX_DOCUMENT_PIXELS:
+            raise Rejected(Reason.ROW_TOO_LARGE, f"{where}: {index + 1} frames with {num_pixels} pixels, and perhaps more")
+    return at_most + 1
+
+
 def _places(names: Sequence[str], num_frames: int, where: str) -> Sequence[int]:
     if num_frames == len(names):
         return range(num_frames)
     different = {name: index for index, name in enumerate(dict.fromkeys(names))}
     if num_frames == len(different):
         return [different[name] for name in names]
-    raise Rejected(Reason.ROW_MALFORMED, f"{where}: {num_frames} frames for {len(names)} images")
+    raise Rejected(Reason.ROW_MALFORMED, f"{where}: {num_frames}{' or more' * (num_frames > len(names))} frames for {len(names)} images")
 
 
 def _png(image: Image.Image, index: int) -> bytes | None:

@@ -17,6 +17,7 @@ MAX_BATCH_ROWS = 1_000
 MAX_ROW_BYTES = 256 << 20
 READ_BYTES = 1 << 20    # buffer of one column
 MAX_ROW_GROUPS = 1_000_000
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)  # not InputUnreadable: a broken connection is no damage
 
 Row = tuple[int, dict[str, Any]]
 
@@ -45,16 +46,15 @@ def read_parquet_rows(source: Input, columns: Sequence[str]) -> Iterator[Row | R
             for batch in batches:
                 yield from _rows(batch, row, source.name)
                 row += batch.num_rows
-        except (pa.ArrowException, OSError) as error:  # InputUnreadable is neither: a broken connection is no damage
+        except DAMAGE as error:
             yield Rejected(Reason.RECORD_DAMAGED, f"{source.name}, behind row {row}: {str(error).splitlines()[0]}")
 
 
 def _open(source: Input, file: Any) -> pq.ParquetFile:
     try:
-        parquet = pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+        return pq.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False)
+    except DAMAGE as error:
         raise NotASource(f"{source} is no parquet file, or a damaged one: {str(error).splitlines()[0]}") from error
-    return parquet
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:
