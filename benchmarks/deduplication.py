@@ -10,7 +10,7 @@
 
 import json
 import logging
-import resource
+import re
 import shutil
 import tempfile
 import time
@@ -27,7 +27,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
-from results import write_result
 from scipy.sparse import csr_array
 
 from lcl.core.config import config, from_dict, run_command, to_dict
@@ -52,7 +51,6 @@ SCALE_TOKENS = 30             # words of a synthetic document
 SCALE_COPIES = 0.2            # of the synthetic documents are near-duplicates of the one before
 SCALE_SIMILARITY = 0.9        # share of MinHash values that a synthetic copy has in common with it
 SPLIT_DOCUMENTS = 50_000
-MERGED_DOCUMENTS = 10_000_000
 
 
 @config
@@ -68,6 +66,8 @@ class DeduplicationConfig:
     """Timed rounds of signatures; the best counts."""
     scale_documents: tuple[Positive, ...] = (300_000,)
     """Sizes of synthetic corpora."""
+    merged_documents: Annotated[int, Field(ge=10)] = 10_000_000
+    """Documents in the last merge of forests, nine tenths of them linked."""
     scratch: str | None = None
     """Folder for temporary files: about 2 kB per synthetic document."""
     dedup: DedupConfig = DedupConfig()
@@ -76,6 +76,8 @@ class DeduplicationConfig:
 
 
 def main(settings: DeduplicationConfig) -> None:
+    from results import write_result  # imports torch, which would be in the memory that child processes measure
+
     set_up_logging()
     parts: dict[str, Callable[[DeduplicationConfig], dict[str, Any]]] = {"recall": measure_recall, "speed": measure_speed, "scale": measure_scale}
     write_result(Path(settings.output), settings, {part: parts[part](settings) for part in settings.parts})
@@ -227,7 +229,7 @@ def measure_scale(settings: DeduplicationConfig) -> dict[str, Any]:
         measured = sizes[-1]
         log.info("%d documents: %.0f s of processor, peak %.0f MiB, work %.0f B a document", num_documents, measured["cpu_seconds"],
                  measured["peak_mib"], measured["work_bytes_per_document"])  # fmt: skip
-    return {"passes": sizes, "merge": _alone(run_merge, MERGED_DOCUMENTS)}
+    return {"passes": sizes, "merge": _alone(run_merge, settings.merged_documents)}
 
 
 def _alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -308,7 +310,8 @@ def run_merge(num_documents: int) -> dict[str, Any]:
 
 
 def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Largest resident memory of this process so far. getrusage would give a child at least what its parent had before it was started."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 if __name__ == "__main__":

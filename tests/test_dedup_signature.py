@@ -32,7 +32,12 @@ def test_shingles_are_the_distinct_runs_of_words(words: list[str], length: int) 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [("One, two: THREE four five!", "one two three four five"), ("caf\u00e9 a b c d", "cafe\u0301 a b c d"), ("a\u00a0b c d e", "a b\n\nc d e"), ("“a” b c d e", "a b c d e")],
+    [
+        ("One, two: THREE four five!", "one two three four five"),
+        ("caf\u00e9 a b c d", "cafe\u0301 a b c d"),
+        ("a\u00a0b c d e", "a b\n\nc d e"),
+        ("“a” b c d e", "a b c d e"),
+    ],
 )
 def test_spelling_that_does_not_count(ours: str, theirs: str) -> None:
     assert np.array_equal(shingles_of(ours, 5), shingles_of(theirs, 5))

@@ -114,7 +114,9 @@ def order_splits(folder: Path, inspected: Sequence[dict[str, Any]], *, group_doc
             )  # fmt: skip
         for what in ("signature", "image_hashes"):
             if before[what] != behind[what]:
-                raise ValueError(f"splits {before['name']} and {behind['name']} in {folder} have different {what}: {before[what]} and {behind[what]}; extract them again")
+                raise ValueError(
+                    f"splits {before['name']} and {behind['name']} in {folder} have different {what}: {before[what]} and {behind[what]}; extract them again"
+                )
     empty = sorted((split for split in inspected if not split["rows"]), key=lambda split: split["name"])
     signature = filled[0]["signature"] if filled else to_dict(SignatureConfig())
     return Corpus(

@@ -21,7 +21,7 @@ LIST = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("reason", pa.string()),                # why the document is dropped; null: it stays
-        pa.field("kept", pa.string()),                  # key of the document for which it is dropped; a later stage may have dropped that for another. null: for none
+        pa.field("kept", pa.string()),                  # key of the document for which it is dropped; a later stage may have dropped that too
         pa.field("paragraphs", pa.list_(pa.int32())),   # numbers of dropped paragraphs of a document that stays, ascending
         pa.field("images", pa.list_(pa.int32())),       # places in image_urls of dropped images of a document that stays, ascending
     ]

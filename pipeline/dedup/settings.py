@@ -22,7 +22,7 @@ class NearConfig:
     """Exact Jaccard similarity of shingles from which on two documents are near-duplicates."""
     max_bucket: Annotated[int, Field(ge=2)] = 64
     """Documents with the same band that are compared each with each; in a larger group each is compared with a few."""
-    neighbours: Count = 16
+    neighbours: Count = 8
     """In a larger group: the documents before it in order, and the first ones of the group, that each one is compared with."""
 
 
