@@ -7,6 +7,13 @@ import sys
 COMMANDS = {
     "sample-crawl": ("pipeline.sample_crawl", "make a small crawl and labelled pictures to try everything on"),
     "build-shards": ("pipeline.build_shards", "crawl files to shards of interleaved documents"),
+    "verify": ("pipeline.verify_shards", "check every checksum, count and row of shards, and the accounts of their build"),
+    "stats": ("pipeline.make_stats", "histograms of shards, from their catalogues: JSON, pictures and an HTML page"),
+    "view": ("pipeline.view_shards", "documents of shards as searchable HTML pages"),
+    "select": ("pipeline.select_documents", "documents that meet a condition, as a set that copies no bytes"),
+    "repack": ("pipeline.repack_shards", "shuffle shards into others of a chosen size and image side"),
+    "remove": ("pipeline.remove_documents", "take documents and images down from shards, in place"),
+    "card": ("pipeline.write_card", "a README for a set of shards: sources, licences, filters, counts, how to load it"),
     "train-tokenizer": ("lcl.train_tokenizer", "a byte-level tokenizer from the texts of shards, in the place of CLIP's"),
     "pretrain": ("lcl.pretrain", "pretrain an encoder on shards"),
     "import-published": ("lcl.import_published", "the authors' checkpoint as one of ours, to evaluate or start from"),

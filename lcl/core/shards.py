@@ -225,6 +225,10 @@ class Shard:
         table = read_catalogue(self.path, self.sidecar, columns=columns)
         return table if self.rows is None else table.take(self.rows)
 
+    def stored_columns(self) -> set[str]:
+        """The columns that its catalogue really has; an early one lacks some."""
+        return set(pq.read_schema(data_file(self.path, self.sidecar.get("revision", 0), ".parquet")).names)
+
 
 def find_shards(folders: Sequence[Path]) -> list[Shard]:
     """All committed shards of some folders, each a folder of shards or a selection (lcl/core/selection.py), by folder and name.
