@@ -45,7 +45,9 @@ def check_shard(check: ShardCheck) -> Findings:
     path = check.sidecar
     try:
         sidecar = read_sidecar(path)
-        problems = list(_check_sidecar(path, sidecar))
+        if damage := list(_check_sidecar(path, sidecar)):
+            return Findings(path, tuple(damage))
+        problems = list(_check_files(path, sidecar))
         table = read_catalogue(path, sidecar)
     except ValueError as error:
         return Findings(path, (str(error),))
@@ -54,11 +56,12 @@ def check_shard(check: ShardCheck) -> Findings:
     stored = set(pq.read_schema(data_file(path, sidecar.get("revision", 0), ".parquet")).names)
     rows = [{name: value for name, value in row.items() if name in stored} for row in table.to_pylist()]
     tar = Shard(path, sidecar).tar
+    tar_bytes = tar.stat().st_size
     counts: Counter[str] = Counter()
     keys: set[str] = set()
     end = 0
     for number, row in enumerate(rows):
-        if row["offset"] != end or row["length"] is None or row["length"] <= 0:
+        if row["offset"] != end or not 0 < row["length"] <= tar_bytes - end:
             problems.append(f"{tar.name}, document {number}: starts at byte {end}, but its catalogue row says {row['offset']} (+ {row['length']})")
             break
         end += row["length"]
@@ -77,6 +80,9 @@ def _check_sidecar(path: Path, sidecar: dict[str, Any]) -> Iterable[str]:
         yield f"{path.name} is damaged: it does not give its own checksum"
     if sidecar["name"] != path.stem:
         yield f"{path.name} is the sidecar of {sidecar['name']!r}"
+
+
+def _check_files(path: Path, sidecar: dict[str, Any]) -> Iterable[str]:
     for suffix in (".tar", ".parquet"):
         file = data_file(path, sidecar.get("revision", 0), suffix)
         if sha256_of(file) != sidecar["sha256"][suffix]:

@@ -74,10 +74,10 @@ def repack(settings: RepackConfig) -> dict[str, Any]:
     output = Path(settings.output)
     if any(output.resolve() == Path(folder).resolve() for folder in settings.shards):
         raise ValueError(f"--output {output} is one of --shards; give another folder")
+    parts = _plan(source, settings, output.resolve())
     output.mkdir(parents=True, exist_ok=True)
     with locked_folder(output):
         _check_output(output, settings, source.fingerprint)
-        parts = _plan(source, settings, output.resolve())
         missing = [part for part in parts if not _is_done(part)]
         for _ in run_tasks(write_part, missing, num_workers=settings.num_workers, title="shards"):
             pass
@@ -105,7 +105,7 @@ def shuffled_order(keys: pa.ChunkedArray, seed: int) -> Int[np.ndarray, " docume
     Raises ValueError if a key comes twice.
     """
     texts = (key for chunk in keys.chunks for key in chunk.to_pylist())
-    hashes = np.fromiter((xxhash.xxh64_intdigest(key, seed=seed) for key in texts), dtype=np.uint64, count=len(keys))
+    hashes = np.fromiter((xxhash.xxh64_intdigest(key.encode(), seed=seed) for key in texts), dtype=np.uint64, count=len(keys))
     order = np.argsort(hashes, kind="stable")
     for place in np.flatnonzero(hashes[order][1:] == hashes[order][:-1]):
         first, second = (keys[int(order[place + step])].as_py() for step in (0, 1))
