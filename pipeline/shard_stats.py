@@ -26,9 +26,10 @@ COLUMNS = ("num_images", "num_characters", "domain", "language", "license", "cra
 MAX_SCORES = 64
 TOP = 20
 
-STEPS = tuple(float(f"{digit}e{power}") for power in range(-3, 10) for digit in (1, 2, 5))  # 0.001, 0.002, 0.005, 0.01 ... 5e9
+R10 = ("1", "1.25", "1.6", "2", "2.5", "3.2", "4", "5", "6.3", "8")  # ten nearly equal steps to the next power of ten (ISO 3, rounded)
+STEPS = tuple(float(f"{digit}e{power}") for power in range(-3, 10) for digit in R10)
 IMAGE_COUNTS = tuple(float(number) for number in range(32))
-CHARACTER_COUNTS = (0.0, *(step for step in STEPS if step >= 1))
+LENGTHS = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, *(step for step in STEPS if step >= 16))
 SIDES_PX = (0.0, 64.0, 100.0, 150.0, 200.0, 224.0, 256.0, 320.0, 384.0, 448.0, 512.0, 640.0, 768.0, 1024.0, 1536.0, 2048.0, 4096.0)
 ASPECTS = (1.0, 1.05, 1.2, 1.3, 1.4, 1.6, 1.9, 2.1, 2.5, 3.0, 4.0)
 WIDE_SCORES = (*(-step for step in reversed(STEPS)), 0.0, *STEPS)
@@ -85,8 +86,8 @@ def gather_stats(folders: Sequence[Path]) -> dict[str, Any]:
     shards = find_shards(folders)
     histograms = {
         "images_per_document": Histogram("images per document", IMAGE_COUNTS),
-        "characters_per_document": Histogram("characters per document", CHARACTER_COUNTS),
-        "words_per_document": Histogram("words per document", CHARACTER_COUNTS),
+        "characters_per_document": Histogram("characters per document", LENGTHS),
+        "words_per_document": Histogram("words per document", LENGTHS),
         "shorter_side_px": Histogram("shorter side of images, pixels", SIDES_PX),
         "aspect": Histogram("longer over shorter side of images", ASPECTS),
     }
@@ -121,17 +122,23 @@ def gather_stats(folders: Sequence[Path]) -> dict[str, Any]:
 def _add_documents(table: pa.Table, histograms: dict[str, Histogram], tallies: dict[str, Tally]) -> None:
     histograms["images_per_document"].add(table["num_images"].to_numpy().astype(np.float64))
     histograms["characters_per_document"].add(table["num_characters"].to_numpy().astype(np.float64))
-    width, height = (np.array(_flat(table[name]), dtype=np.float64) for name in ("image_width", "image_height"))
+    width, height = (_flat(table[name]) for name in ("image_width", "image_height"))
     histograms["shorter_side_px"].add(np.minimum(width, height))
     histograms["aspect"].add(np.maximum(width, height) / np.maximum(1, np.minimum(width, height)))
     tallies["domains"].add(table["domain"].to_pylist())
     tallies["languages"].add(name or "unknown" for name in table["language"].to_pylist())
-    tallies["licenses"].add(normal_license(address) or ("other" if address else "none named") for address in table["license"].to_pylist())
+    tallies["licenses"].add(map(_license_name, table["license"].to_pylist()))
     tallies["crawl_files"].add(table["crawl_file"].to_pylist())
 
 
-def _flat(column: pa.ChunkedArray) -> list[int]:
-    return [value for chunk in column.chunks for value in chunk.flatten().to_pylist()]
+def _flat(column: pa.ChunkedArray) -> Float[np.ndarray, " values"]:
+    return np.concatenate([np.zeros(0), *(chunk.flatten().to_numpy().astype(np.float64) for chunk in column.chunks)])
+
+
+def _license_name(address: str | None) -> str:
+    if address is None:
+        return "not recorded"  # by an early catalogue
+    return normal_license(address) or ("other" if address else "none named")
 
 
 def _counts(shards: Sequence[Shard], histograms: dict[str, Histogram]) -> dict[str, int]:

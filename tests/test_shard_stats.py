@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet as pq
 
+from lcl.core.files import read_json, write_json
 from pipeline.charts import Chart, draw_chart
 from pipeline.make_stats import StatsConfig, main
 from pipeline.removal import RemoveConfig, remove_documents
@@ -48,6 +50,19 @@ def test_the_numbers_are_those_of_the_documents(folder: Path) -> None:
     assert dict(stats["tallies"]["domains"]["top"]) == Counter(item.domain for item in DOCUMENTS)
     assert dict(stats["tallies"]["licenses"]["top"]) == {"none named": 24, "cc-by-4.0": 6}
     assert dict(stats["tallies"]["languages"]["top"]) == {"en": 10, "de": 10, "unknown": 10}
+
+
+def test_an_early_catalogue_says_less(folder: Path, tmp_path: Path) -> None:
+    early = made_set(tmp_path, DOCUMENTS)
+    for path in early.glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["license", "image_url", "image_source_sha256", "image_width", "image_height"]), path)
+        sidecar = read_json(path.with_suffix(".json"))
+        sidecar["bytes"][".parquet"] = path.stat().st_size
+        write_json(path.with_suffix(".json"), sidecar)
+    stats, full = gather_stats([early]), gather_stats([folder])
+    assert stats["tallies"]["licenses"]["top"] == [["not recorded", 30]]
+    assert set(full["histograms"]) - set(stats["histograms"]) == {"shorter_side_px", "aspect"}
+    assert {name: full["histograms"][name] for name in stats["histograms"]} == stats["histograms"]
 
 
 def test_of_a_selection_and_after_a_removal(folder: Path, tmp_path: Path) -> None:
