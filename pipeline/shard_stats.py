@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from lcl.core.files import read_json
 from lcl.core.logs import progress_bar
+from lcl.core.rejected import Reason
 from lcl.core.shards import Shard, find_shards
 from pipeline.licenses import normal_license
 from pipeline.tally import Tally
@@ -165,7 +166,7 @@ def gather_funnel(folders: Sequence[Path], shards: Sequence[Shard]) -> dict[str,
         for report in reports:
             dropped.update(report[kind]["dropped"])
         if removed[kind]:
-            dropped["removed"] = removed[kind]
+            dropped[Reason.REMOVED] = removed[kind]
         out = sum(report[kind]["out"] for report in reports) - removed[kind]
         funnel[kind] = {"in": sum(report[kind]["in"] for report in reports), "out": out, "dropped": dict(sorted(dropped.items()))}
     return funnel

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     TOO_MANY_IMAGES = "too_many_images"
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_CONTENT = "duplicate_content"
+    REMOVED = "removed"                                # taken down after the build (`lcl remove`)
     # images
     IMAGE_NOT_IN_CRAWL = "image_not_in_crawl"
     IMAGE_UNKNOWN_FORMAT = "image_unknown_format"
