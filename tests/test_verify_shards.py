@@ -15,6 +15,7 @@ from lcl.core.document import ImageSegment, sha256_hex
 from lcl.core.files import read_json, sha256_of, write_json
 from lcl.core.shards import CATALOGUE, find_shards, sidecar_checksum
 from pipeline.check_shard import ShardCheck, check_accounts, check_shard
+from pipeline.removal import RemoveConfig, remove_documents
 from pipeline.run_splits import summarise
 from pipeline.verify_shards import VerifyConfig, main
 from tests.conftest import Run, assert_one_line_error
@@ -176,3 +177,11 @@ def test_as_a_command_over_processes(run: Run, built: Path, tmp_path: Path) -> N
     result = run(sys.executable, "-m", "lcl.cli", "verify", "--shards", folder, "--num-workers", 2)
     assert_one_line_error(result, "1 of 3 shards are damaged", "-00002", "run the build again")
     assert "document 0" in result.stdout and json.dumps(str(folder))[1:-1] in result.stdout
+
+
+def test_accounts_agree_after_a_removal(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(built, folder)
+    (tmp_path / "list").write_text(find_shards([folder])[0].catalogue(["page_url"])["page_url"][0].as_py() + "\n")
+    assert remove_documents(RemoveConfig(shards=(str(folder),), urls=str(tmp_path / "list")))["documents"] == 1
+    verify(folder)
