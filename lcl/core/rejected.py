@@ -29,6 +29,7 @@ class Reason(StrEnum):
     TOO_MANY_IMAGES = "too_many_images"
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_CONTENT = "duplicate_content"
+    REMOVED = "removed"                                # taken down after the build (`lcl remove`)
     # deduplication (also duplicate_url and duplicate_content)
     NEAR_DUPLICATE = "near_duplicate"                  # enough of its word sequences stand in an earlier document
     SAME_IMAGE_SET = "same_image_set"                  # an earlier document has the same images
