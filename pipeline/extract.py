@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
-from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
+from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode, SelectolaxError
 
 from lcl.core.document import PARAGRAPH_BREAK
 from lcl.core.rejected import Reason, Rejected
 from pipeline.image_addresses import image_addresses, listed_addresses, resolve
 from pipeline.main_content import main_content
 from pipeline.outline import Item, Outline, Paragraph, Picture, read_outline
-from pipeline.page_guard import check_page, cut_scripts
+from pipeline.page_guard import check_page
 from pipeline.raw import ImageReference, Piece
 
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
@@ -27,6 +27,8 @@ ROBOTS_WORDS = {"noai": "noai", "noimageai": "noimageai", "noindex": "noindex", 
 LICENSE_HINTS = ("license", "creativecommons")
 SHARED_IMAGES = frozenset(("og:image", "twitter:image"))
 FILE_ENDING = re.compile(r"(?:-[0-9]{1,5}x[0-9]{1,5})?(?:\.\w{1,5})?$")  # with the size that some publishers add
+WITHOUT_EVENTS = LexborDocumentOptions.WO_EVENTS.value  # with them, a <select> takes time quadratic in its options
+MAX_PICTURES = 10_000
 CELLS = frozenset(("td", "th"))
 MAX_CELL = 80  # characters: cells of data; what is longer is a column of a layout
 
@@ -49,15 +51,16 @@ def decode_page(body: bytes, content_type: str) -> str:
 
 def extract_page(html: str, page_url: str) -> Extracted:
     """The main content of a page and what the page says of itself. Raises Rejected if it is too complex to parse or holds no text."""
-    html = cut_scripts(html)
-    check_page(html)
+    html = check_page(html)
     try:
-        tree = LexborHTMLParser(html)
+        tree = LexborHTMLParser(html, options=WITHOUT_EVENTS)
     except (SelectolaxError, ValueError, RuntimeError) as error:
         raise Rejected(Reason.PAGE_UNPARSABLE, str(error)) from error
     title = _title(tree)
     outline = read_outline(tree)
     content = main_content(outline, title=title)
+    if sum(isinstance(item, Picture) for item in content) > MAX_PICTURES:
+        raise Rejected(Reason.PAGE_TOO_COMPLEX, f"more than {MAX_PICTURES} images")
     head = tree.css("meta, base")
     base_url = _base_url(head, page_url)
     pieces = _pieces(_with_lead_picture(content, outline, head), outline, base_url)
@@ -133,18 +136,21 @@ def _file_name(url: str) -> str:
 
 def _pieces(content: Iterable[Item], outline: Outline, base_url: str) -> list[Piece]:
     pieces: list[Piece] = []
+    texts: list[str] = []
     previous: Paragraph | None = None
     for item in content:
-        if isinstance(item, Picture):
-            if candidates := image_addresses(item.node, base_url, fallbacks=item.fallbacks):
-                pieces.append(ImageReference(candidates, " ".join((item.node.attributes.get("alt") or "").split())))
-        elif text := item.text:
-            if pieces and isinstance(pieces[-1], str):
-                pieces[-1] += (" " if previous is not None and _in_one_row(previous, item, outline) else PARAGRAPH_BREAK) + text
-            else:
-                pieces.append(text)
-            previous = item
-    return pieces
+        if isinstance(item, Paragraph):
+            if text := item.text:
+                if texts:
+                    texts.append(" " if previous is not None and _in_one_row(previous, item, outline) else PARAGRAPH_BREAK)
+                texts.append(text)
+                previous = item
+        elif candidates := image_addresses(item.node, base_url, fallbacks=item.fallbacks):
+            if texts:
+                pieces.append("".join(texts))
+                texts = []
+            pieces.append(ImageReference(candidates, " ".join((item.node.attributes.get("alt") or "").split())))
+    return [*pieces, "".join(texts)] if texts else pieces
 
 
 def _in_one_row(first: Paragraph, second: Paragraph, outline: Outline) -> bool:

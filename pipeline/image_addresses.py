@@ -4,7 +4,8 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from urllib.parse import urljoin, urlsplit
 
 from selectolax.lexbor import LexborNode
@@ -13,9 +14,10 @@ LAZY_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src", "data-lazy", "d
 SOURCE_SETS = ("srcset", "data-srcset", "data-lazy-srcset")
 DESCRIPTOR = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)([wx])")
 DENSITY_PX = 1000.0  # what a density of 1x, or no descriptor, counts as beside widths
-MAX_SPACER_PX = 2    # the sides of counters and spacers
+MAX_ADDRESS = 8192   # characters: longer ones are refused by servers, and joining two takes time that grows with both
+SPACER_SIDES = frozenset(("0", "1", "2"))  # px, of counters and spacers
 SPACER_FILE = re.compile(r"(?:^|[/_.-])(?:1x1|blank|clear|dot|grey|pixel|spacer|trans|transparent)\.(?:gif|png)(?:$|\?)", re.IGNORECASE)
-PIXELS = re.compile(r"\s*([0-9]{1,6})\s*(?:px)?\s*")
+MAX_SOURCES = 16     # children of a <picture> that are looked at
 
 
 def image_addresses(node: LexborNode, base_url: str, *, fallbacks: Sequence[LexborNode] = ()) -> tuple[str, ...]:
@@ -36,6 +38,8 @@ def resolve(base_url: str, address: str) -> str:
     address = address.strip()
     if address[:5].lower() == "data:":
         return "data:" + address[5:]
+    if max(len(address), len(base_url)) > MAX_ADDRESS:
+        return ""
     try:
         url = urljoin(base_url, address)
         parts = urlsplit(url)
@@ -44,9 +48,9 @@ def resolve(base_url: str, address: str) -> str:
         return ""
 
 
-def _is_spacer(attributes: dict[str, str | None]) -> bool:
-    sides = (PIXELS.fullmatch(attributes.get(name) or "") for name in ("width", "height"))
-    return any(side is not None and int(side[1]) <= MAX_SPACER_PX for side in sides)
+def _is_spacer(attributes: Mapping[str, str | None]) -> bool:
+    sides = ((attributes.get(name) or "").strip().removesuffix("px") for name in ("width", "height"))
+    return any(side in SPACER_SIDES for side in sides)
 
 
 def listed_addresses(node: LexborNode) -> list[str]:
@@ -54,7 +58,7 @@ def listed_addresses(node: LexborNode) -> list[str]:
     elements = [node]
     parent = node.parent
     if parent is not None and parent.tag == "picture":
-        elements = [*parent.css("source"), node]
+        elements = [child for child in islice(parent.iter(), MAX_SOURCES) if child.tag == "source"] + elements
     sized = [pair for element in elements for name in SOURCE_SETS if (value := element.attributes.get(name)) for pair in parse_source_set(value)]
     sized.sort(key=lambda pair: -pair[0])
     plain = [value for name in (*LAZY_ATTRIBUTES, "src") if (value := (node.attributes.get(name) or "").strip())]

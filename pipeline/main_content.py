@@ -37,23 +37,30 @@ COMMA = re.compile("[,،﹐︐︑⹁⸴⸲，、]")
 MIN_SCORED = 25        # characters of a paragraph that scores
 MIN_CONTENT = 250      # characters of content that need no second look
 MOST_OF_PAGE = 0.5     # of its text outside links
+MAX_LINKED = 0.2       # of the characters of a page without paragraphs
 
 
 def main_content(outline: Outline, *, title: str) -> list[Item]:
-    """The paragraphs and pictures of the main content, in order; those of the whole page where it is short. `title` is the page's own."""
+    """The paragraphs and pictures of the main content, in order. `title` is the page's own, which its text need not repeat.
+
+    Where no paragraph stands out, that is what is left of the page without furniture, if it is short or mostly not links; else nothing.
+    """
     best: list[Item] = []
+    if not outline.flow:
+        return best
     for by_name in (True, False):
         found = _Selection(outline, by_name=by_name).content(title)
         if _num_characters(found) > _num_characters(best):
             best = found
         if _num_characters(best) >= MIN_CONTENT:
             return best
-    whole = [item for item in outline.flow if not outline.silent[item.owner]]
-    return whole if _num_characters(whole) < 2 * MIN_CONTENT else best
+    rest = _Selection(outline, by_name=True).items()
+    num_characters, num_linked = _num_characters(rest), sum(item.num_linked for item in rest if type(item) is Paragraph)
+    return rest if num_characters < 2 * MIN_CONTENT or num_linked < MAX_LINKED * num_characters else best
 
 
 def _num_characters(items: Iterable[Item]) -> int:
-    return sum(item.num_characters for item in items if isinstance(item, Paragraph))
+    return sum(item.num_characters for item in items if type(item) is Paragraph)
 
 
 def _num_commas(text: str) -> int:
@@ -75,8 +82,11 @@ class _Selection:
         roots = self._roots()
         self._keep_only(roots)
         self._clean(roots)
-        flow = [item for item in self.outline.flow if self.kept[item.owner]]
+        flow = self.items()
         return _without_repeats(_without_empty_headings(_without_title(flow, self.outline.tags, title), self.outline.tags), self.outline.tags)
+
+    def items(self) -> list[Item]:
+        return [item for item in self.outline.flow if self.kept[item.owner]]
 
     def _name_words(self, index: int) -> frozenset[str]:
         names = self.outline.names[index]
@@ -147,15 +157,12 @@ class _Selection:
 
     def _scores(self) -> dict[int, float]:
         parents, tags = self.outline.parents, self.outline.tags
-        blocks = self.outline.blocks
-        own = Counter(item.owner for item in self.outline.flow if type(item) is Paragraph)
-        holders = {blocks[parents[index]] for index in range(1, len(tags)) if blocks[index] == index}  # elements with blocks in them
         scores: dict[int, float] = {}
         for item in self.outline.flow:
             if type(item) is not Paragraph or item.num_characters < MIN_SCORED or not self.kept[item.owner] or tags[item.owner] not in SCORED:
                 continue
             score = (1 + self.commas[id(item)] + min(item.num_characters / 100, 3)) * (1 - item.num_linked / item.num_characters)
-            ancestor = item.owner if tags[item.owner] in CONTAINERS and (item.owner in holders or tags[item.owner] != "div" or own[item.owner] > 1) else parents[item.owner]
+            ancestor = item.owner if tags[item.owner] in CONTAINERS else parents[item.owner]
             for level in range(5):
                 scores[ancestor] = scores.get(ancestor, 0.0) + score / (1, 2, 6, 9, 12)[level]
                 if ancestor == BODY:
@@ -252,7 +259,8 @@ class _Selection:
                 is_list = tag in ("ul", "ol")
                 is_heading = characters[index] > 0 and headings[index] / characters[index] >= 0.9
                 kept[index] = not (
-                    (not in_figure[index] and teasers[index] > 1 and paragraphs[index] / teasers[index] < 0.5)
+                    tag in ("form", "fieldset")
+                    or (not in_figure[index] and teasers[index] > 1 and paragraphs[index] / teasers[index] < 0.5)
                     or (not is_list and items[index] - 100 > paragraphs[index])
                     or (not is_list and not in_figure[index] and not is_heading and characters[index] < MIN_SCORED and pictures[index] == 0 and density > 0)
                     or (score < NAME_SCORE and density > (0.8 if is_list else 0.5 if pictures[index] > teasers[index] else 0.2) and not (characters[index] == linked[index] == 0))

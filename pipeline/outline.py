@@ -95,10 +95,10 @@ def read_outline(tree: LexborHTMLParser) -> Outline:
     opened = [(body.mem_id, BODY)]
     paragraph: Paragraph | None = None
     num_breaks = 0
-    for node in body.traverse(include_text=True):
+    nodes = body.traverse(include_text=True)
+    next(nodes)  # the body itself
+    for node in nodes:
         tag = node.tag
-        if tag == "-comment" or node.mem_id == opened[0][0]:
-            continue
         above = node.parent.mem_id
         while opened[-1][0] != above:
             closed = opened.pop()[1]
@@ -130,7 +130,7 @@ def read_outline(tree: LexborHTMLParser) -> Outline:
                 paragraph = None
             elif paragraph is not None:
                 paragraph.parts.append("\n")
-        else:
+        elif tag != "-comment":
             attributes = node.attributes
             quiet = tag in SILENT or (bool(attributes) and _is_hidden(attributes))
             if tag in IMAGES and not quiet:

@@ -20,44 +20,45 @@ MAX_NODES = 2_000_000    # formatting tags that stay open are copied into each b
 LONG_TAG = 4_000         # characters; shorter tags hold too few attributes to matter
 
 CUT = re.compile(r"<(!--|(?:script|style|svg)(?=[\s/>]))", re.IGNORECASE)
-CUT_ENDS = {
-    "!--": re.compile("-->"),
-    "script": re.compile(r"</script[^>]*>", re.IGNORECASE),
-    "style": re.compile(r"</style[^>]*>", re.IGNORECASE),
-    "svg": re.compile(r"</svg[^>]*>", re.IGNORECASE),
-}
+CUT_ENDS = {kind: re.compile(rf"</{kind}(?=[\s/>])", re.IGNORECASE) for kind in ("script", "style", "svg")} | {"!--": re.compile("--(?=>)")}
 TAG_NAME = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())
 VOID_OR_IMPLIED = frozenset("area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup".split())
 
 
-def cut_scripts(html: str) -> str:
-    """The page without scripts, styles, drawings (SVG) and comments; one that is never closed stays."""
-    parts: list[str] = []
-    position = start = 0
-    endless: set[str] = set()
-    while (found := CUT.search(html, position)) is not None:
-        kind = found[1].lower()
-        end = None if kind in endless else CUT_ENDS[kind].search(html, found.start() + 2 if kind == "!--" else found.end())  # `<!-->` is a whole comment
-        if end is None:
-            endless.add(kind)
-            position = found.end()
-            continue
-        parts.append(html[start : found.start()])
-        position = start = end.end()
-    return "".join((*parts, html[start:])) if parts else html
-
-
-def check_page(html: str) -> None:
-    """Raises Rejected for a page, scripts cut, that would make an HTML parser slow or its tree huge."""
+def check_page(html: str) -> str:
+    """The page without scripts, fit for a parser. Raises Rejected for one that would make it slow or its tree huge."""
+    if len(html) > MAX_PAGE_CHARACTERS:
+        raise Rejected(Reason.PAGE_TOO_COMPLEX, f"{len(html)} characters")
+    html = cut_scripts(html)
     num_tags = html.count("<")
-    if len(html) > MAX_PAGE_CHARACTERS or num_tags > MAX_TAGS:
-        raise Rejected(Reason.PAGE_TOO_COMPLEX, f"{len(html)} characters, {num_tags} tags")
+    if num_tags > MAX_TAGS:
+        raise Rejected(Reason.PAGE_TOO_COMPLEX, f"{num_tags} tags")
     parts = html.split(">")
     if max(map(len, parts)) > LONG_TAG:
         _check_attributes(parts)
     if num_tags**2 > MAX_NODES:  # else neither limit below can be reached
         _check_nesting(html, num_tags)
+    return html
+
+
+def cut_scripts(html: str) -> str:
+    """The page without scripts, styles, drawings (SVG) and comments; one that is never closed stays."""
+    kept: list[str] = []
+    position = start = 0
+    endless: set[str] = set()
+    while (found := CUT.search(html, position)) is not None:
+        kind = found[1].lower()
+        position = found.end()
+        if kind not in endless:
+            end = CUT_ENDS[kind].search(html, found.start() + 2)  # two, for `<!-->` is a whole comment
+            behind = html.find(">", end.end()) + 1 if end else 0
+            if behind:
+                kept.append(html[start : found.start()])
+                position = start = behind
+            else:
+                endless.add(kind)
+    return "".join((*kept, html[start:]))
 
 
 def _check_attributes(parts: Iterable[str]) -> None:

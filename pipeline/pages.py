@@ -17,8 +17,9 @@ from lcl.core.config import config
 from lcl.core.document import PARAGRAPH_BREAK, CrawlOrigin, Document, ImageSegment, Segment, TextSegment, key_of, sha256_hex
 from lcl.core.rejected import Reason, Rejected
 from pipeline.crawl import Response
-from pipeline.extract import ImageReference, decode_page, extract_pieces
+from pipeline.extract import decode_page, extract_page
 from pipeline.images import ImageRules, make_image_segment
+from pipeline.raw import ImageReference
 
 LANGUAGE_WORST_RANK = 1200  # resiliparse: ranks above are usually false results
 
@@ -54,7 +55,7 @@ def make_document(
     if not response.body.strip():
         raise Rejected(Reason.PAGE_EMPTY, response.url)
     html = decode_page(response.body, response.headers.get("content-type", ""))
-    pieces = extract_pieces(html, response.url)
+    pieces = extract_page(html, response.url).pieces
     segments: list[Segment] = []
     counts: Counter[str] = Counter()
     seen: set[str] = set()
