@@ -6,7 +6,7 @@
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
@@ -28,6 +28,7 @@ LICENSE_HINTS = ("license", "creativecommons")
 SHARED_IMAGES = frozenset(("og:image", "twitter:image"))
 FILE_ENDING = re.compile(r"(?:-[0-9]{1,5}x[0-9]{1,5})?(?:\.\w{1,5})?$")  # with the size that some publishers add
 WITHOUT_EVENTS = LexborDocumentOptions.WO_EVENTS.value  # with them, a <select> takes time quadratic in its options
+NO_CONTENT = "aside audio button dialog footer iframe nav object select template textarea video".split()  # cut from the tree, which saves half of the walk
 MAX_PICTURES = 10_000
 CELLS = frozenset(("td", "th"))
 MAX_CELL = 80  # characters: cells of data; what is longer is a column of a layout
@@ -57,18 +58,20 @@ def extract_page(html: str, page_url: str) -> Extracted:
     except (SelectolaxError, ValueError, RuntimeError) as error:
         raise Rejected(Reason.PAGE_UNPARSABLE, str(error)) from error
     title = _title(tree)
+    head = tree.css("meta, base")
+    base_url, opt_outs = _base_url(head, page_url), page_opt_outs(head)
+    shared = _shared_images(head)
+    lowered = html.lower()
+    license = page_license(tree, base_url) if any(hint in lowered for hint in LICENSE_HINTS) else ""
+    tree.strip_tags(NO_CONTENT, recursive=True)  # behind the licence, which often stands in a footer
     outline = read_outline(tree)
     content = main_content(outline, title=title)
     if sum(isinstance(item, Picture) for item in content) > MAX_PICTURES:
         raise Rejected(Reason.PAGE_TOO_COMPLEX, f"more than {MAX_PICTURES} images")
-    head = tree.css("meta, base")
-    base_url = _base_url(head, page_url)
-    pieces = _pieces(_with_lead_picture(content, outline, head), outline, base_url)
+    pieces = _pieces(_with_lead_picture(content, outline, shared), outline, base_url)
     if not any(isinstance(piece, str) for piece in pieces):
         raise Rejected(Reason.NO_TEXT, page_url)
-    lowered = html.lower()
-    license = page_license(tree, base_url) if any(hint in lowered for hint in LICENSE_HINTS) else ""
-    return Extracted(tuple(pieces), title, license, page_opt_outs(head))
+    return Extracted(tuple(pieces), title, license, opt_outs)
 
 
 def extract_pieces(html: str, page_url: str) -> list[Piece]:
@@ -109,10 +112,14 @@ def _base_url(head: Iterable[LexborNode], page_url: str) -> str:
     return url if url.startswith("http") else page_url
 
 
-def _with_lead_picture(content: Sequence[Item], outline: Outline, head: Iterable[LexborNode]) -> list[Item]:
-    """With the picture that the page gives for sharing, if it stands above the content and not in it: the lead image of many sites."""
+def _shared_images(head: Iterable[LexborNode]) -> set[str]:
+    """Names of the image files that the page gives for sharing."""
     shared = (node.attributes for node in head if (node.attributes.get("property") or node.attributes.get("name")) in SHARED_IMAGES)
-    names = {_file_name(attributes.get("content") or "") for attributes in shared} - {""}
+    return {_file_name(attributes.get("content") or "") for attributes in shared} - {""}
+
+
+def _with_lead_picture(content: Sequence[Item], outline: Outline, names: Set[str]) -> list[Item]:
+    """With the picture that the page gives for sharing, if it stands above the content and not in it: the lead image of many sites."""
     if not names or not content or any(names & _file_names(item) for item in content):
         return [*content]
     for item in outline.flow:

@@ -21,7 +21,6 @@ FURNITURE = frozenset(
     "subscription supplemental taboola toolbar trending".split()
 )
 WRAPPERS = frozenset("article body column content main story entry post page".split())  # an element with such a word too is no furniture by name alone
-FURNITURE_TAGS = frozenset("nav footer aside".split())
 FAVOURED = frozenset("article body content entry hentry main page pagination post text blog story".split())
 DISFAVOURED = FURNITURE | frozenset("com contact foot hid hidden media meta scroll shopping tags widget tool outbrain".split())
 NAME_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
@@ -123,8 +122,6 @@ class _Selection:
             if not kept[index]:
                 continue
             if not kept[outline.parents[index]]:
-                kept[index] = False
-            elif outline.tags[index] in FURNITURE_TAGS:
                 kept[index] = False
             elif by_name and outline.names[index] and outline.tags[index] not in ("article", "main", "table"):
                 words = self._name_words(index)

@@ -13,7 +13,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 # What stands in these is no text of the page, or not for readers.
 SILENT = frozenset(
-    "applet audio button canvas datalist dialog embed frameset head iframe input link map math menu meta noembed noframes noscript object script select style svg template "
+    "applet aside audio button canvas datalist dialog embed footer frameset head iframe input link map math menu meta nav noembed noframes noscript object script select style svg template "
     "textarea title video xmp".split()
 )
 INLINE = frozenset(
