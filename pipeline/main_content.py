@@ -21,8 +21,8 @@ FURNITURE = frozenset(
     "subscription supplemental taboola toolbar trending".split()
 )
 WRAPPERS = frozenset("article body column content main story entry post page".split())  # an element with such a word too is no furniture by name alone
-FAVOURED = frozenset("article body content entry hentry main page pagination post text blog story".split())
-DISFAVOURED = FURNITURE | frozenset("com contact foot hid hidden media meta scroll shopping tags widget tool outbrain".split())
+FAVOURED = frozenset("article body content entry hentry main page post text blog story".split())
+DISFAVOURED = FURNITURE | frozenset("com contact foot hid hidden media meta scroll shopping tags tool widget".split())
 NAME_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 
 SCORED = frozenset("body article blockquote center div fieldset main p pre section td h2 h3 h4 h5 h6".split())
@@ -31,11 +31,13 @@ TAG_SCORES = {"div": 5, "article": 5, "main": 5, "pre": 3, "td": 3, "blockquote"
 NAME_SCORE = 25
 HEADINGS = frozenset("h1 h2 h3 h4 h5 h6".split())
 CLEANED = frozenset("div dl fieldset form header ol section table ul".split())
-COMMA = re.compile("[,،﹐︐︑⹁⸴⸲，、]")
+COMMA = re.compile("[,،，、﹐︐]")
 
 MIN_SCORED = 25        # characters of a paragraph that scores
 MIN_CONTENT = 250      # characters of content that need no second look
 MOST_OF_PAGE = 0.5     # of its text outside links
+MIN_REPEATED = 40      # characters of a block that is not by chance the same as another
+TITLE_SHARE = 0.3      # of a page's title, which mostly names the site too, that is its headline
 MAX_LINKED = 0.2       # of the characters of a page without paragraphs
 
 
@@ -266,17 +268,21 @@ class _Selection:
 
 
 def _without_title(flow: list[Item], tags: Sequence[str], title: str) -> list[Item]:
-    """Without the heading that says the page's title again: it stands in the document's metadata, not in its text."""
+    """Without the heading above the text that is the page's title: it is metadata."""
     wanted = " ".join(title.split()).casefold()
     for position, item in enumerate(flow):
-        if type(item) is Paragraph and tags[item.owner] in ("h1", "h2"):
-            text = item.text.casefold()
-            if tags[item.owner] == "h1" or (wanted and (text in wanted or wanted in text)):
+        if type(item) is Paragraph:
+            tag, text = tags[item.owner], item.text.casefold()
+            says_title = bool(wanted) and (wanted in text or (text in wanted and len(text) > TITLE_SHARE * len(wanted)))
+            if tag == "h1" or (tag == "h2" and says_title):
                 return flow[:position] + flow[position + 1 :]
+            if tag not in HEADINGS and item.num_characters > MIN_CONTENT:
+                break  # what comes behind is a part of the text
     return flow
 
 
 def _without_empty_headings(flow: list[Item], tags: Sequence[str]) -> list[Item]:
+    """Without headings at the end: what they announced was furniture."""
     end = len(flow)
     while end and type(flow[end - 1]) is Paragraph and tags[flow[end - 1].owner] in HEADINGS:
         end -= 1
@@ -284,10 +290,11 @@ def _without_empty_headings(flow: list[Item], tags: Sequence[str]) -> list[Item]
 
 
 def _without_repeats(flow: list[Item], tags: Sequence[str]) -> list[Item]:
-    seen = set()
-    found = []
+    """Without blocks that say again what was said, as captions do; a <p> is its author's words and stays."""
+    seen: set[str] = set()
+    found: list[Item] = []
     for item in flow:
-        if type(item) is Paragraph and item.num_characters >= 40 and tags[item.owner] != "p":
+        if type(item) is Paragraph and item.num_characters >= MIN_REPEATED and tags[item.owner] != "p":
             text = item.text
             if text in seen:
                 continue
