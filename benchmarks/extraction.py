@@ -19,7 +19,6 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import urljoin
 
 from extraction_scores import Score, compare_images, compare_texts, score_images, score_texts
 from pydantic import Field
@@ -98,23 +97,25 @@ def trafilatura_text(body: bytes, url: str) -> Found:
 def trafilatura_images(body: bytes, url: str) -> Found:
     from trafilatura import extract
 
-    html = LexborHTMLParser(extract(body, url=url, include_images=True, output_format="html") or "")
-    nodes = html.css("img, graphic")
-    images = [(urljoin(url, node.attributes.get("src") or ""),) for node in nodes]
-    return Found(html.text(separator=" "), images)
+    return _from_html(extract(body, url=url, include_images=True, output_format="html") or "", url)
 
 
 def readability(body: bytes, url: str) -> Found:
     from readability import Document
 
-    html = LexborHTMLParser(Document(decode_page(body, ""), url=url).summary(html_partial=True))
-    return Found(html.text(separator=" "), [(urljoin(url, node.attributes.get("src") or ""),) for node in html.css("img")])
+    return _from_html(Document(decode_page(body, ""), url=url).summary(html_partial=True), url)
 
 
 def whole_page(body: bytes, url: str) -> Found:
     """All text and every image that has an address: what recall can reach, and what precision costs nothing."""
-    html = LexborHTMLParser(decode_page(body, ""))
-    return Found(html.body.text(separator=" ") if html.body else "", [candidates for node in html.css("img") if (candidates := image_addresses(node, url))])
+    return _from_html(decode_page(body, ""), url)
+
+
+def _from_html(html: str, url: str) -> Found:
+    """All text of the HTML, and of each image the addresses that we would try."""
+    tree = LexborHTMLParser(html)
+    nodes = tree.css("img, graphic")  # trafilatura's own name for an image
+    return Found(tree.body.text(separator=" ") if tree.body else "", [candidates for node in nodes if (candidates := image_addresses(node, url))])
 
 
 EXTRACTORS: Mapping[str, tuple[Extractor, str]] = {

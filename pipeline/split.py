@@ -23,7 +23,7 @@ from pipeline.build_config import BuildConfig, rules_hash
 from pipeline.pages import make_document
 from pipeline.spool import Spool, normal_url
 
-BYTE_LIBRARIES = ("pillow", "resiliparse", "fastwarc", "pyarrow")  # other versions may give other bytes
+BYTE_LIBRARIES = ("pillow", "resiliparse", "selectolax", "fastwarc", "pyarrow")  # other versions may give other bytes
 
 
 class CrawlChanged(ValueError):
