@@ -1,7 +1,6 @@
 """Main content in document order, image addresses as a browser would resolve them, and what a page says of itself."""
 
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
