@@ -22,8 +22,6 @@ from pipeline.build_config import BuildConfig, extraction_hash
 from pipeline.crawl import IMAGE_MAGIC, Response, Revisit, read_crawl
 from pipeline.crawl_copy import CrawlCopy
 from pipeline.extracted import text_of, to_row, write_rows
-from pipeline.fetch.fetch_config import AGENT
-from pipeline.fetch.opt_out import opt_out
 from pipeline.guard import Guard
 from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entry, address_hash, digest_hash, write_entries
 from pipeline.pages import read_page
@@ -96,10 +94,8 @@ def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCop
         try:
             if item.offset in guard.set_aside:
                 raise Rejected(Reason.PAGE_CRASHES, guard.set_aside[item.offset])
-            if config.honour_opt_outs and (reason := opt_out(item.headers, AGENT)) is not None:
-                raise Rejected(reason, item.url)
             with guard.item(item.offset):
-                row = _row(read_page(item, crawl_file=source.name), config)
+                row = _row(read_page(item, crawl_file=source.name, honour_opt_outs=config.honour_opt_outs), config)
         except Rejected as rejected:
             found.documents[rejected.reason] += 1
         else:

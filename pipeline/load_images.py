@@ -42,7 +42,10 @@ def load_document(raw: RawDocument, *, key: str, language: str, find_image: Find
     if num_images > config.pages.max_images:
         raise Rejected(Reason.TOO_MANY_IMAGES, str(num_images))
     counts["out"] += num_images
-    return Document(key=key, segments=tuple(segments), page_url=raw.page_url, crawl=raw.crawl, order=raw.order, language=language, scores=raw.scores)
+    return Document(
+        key=key, segments=tuple(segments), page_url=raw.page_url, crawl=raw.crawl, order=raw.order, language=language,
+        license=raw.license, scores=raw.scores,
+    )  # fmt: skip
 
 
 def _load_image(reference: ImageReference, find_image: FindImage, rules: ImageRules, seen: set[str]) -> ImageSegment:
