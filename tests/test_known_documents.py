@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from pipeline.spool import normal_url
+
 from lcl.core.document import text_hash
 from pipeline.known_documents import known_documents
-from pipeline.spool import normal_url
 from tests.made_shards import made_document, made_set
 
 
