@@ -38,6 +38,7 @@ MIN_CONTENT = 250      # characters of content that need no second look
 MOST_OF_PAGE = 0.5     # of its text outside links
 MIN_REPEATED = 40      # characters of a block that is not by chance the same as another
 TITLE_SHARE = 0.3      # of a page's title, which mostly names the site too, that is its headline
+SMALL_PART = 0.5       # of the text of an ancestor
 MAX_LINKED = 0.2       # of the characters of a page without paragraphs
 
 
@@ -138,7 +139,7 @@ class _Selection:
             return []
         ranked = sorted(scores, key=lambda index: (-scores[index], index))
         best = self._shared_ancestor(ranked[0], [index for index in ranked[1:5] if scores[index] >= 0.75 * scores[ranked[0]]])
-        best = self._climb(best, scores)
+        best = self._widen(self._climb(best, scores))
         if best == BODY:
             return [BODY]
         score = scores.get(best, 0)
@@ -199,6 +200,18 @@ class _Selection:
             if scores[ancestor] > last:
                 return ancestor
             last = scores[ancestor]
+        return best
+
+    def _widen(self, best: int) -> int:
+        """The nearest ancestor that holds most of the unlinked text that is left, where `best` is a section of a long text and holds little of it.
+
+        Readability's scores fall with each level, so of a page in nested sections they find one section.
+        """
+        own = self.num_characters[best] - self.num_linked[best]
+        for ancestor in self._ancestors(best):
+            theirs = self.num_characters[ancestor] - self.num_linked[ancestor]
+            if own < SMALL_PART * theirs and self.num_linked[ancestor] < MAX_LINKED * self.num_characters[ancestor]:
+                best, own = ancestor, theirs
         return best
 
     def _keep_only(self, roots: Sequence[int]) -> None:
