@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
+import regex
+
 from lcl.core.config import config
 
 Kind = Literal["email", "iban", "card", "phone", "ip"]
@@ -28,11 +30,14 @@ BANK_ACCOUNT_LENGTHS = {  # characters of an IBAN by country, SWIFT's registry o
 LOCAL = "A-Za-z0-9À-ɏ_%+.-"  # an address's part before @ as people write it; RFC 5322 allows more, which would swallow the text around
 GAP = "[ \u00a0\u202f-]"
 
-# Each pattern can start at the head of a run only and repeats nothing without a bound, or gives nothing back (++).
-EMAIL = re.compile(rf"(?<![{LOCAL}])[{LOCAL}]*+(?<=[A-Za-z0-9À-ɏ_-])@(?:[A-Za-z0-9-]{{1,63}}\.){{1,8}}[A-Za-z]{{2,24}}(?![A-Za-z0-9])")
-IBAN = re.compile(rf"(?<![A-Za-z0-9])[A-Z]{{2}}[0-9]{{2}}(?:{GAP}?[A-Z0-9]){{11,30}}+")
+# Each pattern can start at the head of a run only and repeats nothing without a bound, or gives nothing back (++). What may not stand before is
+# looked for behind the first character, not before it: so the search runs from one possible first character to the next.
+EMAIL = regex.compile(  # \G: where the search began, so that an address right behind another is found
+    rf"(?:(?<![{LOCAL}])|\G)[{LOCAL}]*+(?<=[A-Za-z0-9À-ɏ_-])@(?:[A-Za-z0-9-]{{1,63}}\.){{1,8}}[A-Za-z]{{2,24}}(?![A-Za-z0-9])"
+)
+IBAN = re.compile(rf"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z][0-9]{{2}}(?:{GAP}?[A-Z0-9]){{11,30}}+")
 CARD = re.compile(
-    rf"(?<![0-9])(?<![0-9][.,])(?:[0-9]{{4}}(?:{GAP}[0-9]{{4}}){{3}}(?:{GAP}[0-9]{{3}}(?![0-9]))?|[0-9]{{4}}{GAP}[0-9]{{6}}{GAP}[0-9]{{4,5}}|[0-9]{{13,19}})(?![0-9])"
+    rf"[0-9](?<![0-9+][0-9])(?<![0-9][.,][0-9])(?:[0-9]{{3}}(?:{GAP}[0-9]{{4}}){{3}}(?:{GAP}[0-9]{{3}}(?![0-9]))?|[0-9]{{3}}{GAP}[0-9]{{6}}{GAP}[0-9]{{4,5}}|[0-9]{{12,18}})(?![0-9])"
 )
 CARD_NETWORKS = re.compile(  # first digits and lengths (ISO/IEC 7812, as the networks publish them)
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"                                             # Visa
@@ -42,15 +47,19 @@ CARD_NETWORKS = re.compile(  # first digits and lengths (ISO/IEC 7812, as the ne
     r"|35[2-8][0-9]{13,16}"                                                           # JCB
     r"|6[0-9]{13,18}|5[06-8][0-9]{12,17}"                                             # Discover, UnionPay, RuPay, Maestro
 )
+EXCHANGE = "[2-9][0-9]{2}"  # of North America, area codes too
 PHONE = re.compile(
-    r"(?<![\w+.])(?:"
-    r"\+[1-9][0-9]{0,2}(?:[ .\-/\u00a0]?\(0?[0-9]{0,4}\))?(?:[ .\-/\u00a0]?[0-9]){6,14}"  # international, E.164: at most 15 digits
-    r"|(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}-)[2-9][0-9]{2}-[0-9]{4}"              # North American
-    r"|(?:1\.)?[2-9][0-9]{2}\.[2-9][0-9]{2}\.[0-9]{4}"
+    r"[+(1-9](?<![\w+.][+(1-9])(?:"
+    r"(?<=\+)[1-9][0-9]{0,2}(?:[ .\-/\u00a0]?\(0?[0-9]{0,4}\))?(?:[ .\-/\u00a0]?[0-9]){6,14}"  # international (E.164)
+    rf"|(?<=1)(?:[ .-](?:\({EXCHANGE}\) ?|{EXCHANGE}-){EXCHANGE}-[0-9]{{4}}|\.{EXCHANGE}\.{EXCHANGE}\.[0-9]{{4}})"
+    rf"|(?<=\(){EXCHANGE}\) ?{EXCHANGE}-[0-9]{{4}}"
+    rf"|(?<=[2-9])[0-9]{{2}}(?:-{EXCHANGE}-|\.{EXCHANGE}\.)[0-9]{{4}}"
     r")(?![\w]|[.-][0-9])"
 )
-IPV4 = re.compile(r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])")
-IPV6 = re.compile(r"(?<![\w:.])[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,35}(?![\w:])")  # 2000::/3, all that is given out
+ADDRESS = re.compile(
+    r"[0-9](?<![\w.][0-9])(?:[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])"
+    r"|(?<=[23])(?<!:[23])[0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,35}(?![\w:]))"  # 2000::/3, all of IPv6 that is given out
+)
 VERSION = re.compile(r"(?:\bversions?|\brelease|\bv|\bver\.?|\bbuild)\s?\Z", re.IGNORECASE)
 
 
@@ -78,7 +87,7 @@ def redact(text: str, rules: PersonalDataRules) -> tuple[str, Counter[str]]:
     """
     counts: Counter[str] = Counter()
     for kind, (pattern, length) in FINDERS.items():
-        if kind in rules.redact:
+        if kind in rules.redact and (kind != "email" or "@" in text):  # most texts have none, and that is found fast
             text, counts[kind] = _replace(text, pattern, length, getattr(rules, kind))
     return text, +counts
 
@@ -148,5 +157,5 @@ FINDERS: dict[Kind, tuple[re.Pattern[str], Callable[[re.Match[str]], int]]] = {
     "iban": (IBAN, _account_length),
     "card": (CARD, _card_length),
     "phone": (PHONE, _whole),
-    "ip": (re.compile(f"{IPV4.pattern}|{IPV6.pattern}"), _address_length),
+    "ip": (ADDRESS, _address_length),
 }

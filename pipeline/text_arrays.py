@@ -4,7 +4,7 @@
 
 A *token* is a run without white space. A *word* is a token in lower case without what is no letter at its ends (OBELICS strips words so);
 a token without a letter is no word. In scripts without spaces (UNSPACED_SCRIPTS) every letter is a token and a word.
-Everything is linear in the length of the texts but for sorting, and takes some 150 bytes per character at most.
+Everything is linear in the length of the texts but for sorting, and takes 180 bytes per character at most.
 """
 
 import functools

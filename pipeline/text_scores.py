@@ -18,7 +18,7 @@ def words(texts: Texts) -> Array:
 
 
 def mean_word_length(texts: Texts) -> Array:
-    """Characters per word; not defined for a text whose words are mostly letters of scripts without spaces. Gopher keeps 3 to 10."""
+    """Characters per word; not defined without words, nor where most of them are letters of scripts without spaces. Gopher keeps 3 to 10."""
     spaced = (texts.kinds[texts.word_spans[0]] & UNSPACED) == 0
     num_spaced = texts.count_words(spaced)
     characters = np.bincount(texts.word_texts[spaced], weights=texts.word_lengths[spaced], minlength=len(texts))
