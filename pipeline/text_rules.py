@@ -148,7 +148,7 @@ class TextRules:
     """Keep every score that is defined, so that other bounds can be tried without a rebuild; False: those of the document's bounds only (a third faster)."""
 
 
-MIN_DUPLICATE_NGRAM = 5
+DUPLICATE_NGRAMS = range(5, 11)  # words of Gopher's n-grams
 
 REASONS: dict[str, Reason] = {
     "min_words": Reason.TOO_FEW_WORDS, "max_words": Reason.TOO_MANY_WORDS, "longest_token": Reason.WORD_LENGTH, "lorem_ipsum": Reason.LOREM_IPSUM,
@@ -159,7 +159,7 @@ REASONS: dict[str, Reason] = {
     "bullets": Reason.BULLETS, "ellipsis_lines": Reason.ELLIPSIS_LINES, "alphabetic_words": Reason.ALPHABETIC_WORDS,
     "duplicate_lines": Reason.DUPLICATE_LINES, "duplicate_line_characters": Reason.DUPLICATE_LINES, "duplicate_paragraphs": Reason.DUPLICATE_LINES,
     "duplicate_paragraph_characters": Reason.DUPLICATE_LINES, **{f"top_{n}_gram": Reason.TOP_NGRAM for n in (2, 3, 4)},
-    **{f"duplicate_{n}_gram": Reason.DUPLICATE_NGRAMS for n in range(MIN_DUPLICATE_NGRAM, 11)}, "sentences": Reason.SENTENCES,
+    **{f"duplicate_{n}_gram": Reason.DUPLICATE_NGRAMS for n in DUPLICATE_NGRAMS}, "sentences": Reason.SENTENCES,
     "line_punctuation": Reason.LINE_PUNCTUATION, "short_lines": Reason.SHORT_LINES, "newlines": Reason.NEWLINES,
 }  # fmt: skip
 """Why a text is left out, by the name of a bound or else of its score."""
@@ -198,6 +198,10 @@ class Scorer:
     def paragraphs(self) -> list[list[str]]:
         return [split_paragraphs(text) for text in self.texts.texts]
 
+    @functools.cached_property
+    def duplicate_ngrams(self) -> list[Array]:
+        return text_scores.duplicate_ngrams(self.texts, smallest=DUPLICATE_NGRAMS.start, largest=DUPLICATE_NGRAMS.stop - 1)
+
     def by_line(self, score: Callable[[list[str]], float]) -> Array:
         return np.array([score(lines) for lines in self.lines])
 
@@ -218,12 +222,7 @@ def _top_ngram(n: int) -> Callable[[Scorer], Array]:
 
 
 def _duplicate_ngram(n: int) -> Callable[[Scorer], Array]:
-    def score(scorer: Scorer) -> Array:
-        if n > MIN_DUPLICATE_NGRAM and not scorer.score(f"duplicate_{n - 1}_gram").any():
-            return np.zeros(len(scorer.texts))  # no n words occur again where no n - 1 do
-        return text_scores.duplicate_ngram(scorer.texts, n=n)
-
-    return score
+    return lambda scorer: scorer.duplicate_ngrams[n - DUPLICATE_NGRAMS.start]
 
 
 SCORES: dict[str, Callable[[Scorer], Array]] = {
@@ -251,7 +250,7 @@ SCORES: dict[str, Callable[[Scorer], Array]] = {
     "duplicate_paragraphs": lambda scorer: scorer.by_paragraph(line_scores.duplicates),
     "duplicate_paragraph_characters": lambda scorer: scorer.by_paragraph(line_scores.duplicate_characters),
     **{f"top_{n}_gram": _top_ngram(n) for n in (2, 3, 4)},
-    **{f"duplicate_{n}_gram": _duplicate_ngram(n) for n in range(MIN_DUPLICATE_NGRAM, 11)},
+    **{f"duplicate_{n}_gram": _duplicate_ngram(n) for n in DUPLICATE_NGRAMS},
     "sentences": lambda scorer: text_scores.sentences(scorer.texts),
     "line_punctuation": lambda scorer: scorer.by_line(line_scores.line_punctuation),
     "short_lines": lambda scorer: scorer.by_line(lambda lines: line_scores.short_lines(lines, max_characters=scorer.sizes.short_line_characters)),
@@ -361,6 +360,7 @@ def _redact_pieces(pieces: Sequence[Piece], rules: PersonalDataRules) -> tuple[l
     return redacted, counts
 
 
+@functools.cache
 def _bounds_of(bounds: TextBounds) -> list[tuple[str, str, float]]:
     """(name, score, limit) of every bound that is set, in order."""
     names = [item.name for item in dataclasses.fields(bounds) if item.name.startswith(("min_", "max_"))]

@@ -9,7 +9,7 @@ as https://github.com/huggingface/datatrove implements it (pipeline/filters at a
 import numpy as np
 
 from pipeline.line_scores import ends_a_sentence, split_lines
-from pipeline.text_arrays import CLOSER, FULL_WIDTH_END, LETTER, PUNCTUATION, SENTENCE_END, SPACE, UNSPACED, WORD_PART, Array, Texts, group_sizes, is_in, ngrams, ngrams_within
+from pipeline.text_arrays import BASE, CLOSER, FULL_WIDTH_END, LETTER, PUNCTUATION, SENTENCE_END, SPACE, UNSPACED, WORD_PART, Array, Texts, group_sizes, is_in, ngrams, ngrams_within
 
 
 def words(texts: Texts) -> Array:
@@ -129,25 +129,36 @@ def _top_ngram(hashes: Array, ends: Array, n: int) -> float:
     return most * float(ends[first + n] - ends[first] + n - 1)
 
 
-def duplicate_ngram(texts: Texts, *, n: int) -> Array:
-    """Share of a text's characters in word n-grams that stood in it before, none counted twice (Gopher, datatrove), in [0, 1].
+def duplicate_ngrams(texts: Texts, *, smallest: int, largest: int) -> list[Array]:
+    """For each n, share of a text's characters in word n-grams that stood in it before, none counted twice (Gopher, datatrove), in [0, 1].
 
     From the left: an n-gram that was passed before counts with its letters, and the search goes on behind it; any other is remembered, and
     the search goes on one word further.
     """
-    return np.array([_duplicate_ngram(*part, n) for part in texts.words_by_text]) / np.maximum(texts.lengths, 1)
+    by_text = [_duplicate_ngrams(*part, smallest, largest) for part in texts.words_by_text]
+    return [np.array(totals, np.float64) / np.maximum(texts.lengths, 1) for totals in zip(*by_text, strict=True)] if by_text else [np.zeros(0)] * (largest - smallest + 1)
 
 
-def _duplicate_ngram(hashes: Array, ends: Array, n: int) -> float:
-    grams = ngrams(hashes, n)
-    ordered = np.sort(grams)
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(repeated):
-        return 0.0
-    places = np.flatnonzero(is_in(grams, repeated))  # all others are passed word by word
+def _duplicate_ngrams(hashes: Array, ends: Array, smallest: int, largest: int) -> list[int]:
+    grams = ngrams(hashes, smallest)
+    places = np.arange(len(grams))
+    totals = []
+    for n in range(smallest, largest + 1):
+        if n > smallest:  # one word more
+            inside = places + n <= len(hashes)
+            places = places[inside]
+            grams = grams[inside] * BASE + hashes[places + n - 1]
+        ordered = np.sort(grams)
+        repeated = is_in(grams, ordered[1:][ordered[1:] == ordered[:-1]])
+        places, grams = places[repeated], grams[repeated]  # the others are passed word by word, and where n words do not occur again, n + 1 do not
+        totals.append(_passed_before(places, grams, ends, n))
+    return totals
+
+
+def _passed_before(places: Array, grams: Array, ends: Array, n: int) -> int:
     seen: set[int] = set()
     total, following = 0, 0
-    for place, gram in zip(places.tolist(), grams[places].tolist(), strict=True):
+    for place, gram in zip(places.tolist(), grams.tolist(), strict=True):
         if place < following:
             continue
         if gram in seen:
@@ -155,7 +166,7 @@ def _duplicate_ngram(hashes: Array, ends: Array, n: int) -> float:
             following = place + n
         else:
             seen.add(gram)
-    return float(total)
+    return total
 
 
 def sentences(texts: Texts) -> Array:

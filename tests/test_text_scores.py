@@ -152,7 +152,8 @@ def test_repetitions_of_any_length(text: str, n: int) -> None:
     assert text_scores.character_repetition(texts, n=n)[0] == pytest.approx(plain_character_repetition(text, n))
     assert text_scores.word_repetition(texts, n=n)[0] == pytest.approx(plain_word_repetition(plain_words(text), n))
     assert text_scores.top_ngram(texts, n=n)[0] == pytest.approx(plain_top_ngram(text, n))
-    assert text_scores.duplicate_ngram(texts, n=n)[0] == pytest.approx(plain_duplicate_ngram(text, n))
+    for k, shares in enumerate(text_scores.duplicate_ngrams(texts, smallest=1, largest=n), start=1):
+        assert shares[0] == pytest.approx(plain_duplicate_ngram(text, k))
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=8))
@@ -247,14 +248,14 @@ def test_letters_of_another_case_and_of_odd_scripts_do_not_break_words() -> None
 
 
 HOSTILE = {
-    "one word": "a" * 4_000_000,
-    "one sign": "." * 4_000_000,
-    "words": "spam " * 800_000,
-    "lines": "x\n" * 2_000_000,
-    "marks": "e" + "\u0301" * 2_000_000,
-    "sentence marks": ".a" * 2_000_000,
-    "quotes": ".”" * 2_000_000,
-    "Chinese": "语" * 2_000_000,
+    "one word": "a" * 1_000_000,
+    "one sign": "." * 1_000_000,
+    "words": "spam " * 200_000,
+    "lines": "x\n" * 500_000,
+    "marks": "e" + "\u0301" * 500_000,
+    "sentence marks": ".a" * 500_000,
+    "quotes": ".”" * 500_000,
+    "Chinese": "语" * 500_000,
 }
 
 
@@ -264,7 +265,7 @@ def test_hostile_texts_take_bounded_time(kind: str) -> None:
     started = time.process_time()
     for name in ("words", "character_repetition", "word_repetition", "top_2_gram", "duplicate_5_gram", "duplicate_10_gram", "sentences", "duplicate_lines"):
         assert math.isfinite(scorer.score(name)[0])
-    assert time.process_time() - started < 20  # a bound against hanging; some two seconds here
+    assert time.process_time() - started < 20  # a bound against hanging; half a second here
 
 
 def test_line_scores_of_no_lines() -> None:
