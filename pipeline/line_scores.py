@@ -69,9 +69,9 @@ def duplicate_characters(lines: Sequence[str]) -> float:
     return sum(len(line) for line, first in zip(lines, _first_time(lines), strict=True) if not first) / max(total, 1)
 
 
-def newlines(lines: Sequence[str], *, num_words: float) -> float:
-    """Line breaks per word. FineWeb keeps 0.3 and less."""
-    return max(0, len(lines) - 1) / max(num_words, 1)
+def newlines(lines: Sequence[str], *, num_tokens: float) -> float:
+    """Line breaks per token. FineWeb keeps 0.3 and less."""
+    return max(0, len(lines) - 1) / max(num_tokens, 1)
 
 
 def lorem_ipsum(text: str) -> float:

@@ -1,9 +1,10 @@
 """Texts as arrays of characters and words, so that a score of many paragraphs costs a few passes over memory.
 
-    texts --joined--> code points --table--> kinds of character --> tokens, words --hashed--> n-grams --sorted--> how often each occurs
+    texts --joined--> code points --table--> kinds of character --> words, tokens --hashed--> n-grams --sorted--> how often each occurs
 
-A *token* is a run without white space. A *word* is a token in lower case without what is no letter at its ends (OBELICS strips words so);
-a token without a letter is no word. In scripts without spaces (UNSPACED_SCRIPTS) every letter is a token and a word.
+A *run* has no white space in it. A *word* is a run in lower case without what is no letter at its ends (OBELICS strips words so); a run without
+a letter is no word. A *token* is letters, digits, _ and ' in a row, in lower case, or any other sign alone (close to spaCy's, which datatrove asks).
+In scripts without spaces (UNSPACED_SCRIPTS) every letter is a run, a word and a token.
 Everything is linear in the length of the texts but for sorting, and takes 180 bytes per character at most.
 """
 
@@ -53,6 +54,8 @@ class Texts:
 
     def count(self, where: Array) -> Array:
         """How many of each text's characters are marked in `where`; the line breaks between texts count nowhere."""
+        if len(self) == 1:
+            return np.array([np.count_nonzero(where)])
         before = np.zeros(len(where) + 1, np.int64)
         np.cumsum(where, out=before[1:])
         return before[self.ends] - before[self.starts]
@@ -68,25 +71,52 @@ class Texts:
         return self.codes[inside].astype(np.uint64), np.repeat(np.arange(len(self)), self.lengths)
 
     @functools.cached_property
-    def token_starts(self) -> Array:
-        filled, unspaced = ~self.of_kind(SPACE), self.of_kind(UNSPACED)
-        inner = self.of_kind(UNSPACED | UNSPACED_TAIL)
-        starts = unspaced.copy()
+    def run_starts(self) -> Array:
+        """Which characters begin a run."""
+        filled = ~self.of_kind(SPACE)
+        starts = self._unspaced_starts.copy()
         starts[:1] |= filled[:1]
         starts[1:] |= filled[1:] & ~filled[:-1]
-        starts[1:] |= filled[1:] & ~inner[1:] & inner[:-1]  # Latin letters or a full stop behind a Chinese one
         return starts
 
     @functools.cached_property
+    def _unspaced_starts(self) -> Array:
+        """Letters of scripts without spaces, and what stands right behind one and belongs to another word: Latin letters, a full stop."""
+        inner = self.of_kind(UNSPACED | UNSPACED_TAIL)
+        starts = self.of_kind(UNSPACED)
+        starts[1:] |= inner[:-1] & ~inner[1:] & ~self.of_kind(SPACE)[1:]
+        return starts
+
+    @functools.cached_property
+    def token_spans(self) -> tuple[Array, Array]:
+        """Places of each token's first character and of the one behind its last."""
+        inside = self.of_kind(LETTER | WORD_PART)
+        starts = self._unspaced_starts | ~(inside | self.of_kind(SPACE))
+        starts[:1] |= inside[:1]
+        starts[1:] |= inside[1:] & ~inside[:-1]
+        breaks = np.flatnonzero(starts | self.of_kind(SPACE))
+        tokens = starts[breaks]
+        return breaks[tokens], np.append(breaks[1:], len(self.codes))[tokens]
+
+    @functools.cached_property
     def num_tokens(self) -> Array:
-        return self.count(self.token_starts)
+        return np.bincount(np.searchsorted(self.ends, self.token_spans[0], side="right"), minlength=len(self))
+
+    @functools.cached_property
+    def tokens_by_text(self) -> list[tuple[Array, Array]]:
+        """For each text its tokens' hashes, and the characters in the tokens before each of them (one entry more)."""
+        firsts, ends = self.token_spans
+        edges = np.concatenate([[0], np.cumsum(self.num_tokens)]).tolist()
+        before = np.concatenate([[0], np.cumsum(ends - firsts)])
+        hashes = self._hash(firsts, ends)
+        return [(hashes[start:end], before[start : end + 1]) for start, end in zip(edges[:-1], edges[1:], strict=True)]
 
     @functools.cached_property
     def word_spans(self) -> tuple[Array, Array]:
         """Places of each word's first character and of the one behind its last."""
         letters = np.flatnonzero(self.kinds & LETTER)
-        token = np.cumsum(self.token_starts)[letters]
-        changes = np.flatnonzero(token[1:] != token[:-1]) + 1
+        run = np.cumsum(self.run_starts)[letters]
+        changes = np.flatnonzero(run[1:] != run[:-1]) + 1
         firsts = letters[np.concatenate([[0], changes])] if len(letters) else letters
         lasts = letters[np.concatenate([changes - 1, [len(letters) - 1]])] if len(letters) else letters
         return firsts, lasts + 1
@@ -107,20 +137,19 @@ class Texts:
 
     @functools.cached_property
     def words(self) -> Array:
-        """A 64-bit hash of each word, the same wherever the word stands: sum over its characters of code * BASE^place, modulo 2^64, mixed."""
-        powers, inverses = _powers(len(self.codes))
-        before = np.zeros(len(self.codes) + 1, np.uint64)
-        np.cumsum(_lower()[self.codes] * powers, out=before[1:])
-        firsts, ends = self.word_spans
-        hashes = (before[ends] - before[firsts]) * inverses[firsts]
-        return (hashes ^ (hashes >> np.uint64(29))) * STEP
+        """A 64-bit hash of each word, the same wherever the word stands."""
+        return self._hash(*self.word_spans)
 
     @functools.cached_property
-    def words_by_text(self) -> list[tuple[Array, Array]]:
-        """For each text its `words`, and the characters in the words before each of them (one entry more)."""
-        edges = np.concatenate([[0], np.cumsum(self.num_words)]).tolist()
-        before = np.concatenate([[0], np.cumsum(self.word_lengths)])
-        return [(self.words[start:end], before[start : end + 1]) for start, end in zip(edges[:-1], edges[1:], strict=True)]
+    def _sums_before(self) -> Array:
+        before = np.zeros(len(self.codes) + 1, np.uint64)
+        np.cumsum(_lower()[self.codes] * _powers(len(self.codes))[0], out=before[1:])
+        return before
+
+    def _hash(self, firsts: Array, ends: Array) -> Array:
+        """Of the lower-case characters between `firsts` and `ends`: the sum of code * BASE^place, modulo 2^64, mixed."""
+        hashes = (self._sums_before[ends] - self._sums_before[firsts]) * _powers(len(self.codes))[1][firsts]
+        return (hashes ^ (hashes >> np.uint64(29))) * STEP
 
     def count_words(self, where: Array) -> Array:
         """How many of each text's words are marked in `where`."""
@@ -144,6 +173,8 @@ def ngrams(values: Array, n: int) -> Array:
 def ngrams_within(values: Array, texts: Array, n: int) -> tuple[Array, Array]:
     """The `ngrams` whose values lie in one text, and the number of that text; `texts` has the number of each value's."""
     hashes = ngrams(values, n)
+    if not len(texts) or texts[-1] == texts[0]:
+        return hashes, texts[: len(hashes)]
     texts, lasts = texts[: len(hashes)], texts[n - 1 : n - 1 + len(hashes)]
     whole = texts == lasts
     return hashes[whole], texts[whole]

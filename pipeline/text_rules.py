@@ -41,10 +41,10 @@ class TextBounds:
     """Bounds on the scores of a text, None where there is none. They are judged in this order."""
 
     min_words: Count = None
-    """Words (a token without a letter is none; in Chinese, Japanese, Thai, Lao, Khmer and Burmese each letter is one)."""
+    """Words (numbers and signs are none; in Chinese, Japanese, Thai, Lao, Khmer and Burmese each letter is one)."""
     max_words: Count = None
     """Words, at most."""
-    max_longest_token: Count = None
+    max_longest_run: Count = None
     """Characters without white space in a row, at most (C4: 1000)."""
     max_lorem_ipsum: Count = None
     """Occurrences of 'lorem ipsum', at most (C4: 0)."""
@@ -81,7 +81,7 @@ class TextBounds:
     max_ellipsis_lines: Share = None
     """Share of lines that end in an ellipsis (Gopher: 0.3)."""
     min_alphabetic_words: Share = None
-    """Share of tokens with a letter (Gopher: 0.8)."""
+    """Share of tokens (words, numbers, marks) with a letter (Gopher: 0.8)."""
     max_duplicate_lines: Share = None
     """Share of lines that occurred before (Gopher: 0.3)."""
     max_duplicate_line_characters: Share = None
@@ -91,23 +91,23 @@ class TextBounds:
     max_duplicate_paragraph_characters: Share = None
     """Share of characters in such paragraphs (Gopher: 0.2)."""
     max_top_2_gram: Ratio = None
-    """Share of characters in the most frequent two words (Gopher: 0.2)."""
+    """Share of characters in the most frequent two tokens in a row (Gopher: 0.2)."""
     max_top_3_gram: Ratio = None
-    """Of three words (Gopher: 0.18)."""
+    """Of three tokens (Gopher: 0.18)."""
     max_top_4_gram: Ratio = None
-    """Of four words (Gopher: 0.16)."""
+    """Of four tokens (Gopher: 0.16)."""
     max_duplicate_5_gram: Share = None
-    """Share of characters in five words that occurred before (Gopher: 0.15)."""
+    """Share of characters in five tokens that occurred before (Gopher: 0.15)."""
     max_duplicate_6_gram: Share = None
-    """Of six words (Gopher: 0.14)."""
+    """Of six tokens (Gopher: 0.14)."""
     max_duplicate_7_gram: Share = None
-    """Of seven words (Gopher: 0.13)."""
+    """Of seven tokens (Gopher: 0.13)."""
     max_duplicate_8_gram: Share = None
-    """Of eight words (Gopher: 0.12)."""
+    """Of eight tokens (Gopher: 0.12)."""
     max_duplicate_9_gram: Share = None
-    """Of nine words (Gopher: 0.11)."""
+    """Of nine tokens (Gopher: 0.11)."""
     max_duplicate_10_gram: Share = None
-    """Of ten words (Gopher: 0.1)."""
+    """Of ten tokens (Gopher: 0.1)."""
     min_sentences: Count = None
     """Sentences (C4: 3, datatrove's C4: 5)."""
     max_sentences: Count = None
@@ -117,7 +117,7 @@ class TextBounds:
     max_short_lines: Share = None
     """Share of short lines (FineWeb: 0.67)."""
     max_newlines: Ratio = None
-    """Line breaks per word (FineWeb: 0.3)."""
+    """Line breaks per token (FineWeb: 0.3)."""
     character_ngram: Positive = 10
     """Characters of the n-grams of character_repetition (OBELICS: 10)."""
     word_ngram: Positive = 5
@@ -148,10 +148,10 @@ class TextRules:
     """Keep every score that is defined, so that other bounds can be tried without a rebuild; False: those of the document's bounds only (a third faster)."""
 
 
-DUPLICATE_NGRAMS = range(5, 11)  # words of Gopher's n-grams
+DUPLICATE_NGRAMS = range(5, 11)  # tokens of Gopher's n-grams
 
 REASONS: dict[str, Reason] = {
-    "min_words": Reason.TOO_FEW_WORDS, "max_words": Reason.TOO_MANY_WORDS, "longest_token": Reason.WORD_LENGTH, "lorem_ipsum": Reason.LOREM_IPSUM,
+    "min_words": Reason.TOO_FEW_WORDS, "max_words": Reason.TOO_MANY_WORDS, "longest_run": Reason.WORD_LENGTH, "lorem_ipsum": Reason.LOREM_IPSUM,
     "curly_brackets": Reason.CURLY_BRACKETS, "javascript": Reason.JAVASCRIPT, "policy_phrases": Reason.POLICY_PHRASES,
     "mean_word_length": Reason.WORD_LENGTH, "character_repetition": Reason.CHARACTER_REPETITION, "word_repetition": Reason.WORD_REPETITION,
     "special_characters": Reason.SPECIAL_CHARACTERS, "stop_words": Reason.STOP_WORDS, "gopher_stop_words": Reason.STOP_WORDS,
@@ -213,8 +213,8 @@ class Scorer:
 
 
 def _newlines(scorer: Scorer) -> Array:
-    counts = zip(scorer.lines, scorer.texts.num_words.tolist(), strict=True)
-    return np.array([line_scores.newlines(lines, num_words=num_words) for lines, num_words in counts])
+    counts = zip(scorer.lines, scorer.texts.num_tokens.tolist(), strict=True)
+    return np.array([line_scores.newlines(lines, num_tokens=num_tokens) for lines, num_tokens in counts])
 
 
 def _top_ngram(n: int) -> Callable[[Scorer], Array]:
@@ -227,7 +227,7 @@ def _duplicate_ngram(n: int) -> Callable[[Scorer], Array]:
 
 SCORES: dict[str, Callable[[Scorer], Array]] = {
     "words": lambda scorer: text_scores.words(scorer.texts),
-    "longest_token": lambda scorer: text_scores.longest_token(scorer.texts),
+    "longest_run": lambda scorer: text_scores.longest_run(scorer.texts),
     "lorem_ipsum": lambda scorer: scorer.by_text(line_scores.lorem_ipsum),
     "curly_brackets": lambda scorer: scorer.by_text(line_scores.curly_brackets),
     "javascript": lambda scorer: scorer.by_text(line_scores.javascript),
@@ -392,7 +392,7 @@ GOPHER = TextBounds(
     max_duplicate_paragraph_characters=0.2, max_top_2_gram=0.2, max_top_3_gram=0.18, max_top_4_gram=0.16, max_duplicate_5_gram=0.15,
     max_duplicate_6_gram=0.14, max_duplicate_7_gram=0.13, max_duplicate_8_gram=0.12, max_duplicate_9_gram=0.11, max_duplicate_10_gram=0.1,
 )  # fmt: skip
-C4_LINE = TextBounds(max_longest_token=1000, max_javascript=0, max_policy_phrases=0)
+C4_LINE = TextBounds(max_longest_run=1000, max_javascript=0, max_policy_phrases=0)
 
 PRESETS: dict[str, TextRules] = {
     "minimal": TextRules(),

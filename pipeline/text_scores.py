@@ -25,13 +25,14 @@ def mean_word_length(texts: Texts) -> Array:
     return np.where(2 * num_spaced >= np.maximum(texts.num_words, 1), characters / np.maximum(num_spaced, 1), np.nan)
 
 
-def longest_token(texts: Texts) -> Array:
-    """Characters of the longest token. C4 leaves out lines with one of more than 1000."""
-    breaks = np.flatnonzero(texts.token_starts | texts.of_kind(SPACE))
-    lengths = np.diff(breaks, append=len(texts.codes))[texts.token_starts[breaks]]
-    filled = texts.num_tokens > 0
+def longest_run(texts: Texts) -> Array:
+    """Characters of the longest run without white space. C4 leaves out lines with one of more than 1000."""
+    breaks = np.flatnonzero(texts.run_starts | texts.of_kind(SPACE))
+    runs = texts.run_starts[breaks]
+    lengths, num_runs = np.diff(breaks, append=len(texts.codes))[runs], texts.count(texts.run_starts)
+    filled = num_runs > 0
     longest = np.zeros(len(texts))
-    longest[filled] = np.maximum.reduceat(lengths, (np.cumsum(texts.num_tokens) - texts.num_tokens)[filled]) if filled.any() else 0
+    longest[filled] = np.maximum.reduceat(lengths, (np.cumsum(num_runs) - num_runs)[filled]) if filled.any() else 0
     return longest
 
 
@@ -98,8 +99,11 @@ def distinct_listed_words(texts: Texts, known: Array | None) -> Array:
 
 
 def alphabetic_words(texts: Texts) -> Array:
-    """Share of tokens with a letter, in [0, 1]. Gopher keeps 0.8 and more."""
-    return _ratio(texts.num_words, texts.num_tokens)
+    """Share of tokens with a letter, in [0, 1]; a punctuation mark is a token, as in datatrove. Gopher keeps 0.8 and more."""
+    letters = np.concatenate([[0], np.cumsum(texts.of_kind(LETTER))])
+    firsts, ends = texts.token_spans
+    owners = np.searchsorted(texts.ends, firsts[letters[ends] > letters[firsts]], side="right")
+    return _ratio(np.bincount(owners, minlength=len(texts)), texts.num_tokens)
 
 
 def symbols(texts: Texts) -> Array:
@@ -110,11 +114,11 @@ def symbols(texts: Texts) -> Array:
 
 
 def top_ngram(texts: Texts, *, n: int) -> Array:
-    """Share of a text's characters in the most frequent word n-gram, the first of equally frequent ones (Gopher, datatrove).
+    """Share of a text's characters in the most frequent n tokens in a row, the first of equally frequent ones (Gopher, datatrove).
 
     Its occurrences times its length with one space between words, over the length of the text; above 1 where occurrences overlap.
     """
-    return np.array([_top_ngram(*part, n) for part in texts.words_by_text]) / np.maximum(texts.lengths, 1)
+    return np.array([_top_ngram(*part, n) for part in texts.tokens_by_text]) / np.maximum(texts.lengths, 1)
 
 
 def _top_ngram(hashes: Array, ends: Array, n: int) -> float:
@@ -130,12 +134,12 @@ def _top_ngram(hashes: Array, ends: Array, n: int) -> float:
 
 
 def duplicate_ngrams(texts: Texts, *, smallest: int, largest: int) -> list[Array]:
-    """For each n, share of a text's characters in word n-grams that stood in it before, none counted twice (Gopher, datatrove), in [0, 1].
+    """For each n, share of a text's characters in n tokens in a row that stood in it before, none counted twice (Gopher, datatrove), in [0, 1].
 
-    From the left: an n-gram that was passed before counts with its letters, and the search goes on behind it; any other is remembered, and
-    the search goes on one word further.
+    From the left: an n-gram that was passed before counts with its characters, and the search goes on behind it; any other is remembered, and
+    the search goes on one token further.
     """
-    by_text = [_duplicate_ngrams(*part, smallest, largest) for part in texts.words_by_text]
+    by_text = [_duplicate_ngrams(*part, smallest, largest) for part in texts.tokens_by_text]
     return [np.array(totals, np.float64) / np.maximum(texts.lengths, 1) for totals in zip(*by_text, strict=True)] if by_text else [np.zeros(0)] * (largest - smallest + 1)
 
 
@@ -144,13 +148,13 @@ def _duplicate_ngrams(hashes: Array, ends: Array, smallest: int, largest: int) -
     places = np.arange(len(grams))
     totals = []
     for n in range(smallest, largest + 1):
-        if n > smallest:  # one word more
+        if n > smallest:  # one token more
             inside = places + n <= len(hashes)
             places = places[inside]
             grams = grams[inside] * BASE + hashes[places + n - 1]
         ordered = np.sort(grams)
         repeated = is_in(grams, ordered[1:][ordered[1:] == ordered[:-1]])
-        places, grams = places[repeated], grams[repeated]  # the others are passed word by word, and where n words do not occur again, n + 1 do not
+        places, grams = places[repeated], grams[repeated]  # the others are passed one by one, and where n tokens do not occur again, n + 1 do not
         totals.append(_passed_before(places, grams, ends, n))
     return totals
 
@@ -170,7 +174,7 @@ def _passed_before(places: Array, grams: Array, ends: Array, n: int) -> int:
 
 
 def sentences(texts: Texts) -> Array:
-    """Sentences: marks that end one at the end of a token (。！？ anywhere), closing quotes and brackets behind them, and what a line holds behind the last.
+    """Sentences: marks that end one at the end of a run (。！？ anywhere), closing quotes and brackets behind them, and what a line holds behind the last.
 
     An abbreviation's full stop counts. C4 keeps 3 and more (with nltk's splitter), datatrove 5 (with spaCy's), MMC4's core set 4 to 40.
     """

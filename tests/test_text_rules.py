@@ -49,7 +49,7 @@ REPEATED = PARAGRAPH_BREAK.join([PROSE[0]] * 4)
 BREAKS: dict[str, tuple[float, str, str]] = {  # bound: (value, a text that breaks it, one that does not)
     "min_words": (10, "Too few words (42).", PROSE[0]),
     "max_words": (30, PARAGRAPH_BREAK.join(PROSE), PROSE[0]),
-    "max_longest_token": (20, "a " + "x" * 21, PROSE[0]),
+    "max_longest_run": (20, "a " + "x" * 21, PROSE[0]),
     "max_lorem_ipsum": (0, "Lorem ipsum dolor sit amet", PROSE[0]),
     "max_curly_brackets": (0, "if (a) { b }", PROSE[0]),
     "max_javascript": (0, "Please turn on JavaScript.", PROSE[0]),
