@@ -3,7 +3,8 @@
     texts --joined--> code points --table--> kinds of character --> words, tokens --hashed--> n-grams --sorted--> how often each occurs
 
 A *run* has no white space in it. A *word* is a run in lower case without what is no letter at its ends (OBELICS strips words so); a run without
-a letter is no word. A *token* is letters, digits, _ and ' in a row, in lower case, or any other sign alone (close to spaCy's, which datatrove asks).
+a letter is no word. A *token* is a run from its first letter, digit, _ or ' to its last, in lower case, or one of the signs before and behind that
+(spaCy, which datatrove asks, splits mostly so).
 In scripts without spaces (UNSPACED_SCRIPTS) every letter is a run, a word and a token.
 Everything is linear in the length of the texts but for sorting, and takes 180 bytes per character at most.
 """
@@ -72,31 +73,26 @@ class Texts:
 
     @functools.cached_property
     def run_starts(self) -> Array:
-        """Which characters begin a run."""
-        filled = ~self.of_kind(SPACE)
-        starts = self._unspaced_starts.copy()
-        starts[:1] |= filled[:1]
-        starts[1:] |= filled[1:] & ~filled[:-1]
-        return starts
-
-    @functools.cached_property
-    def _unspaced_starts(self) -> Array:
-        """Letters of scripts without spaces, and what stands right behind one and belongs to another word: Latin letters, a full stop."""
-        inner = self.of_kind(UNSPACED | UNSPACED_TAIL)
+        """Which characters begin a run: behind white space, letters of scripts without spaces, and what follows those and belongs to another word."""
+        filled, inner = ~self.of_kind(SPACE), self.of_kind(UNSPACED | UNSPACED_TAIL)
         starts = self.of_kind(UNSPACED)
-        starts[1:] |= inner[:-1] & ~inner[1:] & ~self.of_kind(SPACE)[1:]
+        starts[:1] |= filled[:1]
+        starts[1:] |= filled[1:] & (~filled[:-1] | (inner[:-1] & ~inner[1:]))
         return starts
 
     @functools.cached_property
     def token_spans(self) -> tuple[Array, Array]:
         """Places of each token's first character and of the one behind its last."""
-        inside = self.of_kind(LETTER | WORD_PART)
-        starts = self._unspaced_starts | ~(inside | self.of_kind(SPACE))
-        starts[:1] |= inside[:1]
-        starts[1:] |= inside[1:] & ~inside[:-1]
-        breaks = np.flatnonzero(starts | self.of_kind(SPACE))
-        tokens = starts[breaks]
-        return breaks[tokens], np.append(breaks[1:], len(self.codes))[tokens]
+        firsts, ends = self._cores(LETTER | WORD_PART)
+        edges = np.zeros(len(self.codes) + 1, np.int8)
+        edges[firsts] = 1
+        edges[ends] -= 1
+        signs = (edges[:-1].cumsum() == 0) & ~self.of_kind(SPACE)
+        starts = signs.copy()
+        starts[firsts] = True
+        lasts = signs
+        lasts[ends - 1] = True
+        return np.flatnonzero(starts), np.flatnonzero(lasts) + 1
 
     @functools.cached_property
     def num_tokens(self) -> Array:
@@ -114,12 +110,16 @@ class Texts:
     @functools.cached_property
     def word_spans(self) -> tuple[Array, Array]:
         """Places of each word's first character and of the one behind its last."""
-        letters = np.flatnonzero(self.kinds & LETTER)
-        run = np.cumsum(self.run_starts)[letters]
+        return self._cores(LETTER)
+
+    def _cores(self, kinds: int) -> tuple[Array, Array]:
+        """Of each run that has characters of `kinds` the place of the first, and the one behind the last."""
+        places = np.flatnonzero(self.of_kind(kinds))
+        if not len(places):
+            return places, places
+        run = np.cumsum(self.run_starts)[places]
         changes = np.flatnonzero(run[1:] != run[:-1]) + 1
-        firsts = letters[np.concatenate([[0], changes])] if len(letters) else letters
-        lasts = letters[np.concatenate([changes - 1, [len(letters) - 1]])] if len(letters) else letters
-        return firsts, lasts + 1
+        return places[np.concatenate([[0], changes])], places[np.concatenate([changes - 1, [len(places) - 1]])] + 1
 
     @functools.cached_property
     def word_texts(self) -> Array:

@@ -57,14 +57,9 @@ def plain_runs(text: str) -> list[str]:
 def plain_tokens(text: str) -> list[str]:
     tokens: list[str] = []
     for run in plain_runs(text):
-        before = False
-        for character in run:
-            inside = is_letter(character) or unicodedata.category(character)[0] == "N" or character in "_'"
-            if inside and before:
-                tokens[-1] += character
-            else:
-                tokens.append(character)
-            before = inside
+        inside = [index for index, character in enumerate(run) if is_letter(character) or unicodedata.category(character)[0] == "N" or character in "_'"]
+        first, end = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        tokens += [*run[:first], *[run[first:end]] * bool(inside), *run[end:]]
     return [token.lower().replace("’", "'") for token in tokens]
 
 
