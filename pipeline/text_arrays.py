@@ -6,7 +6,7 @@ A *run* has no white space in it. A *word* is a run in lower case without what i
 a letter is no word. A *token* is a run from its first letter, digit, _ or ' to its last, in lower case, or one of the signs before and behind that
 (spaCy, which datatrove asks, splits mostly so).
 In scripts without spaces (UNSPACED_SCRIPTS) every letter is a run, a word and a token.
-Everything is linear in the length of the texts but for sorting, and takes 180 bytes per character at most.
+Everything is linear in the length of the texts but for sorting, and takes 220 bytes per character at most.
 """
 
 import functools
