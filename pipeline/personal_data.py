@@ -37,7 +37,8 @@ EMAIL = regex.compile(  # \G: where the search began, so that an address right b
 )
 IBAN = re.compile(rf"[A-Z](?<![A-Za-z0-9][A-Z])[A-Z][0-9]{{2}}(?:{GAP}?[A-Z0-9]){{11,30}}+")
 CARD = re.compile(
-    rf"[0-9](?<![0-9+][0-9])(?<![0-9][.,][0-9])(?:[0-9]{{3}}(?:{GAP}[0-9]{{4}}){{3}}(?:{GAP}[0-9]{{3}}(?![0-9]))?|[0-9]{{3}}{GAP}[0-9]{{6}}{GAP}[0-9]{{4,5}}|[0-9]{{12,18}})(?![0-9])"
+    rf"[0-9](?<![0-9+][0-9])(?<![0-9][.,][0-9])(?:"
+    rf"[0-9]{{3}}(?:{GAP}[0-9]{{4}}){{3}}(?:{GAP}[0-9]{{3}}(?![0-9]))?|[0-9]{{3}}{GAP}[0-9]{{6}}{GAP}[0-9]{{4,5}}|[0-9]{{12,18}})(?![0-9])"
 )
 CARD_NETWORKS = re.compile(  # first digits and lengths (ISO/IEC 7812, as the networks publish them)
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"                                             # Visa

@@ -9,7 +9,10 @@ as https://github.com/huggingface/datatrove implements it (pipeline/filters at a
 import numpy as np
 
 from pipeline.line_scores import ends_a_sentence, split_lines
-from pipeline.text_arrays import BASE, CLOSER, FULL_WIDTH_END, LETTER, PUNCTUATION, SENTENCE_END, SPACE, UNSPACED, WORD_PART, Array, Texts, group_sizes, is_in, ngrams, ngrams_within
+from pipeline.text_arrays import (
+    BASE, CLOSER, FULL_WIDTH_END, LETTER, PUNCTUATION, SENTENCE_END, SPACE, UNSPACED, WORD_PART,
+    Array, Texts, group_sizes, is_in, ngrams, ngrams_within,
+)  # fmt: skip
 
 
 def words(texts: Texts) -> Array:
@@ -140,7 +143,8 @@ def duplicate_ngrams(texts: Texts, *, smallest: int, largest: int) -> list[Array
     the search goes on one token further.
     """
     by_text = [_duplicate_ngrams(*part, smallest, largest) for part in texts.tokens_by_text]
-    return [np.array(totals, np.float64) / np.maximum(texts.lengths, 1) for totals in zip(*by_text, strict=True)] if by_text else [np.zeros(0)] * (largest - smallest + 1)
+    totals = np.array(by_text, np.float64).reshape(len(texts), largest - smallest + 1)
+    return list((totals / np.maximum(texts.lengths, 1)[:, None]).T)
 
 
 def _duplicate_ngrams(hashes: Array, ends: Array, smallest: int, largest: int) -> list[int]:
