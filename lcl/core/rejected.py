@@ -38,6 +38,33 @@ class Reason(StrEnum):
     IMAGE_FORBIDDEN = "image_forbidden"                # is, or nearly is, on a list of material that must not be kept
     IMAGE_FREQUENT = "image_frequent"                  # its address or its bytes occur in too many documents
     PARAGRAPH_REPEATED = "paragraph_repeated"          # stands earlier in the same domain
+    URL_WORDS = "url_words"                            # a banned word in the page's address
+    LANGUAGE = "language"                              # none of those to keep
+    # texts: of a paragraph, where only that is left out, and of a page
+    TOO_MANY_WORDS = "too_many_words"
+    WORD_LENGTH = "word_length"
+    CHARACTER_REPETITION = "character_repetition"
+    WORD_REPETITION = "word_repetition"
+    SPECIAL_CHARACTERS = "special_characters"
+    PUNCTUATION = "punctuation"
+    STOP_WORDS = "stop_words"
+    FLAGGED_WORDS = "flagged_words"
+    COMMON_WORDS = "common_words"
+    SYMBOLS = "symbols"                                # hash signs or ellipses
+    BULLETS = "bullets"
+    ELLIPSIS_LINES = "ellipsis_lines"
+    ALPHABETIC_WORDS = "alphabetic_words"
+    DUPLICATE_LINES = "duplicate_lines"                # or paragraphs, by number or by characters
+    TOP_NGRAM = "top_ngram"
+    DUPLICATE_NGRAMS = "duplicate_ngrams"
+    LINE_PUNCTUATION = "line_punctuation"
+    SHORT_LINES = "short_lines"
+    NEWLINES = "newlines"
+    SENTENCES = "sentences"
+    LOREM_IPSUM = "lorem_ipsum"
+    CURLY_BRACKETS = "curly_brackets"
+    JAVASCRIPT = "javascript"
+    POLICY_PHRASES = "policy_phrases"
     # images
     IMAGE_NOT_IN_CRAWL = "image_not_in_crawl"
     IMAGE_UNKNOWN_FORMAT = "image_unknown_format"
@@ -45,6 +72,12 @@ class Reason(StrEnum):
     IMAGE_TOO_SMALL = "image_too_small"
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_ASPECT = "image_aspect"
+    IMAGE_RENDERED_SIZE = "image_rendered_size"        # the page shows it too small or too large
+    IMAGE_FORMAT = "image_format"                      # one that can be read but is not among those to keep
+    IMAGE_BYTES = "image_bytes"                        # fewer or more than the rules allow
+    IMAGE_ANIMATED = "image_animated"
+    IMAGE_BLANK = "image_blank"                        # next to no contrast
+    IMAGE_URL_WORDS = "image_url_words"                # a banned word in its address
     IMAGE_REPEATED = "image_repeated"                  # the same picture earlier in the same document
     IMAGES_CRASH = "images_crash"                      # the worker died at the images of its document, again and again
     IMAGE_PAGE_DROPPED = "image_page_dropped"          # the image was fine, its page was not
