@@ -57,6 +57,7 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
             set_aside = {str(number): why for number, why in sorted(guard.set_aside.items())}
         record = {
             "identity": identity, "shards": shards, "records": extracted["records"], "records_rejected": extracted["records_rejected"],
+            "paragraphs": extracted["paragraphs"],
             **{kind: dict(found) for kind, found in counts.items()}, "set_aside": {"pages": extracted["set_aside"], "documents": set_aside},
         }  # fmt: skip
         check_accounts(record)

@@ -3,14 +3,18 @@
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import tyro
 from pydantic import Field
 
 from lcl.core.config import config, hash_of
 from pipeline.dedup.settings import DedupConfig
 from pipeline.dedup.signature import SignatureConfig
+from pipeline.images import PRESETS as IMAGE_PRESETS
 from pipeline.images import ImageRules
 from pipeline.pages import PageRules
 from pipeline.sources.options import SourceOptions
+from pipeline.text_rules import PRESETS as TEXT_PRESETS
+from pipeline.text_rules import TextRules
 
 
 @config
@@ -27,6 +31,7 @@ class BuildConfig:
     """Folder for the shards; a build that was interrupted continues there."""
     images: ImageRules = ImageRules()
     pages: PageRules = PageRules()
+    text: TextRules = TextRules()
     image_store: str = ""
     """Folder that `lcl fetch-images` made, for images that the crawl does not hold."""
     until: Literal["wanted", "shards"] = "shards"
@@ -50,6 +55,18 @@ class BuildConfig:
 
 # What changes no byte of a shard, given the inputs.
 FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "max_failed_crawls", "item_seconds", "executor", "until", "image_store")
+
+
+# Rules with published numbers. crawl and output are asked for all the same.
+PRESETS = {
+    "minimal": BuildConfig(crawl=tyro.MISSING, output=tyro.MISSING),
+    "obelics": BuildConfig(
+        crawl=tyro.MISSING, output=tyro.MISSING, images=IMAGE_PRESETS["obelics"], pages=PageRules(min_images=1, max_images=30), text=TEXT_PRESETS["obelics"], dedup=DedupConfig(),
+    ),
+    "mmc4": BuildConfig(
+        crawl=tyro.MISSING, output=tyro.MISSING, images=IMAGE_PRESETS["mmc4"], pages=PageRules(min_images=1, max_images=15), text=TEXT_PRESETS["mmc4"],
+    ),
+}  # fmt: skip
 
 
 def extraction_hash(value: BuildConfig) -> str:

@@ -8,7 +8,7 @@ import logging
 
 from lcl.core.config import run_command
 from lcl.core.logs import set_up_logging
-from pipeline.build_config import BuildConfig
+from pipeline.build_config import PRESETS, BuildConfig
 from pipeline.run_splits import build_shards
 
 
@@ -30,4 +30,4 @@ def main(config: BuildConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(BuildConfig, main, description=__doc__.splitlines()[0])
+    run_command(BuildConfig, main, presets=PRESETS, description=__doc__.splitlines()[0])

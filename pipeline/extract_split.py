@@ -14,14 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from resiliparse.parse.lang import detect_fast
-
 from lcl.core.files import read_json, write_json
 from lcl.core.rejected import Reason, Rejected
 from pipeline.build_config import BuildConfig, extraction_hash
 from pipeline.crawl import IMAGE_MAGIC, Response, Revisit, read_crawl
 from pipeline.crawl_copy import CrawlCopy
-from pipeline.extracted import text_of, to_row, write_rows
+from pipeline.extracted import to_row, write_rows
 from pipeline.guard import Guard
 from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entry, address_hash, digest_hash, write_entries
 from pipeline.pages import read_page
@@ -29,9 +27,9 @@ from pipeline.raw import ImageReference, RawDocument
 from pipeline.sources.kinds import CRAWL, detect_source, read_source
 from pipeline.splits import check_identity, identity_of, split_name
 from pipeline.storage import Input
+from pipeline.text_rules import filter_text, resource_hashes
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
-LANGUAGE_WORST_RANK = 1200  # resiliparse: ranks above are usually false results
 FOLDERS = ("extracted", "images", "attempts", "crawls")
 
 
@@ -42,6 +40,7 @@ class Found:
     records: Counter[str] = field(default_factory=Counter)
     records_rejected: Counter[str] = field(default_factory=Counter)
     documents: Counter[str] = field(default_factory=Counter)
+    paragraphs: Counter[str] = field(default_factory=Counter)
     entries: list[Entry] = field(default_factory=list)
     copied: list[Entry] = field(default_factory=list)
 
@@ -55,7 +54,7 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
     for folder in FOLDERS:
         (work / folder).mkdir(parents=True, exist_ok=True)
     record_path = work / "extracted" / f"{name}.json"
-    identity = identity_of(source, rules=extraction_hash(config))
+    identity = identity_of(source, rules=extraction_hash(config)) | {"word_lists": resource_hashes(config.text)}
     if record_path.exists():
         record = read_json(record_path)
         check_identity(record["identity"], identity, output=work.parent)
@@ -69,7 +68,7 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
     write_entries(work / "images" / f"{name}.copy.npy", found.copied)
     record = {
         "identity": identity, "source": source.location, "anonymous": source.anonymous, "rows": num_rows, "records": dict(found.records),
-        "records_rejected": dict(found.records_rejected), "documents": dict(found.documents),
+        "records_rejected": dict(found.records_rejected), "documents": dict(found.documents), "paragraphs": dict(found.paragraphs),
         "set_aside": {str(number): why for number, why in sorted(guard.set_aside.items())},
     }  # fmt: skip
     write_json(record_path, record)
@@ -95,7 +94,7 @@ def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCop
             if item.offset in guard.set_aside:
                 raise Rejected(Reason.PAGE_CRASHES, guard.set_aside[item.offset])
             with guard.item(item.offset):
-                row = _row(read_page(item, crawl_file=source.name, honour_opt_outs=config.honour_opt_outs), config)
+                row = _row(read_page(item, crawl_file=source.name, honour_opt_outs=config.honour_opt_outs), config, found.paragraphs)
         except Rejected as rejected:
             found.documents[rejected.reason] += 1
         else:
@@ -129,21 +128,18 @@ def _rows(source: Input, config: BuildConfig, found: Found) -> Iterator[dict[str
         try:
             if isinstance(item, Rejected):
                 raise item
-            row = _row(item, config)
+            row = _row(item, config, found.paragraphs)
         except Rejected as rejected:
             found.documents[rejected.reason] += 1
         else:
             yield row
 
 
-def _row(document: RawDocument, config: BuildConfig) -> dict[str, Any]:
-    """The row of a document that keeps the rules; Rejected for another."""
-    text = text_of(document.pieces)
-    num_words = len(text.split())
-    if num_words < config.pages.min_words:
-        raise Rejected(Reason.TOO_FEW_WORDS, str(num_words))
+def _row(document: RawDocument, config: BuildConfig, paragraphs: Counter[str]) -> dict[str, Any]:
+    """The row of a document that keeps the rules; Rejected for another. `paragraphs` gains those that were left out, by reason."""
     if config.pages.min_images and not any(isinstance(piece, ImageReference) for piece in document.pieces):
         raise Rejected(Reason.NO_IMAGES)
-    language, rank = detect_fast(text, cutoff=LANGUAGE_WORST_RANK)
-    scored = replace(document, scores={**document.scores, "words": float(num_words), "language_rank": float(rank)})
-    return to_row(scored, language=language, signature=config.signature)
+    filtered = filter_text(document.pieces, config.text, page_url=document.page_url)
+    paragraphs.update(filtered.dropped_paragraphs)
+    kept = replace(document, pieces=filtered.pieces, scores={**document.scores, **filtered.scores})
+    return to_row(kept, language=filtered.language, signature=config.signature)

@@ -20,8 +20,6 @@ from pipeline.raw import RawDocument
 
 @config
 class PageRules:
-    min_words: Annotated[int, Field(ge=0)] = 10
-    """Words a document needs (OBELICS: 10)."""
     min_images: Annotated[int, Field(ge=0)] = 1
     """Images a document needs, after their own rules."""
     max_images: Annotated[int, Field(ge=0)] = 100

@@ -126,7 +126,7 @@ def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
 def _list_wanted(extracted: Outcome, work: Path, config: BuildConfig) -> dict[str, Any]:
     """Lists the images that the crawl does not hold, and returns how many of each split."""
     listed = run_tasks(
-        list_wanted, {name: (name, work) for name in extracted.records}, executor=config.executor, title="listing images", note=lambda _: None
+        list_wanted, {name: (name, work, config.images) for name in extracted.records}, executor=config.executor, title="listing images", note=lambda _: None
     )  # fmt: skip
     return {"wanted": sum(record["wanted"] for record in listed.records.values()), "folder": str(work / "wanted"), "failed": extracted.failures | listed.failures}
 
@@ -143,7 +143,7 @@ def _say_built(record: Mapping[str, Any]) -> None:
 
 def summarise(records: Sequence[Mapping[str, Any]], failures: dict[str, dict[str, str]], *, num_crawls: int) -> dict[str, Any]:
     """The funnel: for crawl files, records, documents and images, what came in, what came out, what was left out and why."""
-    totals: dict[str, Counter[str]] = {kind: Counter() for kind in ("records", "records_rejected", "documents", "images")}
+    totals: dict[str, Counter[str]] = {kind: Counter() for kind in ("records", "records_rejected", "paragraphs", "documents", "images")}
     for record in records:
         for kind, total in totals.items():
             total.update(record[kind])
@@ -156,6 +156,7 @@ def summarise(records: Sequence[Mapping[str, Any]], failures: dict[str, dict[str
         "crawls": {"in": num_crawls, "out": len(records), "failed": failures},
         "records": dict(sorted(totals["records"].items())),
         "records_rejected": dict(sorted(totals["records_rejected"].items())),
+        "paragraphs": dict(sorted(totals["paragraphs"].items())),
         **funnel,
         "shards": sum(len(record["shards"]) for record in records),
     }

@@ -11,7 +11,7 @@ from lcl.core.config import versions
 from pipeline.crawl import CRAWL_NAME
 from pipeline.storage import Input, fingerprint
 
-BYTE_LIBRARIES = ("pillow", "resiliparse", "fastwarc", "pyarrow", "selectolax")  # other versions may give other bytes
+BYTE_LIBRARIES = ("pillow", "resiliparse", "fastwarc", "pyarrow", "selectolax", "regex")  # other versions may give other bytes
 
 
 class CrawlChanged(ValueError):

@@ -10,8 +10,21 @@ import numpy as np
 
 from pipeline.line_scores import ends_a_sentence, split_lines
 from pipeline.text_arrays import (
-    BASE, CLOSER, FULL_WIDTH_END, LETTER, PUNCTUATION, SENTENCE_END, SPACE, UNSPACED, WORD_PART,
-    Array, Texts, group_sizes, is_in, ngrams, ngrams_within,
+    BASE,
+    CLOSER,
+    FULL_WIDTH_END,
+    LETTER,
+    PUNCTUATION,
+    SENTENCE_END,
+    SPACE,
+    UNSPACED,
+    WORD_PART,
+    Array,
+    Texts,
+    group_sizes,
+    is_in,
+    ngrams,
+    ngrams_within,
 )  # fmt: skip
 
 

@@ -16,15 +16,16 @@ from lcl.core.rejected import Rejected
 from pipeline.drops import Drop, read_drops, without
 from pipeline.extracted import from_row, read_rows
 from pipeline.image_index import ImageIndex, address_hash
+from pipeline.images import ImageRules, check_image_url
 from pipeline.raw import ImageReference
 
 SCHEMA = pa.schema([("url", pa.string()), ("page_url", pa.string())])
 
 
-def list_wanted(name: str, work: Path) -> dict[str, Any]:
+def list_wanted(name: str, work: Path, rules: ImageRules) -> dict[str, Any]:
     """Writes the table of a split, and returns how many images it names."""
     index = ImageIndex(work / "index")
-    rows = list(_wanted(read_rows(work / "extracted" / f"{name}.parquet"), index, read_drops(work / "dedup" / "lists" / f"{name}.parquet")))
+    rows = list(_wanted(read_rows(work / "extracted" / f"{name}.parquet"), index, read_drops(work / "dedup" / "lists" / f"{name}.parquet"), rules))
     target = work / "wanted" / f"{name}.parquet"
     target.parent.mkdir(exist_ok=True)
     with open_aside(target) as file:
@@ -32,7 +33,7 @@ def list_wanted(name: str, work: Path) -> dict[str, Any]:
     return {"wanted": len(rows)}
 
 
-def _wanted(rows: Iterator[dict[str, Any]], index: ImageIndex, drops: Mapping[str, Drop]) -> Iterator[dict[str, str]]:
+def _wanted(rows: Iterator[dict[str, Any]], index: ImageIndex, drops: Mapping[str, Drop], rules: ImageRules) -> Iterator[dict[str, str]]:
     for row in rows:
         try:
             document = without(from_row(row), drops.get(row["key"]), Counter())
@@ -42,5 +43,11 @@ def _wanted(rows: Iterator[dict[str, Any]], index: ImageIndex, drops: Mapping[st
             if not isinstance(piece, ImageReference) or piece.data is not None:
                 continue
             held = any(url.startswith("data:") or index.find(address_hash(url)) for url in piece.candidates)
-            if piece.candidates and not held:
+            if not piece.candidates or held:
+                continue
+            try:
+                check_image_url(piece.candidates[0], rules)
+            except Rejected:  # known before anything is asked for
+                continue
+            else:
                 yield {"url": piece.candidates[0], "page_url": row["page_url"]}

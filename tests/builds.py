@@ -17,7 +17,7 @@ from tests.crawls import Capture, write_warc
 
 
 def build_here(crawls: Sequence[Path | str], output: Path, **rules: object) -> list[dict[str, Any]]:
-    """Builds shards of the crawl files and returns their records. `pages__min_words` sets a rule of a group.
+    """Builds shards of the crawl files and returns their records. `pages__min_images` sets a rule of a group.
 
     Near-duplicates stay: the pages of tests differ in few words.
     """

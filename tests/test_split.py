@@ -44,7 +44,7 @@ ONE_IMAGE = "<p>Some words here.</p><img src='/red.jpg'>"
         (Capture("https://a.example/a", b"  "), Reason.PAGE_EMPTY, {}),
         (page("a", "<p>" + "<div>" * 3000), Reason.PAGE_TOO_COMPLEX, {}),
         (Capture("https://a.example/a", b"<html></html>"), Reason.NO_TEXT, {}),
-        (page("a", ONE_IMAGE), Reason.TOO_FEW_WORDS, {"pages__min_words": 1000}),
+        (page("a", ONE_IMAGE), Reason.TOO_FEW_WORDS, {"text__document": {"min_words": 1000}}),
         (page("a", "<p>no picture</p>"), Reason.NO_IMAGES, {}),
         (page("a", ONE_IMAGE + "<img src='/green.jpg'>"), Reason.TOO_MANY_IMAGES, {"pages__max_images": 1}),
     ],
