@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lcl.core.shards import find_shards
-from pipeline.spool import normal_url
+from pipeline.addresses import normal_url
 
 
 @dataclass(frozen=True)

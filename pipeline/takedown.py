@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt64
 
-from pipeline.spool import normal_url
+from pipeline.addresses import normal_url
 
 SHA256, PHASH = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{16}")
 DOMAIN = re.compile(r"[^\s/@?#]+")

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from pipeline.spool import normal_url
-
 from lcl.core.document import text_hash
+from pipeline.addresses import normal_url
 from pipeline.known_documents import known_documents
 from tests.made_shards import made_document, made_set
 
