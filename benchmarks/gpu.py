@@ -361,7 +361,11 @@ def training_steps(place: Place, variant: Variant) -> Iterator[dict[str, float]]
         training = Training(run, ranks)
         try:
             while True:
-                yield training._train_step()
+                began = time.perf_counter()
+                given = training.batches.next()
+                if isinstance(given, BaseException):
+                    raise given
+                yield training.train_step(given, began)
         finally:
             training.batches.stop()
             training.monitor.close()

@@ -166,6 +166,8 @@ def describe(config: TrainConfig, *, world_sizes: Sequence[int] = (1, 8, 64)) ->
     are all 0, and a tokenizer file that is missing.
     """
     config.loss.check()
+    if config.batch_rows % config.micro_rows:
+        raise ValueError(f"batch_rows ({config.batch_rows}) must be a multiple of micro_rows ({config.micro_rows}), and of ranks x micro_rows when it runs")
     tokenizer = Tokenizer(config.model.tokenizer)
     vocab_size, parameters = tokenizer.vocab_size, count_parameters(config, tokenizer.vocab_size)
     length = min(config.row_length, config.model.text.context_length)

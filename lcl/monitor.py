@@ -13,6 +13,7 @@ from lcl.core.files import sha256_of
 from lcl.core.logs import MetricsFile
 from lcl.core.tokenizer import Tokenizer
 from lcl.rows import ImageInput, Row
+from lcl.run_folder import METRICS
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class Monitor:
 
     def __init__(self, run: Path, config: Mapping[str, Any], *, after: int, wandb_project: str) -> None:
         """Forgets what was written behind step `after`, from which the run goes on; Weights & Biases cannot, and keeps the first of two."""
-        self._file = MetricsFile(run / "metrics.jsonl")
+        self._file = MetricsFile(run / METRICS)
         self._file.truncate_after(after)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after + 1)
         self._wandb = _start_wandb(wandb_project, run, config) if wandb_project else None

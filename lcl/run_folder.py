@@ -1,15 +1,21 @@
 """The folder of a run: whose it is, who writes into it, and how the run ended."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lcl.checkpoint import checkpoints
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.files import read_json, write_json
 from lcl.distributed import together
 from lcl.train_config import FREE_FIELDS, TrainConfig
+
+LOCK, STATUS, METRICS = ".lock", "status.json", "metrics.jsonl"
+
+log = logging.getLogger(__name__)
 
 
 def claim_folder(run: Path, config: TrainConfig, *, shards: str, tokenizer: str, rank: int) -> None:
@@ -25,24 +31,38 @@ def claim_folder(run: Path, config: TrainConfig, *, shards: str, tokenizer: str,
 
 
 def _claim(run: Path, config: TrainConfig, *, shards: str, tokenizer: str) -> None:
-    if (run / "run.json").exists():
-        _check_same_run(run, config, shards=shards, tokenizer=tokenizer)
-    elif run.exists() and any(run.iterdir()):
-        raise ValueError(f"{run} is not empty and holds no training run. Give another --output.")
-    else:
-        run.mkdir(parents=True, exist_ok=True)
-        write_run_record(run, config, shards=shards, tokenizer=tokenizer)
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"--output {run} is a file; give a folder")
+    record = run / "run.json"
+    if not record.exists() and run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
+        holds = "holds checkpoints and no run.json, which says of what run: restore it from a copy" if checkpoints(run) else "is not empty and holds no training run"
+        raise ValueError(f"{run} {holds}. Give another --output.")
+    run.mkdir(parents=True, exist_ok=True)
     _lock(run)
+    if checkpoints(run) or (run / METRICS).exists():
+        _check_same_run(run, config, shards=shards, tokenizer=tokenizer)
+        _check_progress(run)
+    else:  # also in the place of a run that made no step: a mistake in its options must not cost the folder
+        write_run_record(run, config, shards=shards, tokenizer=tokenizer)
 
 
 def write_status(run: Path, *, step: int, finished: bool) -> None:
     """Writes status.json, by which a batch script knows whether to submit the same command again."""
-    write_json(run / "status.json", {"step": step, "finished": finished})
+    write_json(run / STATUS, {"step": step, "finished": finished})
+
+
+def _check_progress(run: Path) -> None:
+    """Raises ValueError where checkpoints must have been and are no more; says where a run died before its first."""
+    if checkpoints(run):
+        return
+    if (run / STATUS).exists():
+        raise ValueError(f"{run} was trained to step {read_json(run / STATUS)['step']}, but holds no checkpoint (step-N) any more: restore one, or give another --output")
+    log.warning("%s holds no checkpoint: it ended before its first, and starts at step 0 again", run)
 
 
 def _lock(run: Path) -> None:
     """Holds the run's lock until this process ends. Raises ValueError if another process holds it."""
-    descriptor = os.open(run / ".lock", os.O_CREAT | os.O_RDWR, 0o644)  # left open on purpose: closing it would give the lock back
+    descriptor = os.open(run / LOCK, os.O_CREAT | os.O_RDWR, 0o644)  # left open on purpose: closing it would give the lock back
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

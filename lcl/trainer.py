@@ -6,6 +6,8 @@
 
 import importlib.util
 import logging
+import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +64,7 @@ class Training:
         guard, alarms = partial(SpikeGuard, config.spikes), partial(CollapseAlarms, config.collapse, warmup_steps=config.optimizer.schedule.warmup_steps)
         guard()  # its settings are checked before anything is written
         with together():
+            check_scratch(config.scratch)
             self.tokenizer = Tokenizer(config.model.tokenizer)
             make_source = partial(RowSource, config.data, config.model, config.row_length, config.seed, tokenizer=self.tokenizer, layout=config.loss.layout)
             self.source = source = make_source()
@@ -86,7 +89,7 @@ class Training:
                 source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=None if resume is None else resume.loader
             )
             self.monitor = Monitor(self.folder, to_dict(config), after=self.step, wandb_project=config.wandb) if ranks.rank == 0 else None
-        self.loader_state = loader.state()
+        self.loader_state, self.damaged = loader.state(), 0.0
         self.batches = Prefetcher(
             loader, config.model, rows=config.batch_rows // ranks.world_size, micro_rows=config.micro_rows, row_length=config.row_length,
             special=SpecialIds.of(self.tokenizer), vocab_size=self.tokenizer.vocab_size, regression=config.loss.regresses, pin=ranks.device.type == "cuda",
@@ -126,13 +129,13 @@ class Training:
                 break
             if failed:
                 raise_together(problem)
-            metrics = self._train_step(given, waited_from)
+            metrics = self.train_step(given, waited_from)
             if self.monitor is not None:
                 left = (time.perf_counter() - started) / (self.step - first) * (config.steps - self.step)
                 try:
                     self._report(metrics, given, left=left)
                 except OSError as error:  # the others hear of it before the next step
-                    problem = str(error)
+                    problem = f"{self.folder} cannot be written ({error}): make room, then the same command continues"
                 bar.advance(note=f"text {metrics['text_nats']:.3f} contrastive {metrics['contrastive_nats']:.3f}")
             if self.validation is not None and (self.step % config.validation.every == 0 or self.step == config.steps):
                 self._validate(self.validation)
@@ -144,7 +147,8 @@ class Training:
     def _is_shown(self, step: int) -> bool:
         return step % self.config.log_every == 0 or step == self.config.steps
 
-    def _train_step(self, given: StepInput, waited_from: float) -> dict[str, float]:
+    def train_step(self, given: StepInput, waited_from: float) -> dict[str, float]:
+        """One step of all ranks together, from when its input was waited for (`time.perf_counter`); returns its metrics. Raises ValueError as `NotFinite`."""
         config, started = self.config, time.perf_counter()
         rate = learning_rate(self.step, config.optimizer.schedule, peak=config.optimizer.learning_rate, total_steps=config.steps)
         for group in self.engine.optimizer.param_groups:
@@ -165,7 +169,7 @@ class Training:
         seconds = time.perf_counter() - waited_from
         self.counters.update(images=metrics["images"], tokens=metrics["tokens"], documents=metrics["documents"], rows=config.batch_rows, skipped=metrics["skipped"])
         if self._is_shown(self.step):
-            self._check_damage(given.images_read, given.images_damaged)
+            metrics["images_damaged"] = self._check_damage(given.images_read, given.images_damaged)
         peak = None if config.frozen else peak_flops(self.ranks.device, precision=config.engine.precision)  # frozen parts take less than three passes
         used = mfu(given.flops, seconds, peak)  # of this rank; the others hold as many rows
         return metrics | {
@@ -180,8 +184,8 @@ class Training:
         write_json(path, {document.key: document.page_url for document in documents})
         return f"This rank's documents of the step are listed in {path}."
 
-    def _check_damage(self, images: int, damaged: int) -> None:
-        """Raises ValueError, on all ranks, if too many images could not be decoded."""
+    def _check_damage(self, images: int, damaged: int) -> float:
+        """How many images could not be decoded so far. Raises ValueError, on all ranks, if those are too many."""
         images, damaged = sum_over_ranks(torch.tensor([float(images), float(damaged)], device=self.ranks.device)).tolist()
         allowed = self.config.data.max_damaged * images
         if damaged > allowed + 3 * allowed**0.5:  # three standard deviations of a Poisson count, so that chance alone stops no run
@@ -189,6 +193,7 @@ class Training:
                 f"{damaged:.0f} of {images:.0f} images in the shards are damaged, more than data.max_damaged ({self.config.data.max_damaged}) allows; "
                 "build the shards again, or raise it"
             )
+        return damaged
 
     def _report(self, metrics: Mapping[str, float], given: StepInput, *, left: float) -> None:
         assert self.monitor is not None
@@ -199,6 +204,9 @@ class Training:
             log.warning("step %d: loss %.3f is a spike; its update is skipped", self.step, metrics["loss"])
         if self._is_shown(self.step):
             self.monitor.warn(self.step, self._alarms_of(metrics))
+            if metrics["images_damaged"] > self.damaged:
+                self.monitor.warn(self.step, [f"{metrics['images_damaged']:.0f} images so far could not be decoded and were left out"])
+            self.damaged = metrics["images_damaged"]
             utilisation = f", MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
             log.info(
                 "step %d of %d: text %.3f contrastive %.3f nats, %.0f tokens/s, fill %.2f, waiting for data %.0f %%%s, %s left",
@@ -269,6 +277,18 @@ def check_numbers(config: TrainConfig, world_size: int) -> int:
         raise ValueError(f"batch_rows ({rows}) must be a multiple of ranks x micro_rows ({world_size} x {config.micro_rows})")
     check_lanes(config.data, rank_count=world_size, batch_rows=rows)
     return rows // (world_size * config.micro_rows)
+
+
+def check_scratch(scratch: str) -> None:
+    """Raises ValueError if checkpoints cannot be written there first."""
+    if not scratch:
+        return
+    try:
+        os.makedirs(scratch, exist_ok=True)
+        with tempfile.TemporaryFile(dir=scratch):
+            pass
+    except OSError as error:
+        raise ValueError(f"--scratch {scratch} is no folder that can be written ({error}); give another, or leave the option out") from error
 
 
 def prepare_blocks(blocks: Sequence[nn.Module], *, recompute_every: int, compiled: bool) -> None:

@@ -40,7 +40,7 @@ class VisionConfig:
     kind: Literal["vit", "naflex"] = "vit"
     """vit: open_clip's vision transformer on squares. naflex: timm's, on images of their own aspect, packed in sequences."""
     open_clip: str = ""
-    """open_clip's model whose vision tower to take (ViT-B-16, ViT-L-14, ...), instead of the sizes below."""
+    """open_clip's model whose vision tower to take (ViT-B-16, ViT-L-14, ...); the sizes below do not count then."""
     image_px: Positive = 224
     """Side of the square that a vit sees."""
     patch_px: Positive = 16
@@ -53,10 +53,8 @@ class VisionConfig:
 
     def check(self) -> None:
         """Raises ValueError for sizes that do not fit together, and for an open_clip model that is unknown or has no plain ViT."""
-        if self.open_clip:
-            other = [name for name in ("image_px", "patch_px", "width", "layers", "head_width", "mlp_ratio") if getattr(self, name) != getattr(VisionConfig(), name)]
-            if other or self.kind != "vit":
-                raise ValueError(f"model.vision.open_clip gives all sizes; leave out model.vision.{(other or ['kind'])[0]}")
+        if self.open_clip and self.kind != "vit":
+            raise ValueError(f"model.vision.open_clip {self.open_clip} is a vit: give --model.vision.kind vit with it")
         tower = self.tower()
         if self.kind == "vit" and tower.image_px % tower.patch_px:
             raise ValueError(f"model.vision.image_px is no multiple of model.vision.patch_px ({tower.image_px} and {tower.patch_px})")

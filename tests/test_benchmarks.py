@@ -114,7 +114,7 @@ def test_the_page_says_what_the_results_hold() -> None:
             f"| {timed['documents']} in {len(timed['rounds'])} rounds | {100 * timed['packed_fill']:.1f} % | {100 * timed['padded_fill']:.1f} % | **{timed['ratio']:.2f}** "
             f"| {timed['bound']:.2f} | **{100 * timed['ratio_of_bound']:.0f} %** ({low:.0f} to {high:.0f}) |"
         ) in page
-        assert timed["nats_apart"] < 1e-6 and timed["target_of_bound"] == 0.9
+        assert timed["nats_apart"] < 1e-5 and timed["target_of_bound"] == 0.9
     fill = measured(RESULTS / "packing_window.json")["fill"]
     for lanes in (1, 64):
         cells = " | ".join(f"{100 * one['fill']:.1f} %" for one in fill["packed"] if one["lanes"] == lanes)

@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_damaged_json_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(ValueError, match="x.json is damaged"):
+    with pytest.raises(ValueError, match="x.json is no JSON, or damaged"):
         read_json(tmp_path / "x.json")
 
 

@@ -124,6 +124,19 @@ def test_a_shard_without_its_sidecar_does_not_exist(folder: Path) -> None:
     assert len(ShardSet([folder])) == len(SOME)
 
 
+def test_a_folder_given_twice_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="is given twice"):
+        ShardSet([folder, folder / ".." / folder.name])
+
+
+def test_a_damaged_catalogue_is_named(folder: Path) -> None:
+    path = folder / "a.parquet"
+    data = path.read_bytes()
+    path.write_bytes(data[:60] + bytes(200) + data[260:])
+    with pytest.raises(ValueError, match="a.parquet is damaged .*: build the shard again"):
+        ShardSet([folder])
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".parquet"])
 def test_a_flipped_bit_is_found(folder: Path, suffix: str) -> None:
     path = folder / f"a{suffix}"

@@ -1,6 +1,8 @@
 """What one command trains: every preset's twin, every objective, every option, on shards that the pipeline built."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,8 +65,24 @@ def trained(sample: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory
         with_data(replace(TOY, output=str(folder / "from model"), start=StartConfig(model=str(folder / "twin toy")), steps=1), shards=(str(shards),)),
         with_data(replace(TOY, output=str(folder / "from vision"), start=StartConfig(vision=str(folder / "twin toy")), frozen=("visual",), steps=2), shards=(str(shards),)),
     ]
-    (folder / "configs.json").write_text(json.dumps([to_dict(config) for config in configs]))
+    damaged = with_data(replace(TOY, output=str(folder / "damaged"), steps=2), shards=(str(with_damaged_images(shards, folder / "damaged shards")),), max_damaged=0.9)
+    (folder / "configs.json").write_text(json.dumps([to_dict(config) for config in [*configs, damaged]]))
     return folder, run_ranks(["-m", "tests.rank_train", folder / "configs.json"], world_size=1, timeout=600)[0]
+
+
+def with_damaged_images(shards: Path, copy: Path) -> Path:
+    """A copy of the shards in which every third image begins with zeros."""
+    shutil.copytree(shards, copy, ignore=shutil.ignore_patterns("work"))
+    number = 0
+    for tar in sorted(copy.glob("*.tar")):
+        data = bytearray(tar.read_bytes())
+        for member in re.finditer(rb"[0-9a-f]{32}\.[0-9]{3}\.jpg", bytes(data)):
+            if data[member.start() + 512 : member.start() + 514] == b"\xff\xd8":  # the name stands in a header, not in a document's JSON
+                number += 1
+                if number % 3 == 0:
+                    data[member.start() + 512 : member.start() + 516] = bytes(4)
+        tar.write_bytes(data)
+    return copy
 
 
 def weights(run: Path, step: int = 6, name: str = "model") -> dict[str, torch.Tensor]:
@@ -164,6 +182,13 @@ def test_spikes_are_skipped_and_counted(trained: tuple[Path, str]) -> None:
     assert 0 < sum(skipped) and "is a spike; its update is skipped" in printed
     lines = [line for line in read_metrics(folder / "spiky" / "metrics.jsonl") if "train/skipped" in line]
     assert all(("train/gradient_norm" in line) != bool(line["train/skipped"]) for line in lines)
+
+
+def test_damaged_images_are_counted_aloud(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
+    counts = metric(folder / "damaged", "train/images_damaged")
+    assert 0 < counts[0] <= counts[-1] and f"{counts[-1]:.0f} images so far could not be decoded and were left out" in printed
+    assert metric(folder / "twin toy", "train/images_damaged")[-1] == 0
 
 
 def test_training_starts_from_weights_of_another_run(trained: tuple[Path, str]) -> None:

@@ -188,7 +188,7 @@ def test_settings_say_what_the_config_says(tmp_path: Path) -> None:
         ('{"train_batch_size": 8}', r"sets train_batch_size, which --batch-rows says"),
         ('{"optimizer": {"type": "AdamW"}}', r"sets optimizer, which --optimizer says"),
         ("[]", "holds no JSON object"),
-        ("{", "is damaged"),
+        ("{", "is no JSON, or damaged"),
         (None, "no such file"),
     ],
 )

@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+import errno
 import hashlib
 import json
 import subprocess
@@ -27,7 +28,7 @@ OUR_FLAGS = ("preset", "config", "dry-run")
 
 def config(cls: type[Config]) -> type[Config]:
     """Class decorator: a frozen, keyword-only dataclass that refuses unknown keys when it is read from a file."""
-    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
@@ -116,7 +117,8 @@ def run_command(
 
 
 def _failure(error: Exception, *, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    cure = ": make room, or give another --output" if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
+    print(f"error: {error}{cure}", file=sys.stderr)
     return status
 
 

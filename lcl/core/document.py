@@ -155,7 +155,8 @@ def from_members(members: Sequence[tuple[str, bytes]]) -> Document:
             order=record["order"], language=record["language"], license=record.get("license", ""), scores=record["scores"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{name} is no document of this schema: {error!r}") from error
+        detail = f"{type(error).__name__}: {str(error)[:200]}"  # the error of a decoder holds all that it was given
+        raise ValueError(f"{name} is no document of this schema ({detail}): build its shard again") from error
 
 
 def text_hash(document: Document) -> str:

@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}. Remove it, or restore it from a copy.") from error
+        raise ValueError(f"{path} is no JSON, or damaged ({error}): restore it from a copy") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -237,7 +237,9 @@ def find_shards(folders: Sequence[Path]) -> list[Shard]:
     its sidecar says, and if a selection's shards have changed.
     """
     found: list[Shard] = []
-    for folder in folders:
+    for number, folder in enumerate(folders):
+        if folder.resolve() in {other.resolve() for other in folders[:number]}:
+            raise ValueError(f"{folder} is given twice: name it once (weights make documents come more often)")
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder of shards")
         if is_selection(folder):

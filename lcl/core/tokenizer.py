@@ -37,7 +37,7 @@ class TokenizerConfig:
     num_merges: Annotated[int, Field(ge=0, le=CLIP_MERGES)] = CLIP_MERGES
     """How many of CLIP's merges to use, the most frequent first. Fewer give a smaller vocabulary and longer texts."""
     file: str = ""
-    """A local tokenizer.json (Hugging Face `tokenizers`), or a folder that holds one, in the place of CLIP's merges; `lcl train-tokenizer` makes one."""
+    """A local tokenizer.json (Hugging Face `tokenizers`), or a folder that holds one, in the place of CLIP's merges, whatever `num_merges` says; `lcl train-tokenizer` makes one."""
 
 
 class Tokenizer:
@@ -54,7 +54,7 @@ class Tokenizer:
     def __init__(self, settings: TokenizerConfig, *, folder: Path | None = None) -> None:
         """`folder` is a checkpoint that `save` wrote into: the file is read from there, not from `settings.file`.
 
-        Raises ValueError for a file that is missing, damaged or cannot spell every text, and for `num_merges` beside a file.
+        Raises ValueError for a file that is missing, damaged or cannot spell every text.
         """
         self.settings = settings
         self._text = _ClipMerges(settings.num_merges) if not settings.file else _TokenizerFile(_find_file(settings, folder))
@@ -162,11 +162,6 @@ class _TokenizerFile:
 
 
 def _find_file(settings: TokenizerConfig, folder: Path | None) -> Path:
-    if settings.num_merges != CLIP_MERGES:
-        raise ValueError(
-            f"model.tokenizer.num_merges {settings.num_merges} counts CLIP's merges, and model.tokenizer.file {settings.file} takes their place: "
-            f"give --model.tokenizer.num_merges {CLIP_MERGES} (its default) with a file, or no file"
-        )
     path = Path(settings.file) if folder is None else folder
     path = path / TOKENIZER_FILE if path.is_dir() else path
     if not path.is_file():
