@@ -17,6 +17,7 @@ from lcl.core.rejected import Reason, Rejected
 from lcl.core.shards import SUFFIXES, is_whole, write_shard
 from pipeline.build_config import BuildConfig, rules_hash
 from pipeline.captured import CapturedImages
+from pipeline.dedup.hash_lists import ImageLists, list_hashes
 from pipeline.drops import Drop, read_drops, without
 from pipeline.extracted import from_row, read_rows
 from pipeline.fetch.image_store import ImageStore
@@ -36,9 +37,11 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
     output = work.parent
     record_path = output / "splits" / f"{name}.json"
     extracted = read_json(work / "extracted" / f"{name}.json")
-    lists = work / "dedup" / "lists" / f"{name}.parquet"
+    drops = work / "dedup" / "lists" / f"{name}.parquet"
     store = ImageStore(Path(config.image_store)) if config.image_store else None
-    identity = extracted["identity"] | {"rules": rules_hash(config), "duplicates": sha256_of(lists), "image_store": store.fingerprint if store else ""}
+    identity = extracted["identity"] | {
+        "rules": rules_hash(config), "duplicates": sha256_of(drops), "image_lists": list_hashes(config.image_lists), "image_store": store.fingerprint if store else "",
+    }  # fmt: skip
     if record_path.exists():
         record = read_json(record_path)
         check_identity(record["identity"], identity, output=output)
@@ -52,7 +55,7 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
         ):
             counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter()}
             rows = read_rows(work / "extracted" / f"{name}.parquet")
-            documents = _documents(rows, read_drops(lists), _finder(captured, store), config, guard, counts)
+            documents = _documents(rows, read_drops(drops), _finder(captured, store), config, guard, counts)
             shards = _write_shards(documents, output, name, config, identity)
             set_aside = {str(number): why for number, why in sorted(guard.set_aside.items())}
         record = {
@@ -95,6 +98,7 @@ def _documents(
     rows: Iterator[dict[str, Any]], drops: Mapping[str, Drop], find_image: FindImage, config: BuildConfig, guard: Guard,
     counts: dict[str, Counter[str]],
 ) -> Iterator[Document]:
+    lists = ImageLists(config.image_lists)
     for number, row in enumerate(rows):
         raw = from_row(row)
         num_images = sum(isinstance(piece, ImageReference) for piece in raw.pieces)
@@ -105,7 +109,7 @@ def _documents(
             if number in guard.set_aside:
                 raise Rejected(Reason.IMAGES_CRASH, guard.set_aside[number])
             with guard.item(number):
-                document = load_document(raw, key=row["key"], language=row["language"], find_image=find_image, config=config, counts=images)
+                document = load_document(raw, key=row["key"], language=row["language"], find_image=find_image, config=config, lists=lists, counts=images)
             counts["documents"]["out"] += 1
         except Rejected as rejected:
             counts["documents"][rejected.reason] += 1

@@ -7,6 +7,7 @@ import tyro
 from pydantic import Field
 
 from lcl.core.config import config, hash_of
+from pipeline.dedup.hash_lists import ImageListsConfig
 from pipeline.dedup.settings import DedupConfig
 from pipeline.dedup.signature import SignatureConfig
 from pipeline.images import PRESETS as IMAGE_PRESETS
@@ -38,6 +39,10 @@ class BuildConfig:
     """wanted: stop when documents are extracted and images that the crawl does not hold are listed (OUTPUT/work/wanted), for `lcl fetch-images`."""
     honour_opt_outs: bool = True
     """Leave out pages and images whose captured headers refuse training: X-Robots-Tag noai, TDMRep, AIPREF."""
+    require_license: tuple[str, ...] = ()
+    """Licences of which a page must link one (cc-by, cc-by-sa-4.0, cc0, ..., or any); empty: no page has to."""
+    image_lists: ImageListsConfig = ImageListsConfig()
+    """Images that must not be kept, or that evaluations use."""
     dedup: DedupConfig = DedupConfig(image_set=False, paragraphs=False)
     """Duplicates are looked for in all inputs together."""
     signature: SignatureConfig = SignatureConfig()
@@ -71,7 +76,7 @@ PRESETS = {
 
 def extraction_hash(value: BuildConfig) -> str:
     """Hash of all that decides what an input is extracted to."""
-    return hash_of(replace(value, images=ImageRules(), dedup=DedupConfig(), shard_documents=1, shard_bytes=1), without=FREE_FIELDS)
+    return hash_of(replace(value, images=ImageRules(), dedup=DedupConfig(), image_lists=ImageListsConfig(), shard_documents=1, shard_bytes=1), without=FREE_FIELDS)
 
 
 def rules_hash(value: BuildConfig) -> str:

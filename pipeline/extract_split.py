@@ -22,6 +22,7 @@ from pipeline.crawl_copy import CrawlCopy
 from pipeline.extracted import to_row, write_rows
 from pipeline.guard import Guard
 from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entry, address_hash, digest_hash, write_entries
+from pipeline.licenses import LicenseFilter
 from pipeline.pages import read_page
 from pipeline.raw import ImageReference, RawDocument
 from pipeline.sources.kinds import CRAWL, detect_source, read_source
@@ -137,6 +138,8 @@ def _rows(source: Input, config: BuildConfig, found: Found) -> Iterator[dict[str
 
 def _row(document: RawDocument, config: BuildConfig, paragraphs: Counter[str]) -> dict[str, Any]:
     """The row of a document that keeps the rules; Rejected for another. `paragraphs` gains those that were left out, by reason."""
+    if config.require_license and not LicenseFilter(config.require_license).allows(document.license):
+        raise Rejected(Reason.NO_LICENSE, document.license)
     if config.pages.min_images and not any(isinstance(piece, ImageReference) for piece in document.pieces):
         raise Rejected(Reason.NO_IMAGES)
     filtered = filter_text(document.pieces, config.text, page_url=document.page_url)

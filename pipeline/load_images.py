@@ -12,13 +12,14 @@ from urllib.parse import unquote_to_bytes
 from lcl.core.document import PARAGRAPH_BREAK, Document, ImageSegment, Segment, TextSegment, sha256_hex
 from lcl.core.rejected import Reason, Rejected
 from pipeline.build_config import BuildConfig
+from pipeline.dedup.hash_lists import ImageLists
 from pipeline.images import ImageRules, make_image_segment
 from pipeline.raw import ImageReference, RawDocument
 
 FindImage = Callable[[str], bytes | None]
 
 
-def load_document(raw: RawDocument, *, key: str, language: str, find_image: FindImage, config: BuildConfig, counts: Counter[str]) -> Document:
+def load_document(raw: RawDocument, *, key: str, language: str, find_image: FindImage, config: BuildConfig, lists: ImageLists, counts: Counter[str]) -> Document:
     """The document with its images. Raises Rejected if, with those that are left, it breaks a rule.
 
     `find_image` gives the bytes at an address or None. `counts` gains "out" for every image, or the reason why it was left out.
@@ -29,7 +30,7 @@ def load_document(raw: RawDocument, *, key: str, language: str, find_image: Find
     for piece in raw.pieces:
         if isinstance(piece, ImageReference):
             try:
-                segments.append(_load_image(piece, find_image, config.images, seen))
+                segments.append(_load_image(piece, find_image, config.images, lists, seen))
                 num_images += 1
             except Rejected as rejected:
                 counts[rejected.reason] += 1
@@ -48,7 +49,7 @@ def load_document(raw: RawDocument, *, key: str, language: str, find_image: Find
     )  # fmt: skip
 
 
-def _load_image(reference: ImageReference, find_image: FindImage, rules: ImageRules, seen: set[str]) -> ImageSegment:
+def _load_image(reference: ImageReference, find_image: FindImage, rules: ImageRules, lists: ImageLists, seen: set[str]) -> ImageSegment:
     """The first candidate that is found and that the rules accept; else Rejected with the first candidate's reason."""
     first: Rejected | None = None
     for url in reference.candidates or ("",):
@@ -64,7 +65,10 @@ def _load_image(reference: ImageReference, find_image: FindImage, rules: ImageRu
             raise Rejected(Reason.IMAGE_REPEATED, url)
         seen.add(source)
         try:
-            return make_image_segment(data, url=url, alt=reference.alt, rules=rules)
+            lists.check_bytes(data)
+            image = make_image_segment(data, url=url, alt=reference.alt, rules=rules)
+            lists.check_phash(image.metadata.phash)
+            return image
         except Rejected as rejected:
             first = first or rejected
     raise first or Rejected(Reason.IMAGE_NOT_IN_CRAWL, next(iter(reference.candidates), ""))

@@ -19,10 +19,11 @@ import xxhash
 
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
-from lcl.core.files import read_json, write_json
+from lcl.core.files import locked_folder, read_json, write_json
 from pipeline.assemble_split import assemble_split
 from pipeline.build_config import FREE_FIELDS, BuildConfig
 from pipeline.crawl import CRAWL_ENDINGS
+from pipeline.data_card import write_card
 from pipeline.dedup.find_duplicates import find_duplicates
 from pipeline.dedup.steps import in_process, on_ray
 from pipeline.extract_split import extract_split
@@ -86,6 +87,11 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
         write_run_record(output, config, crawls=_names_hash(inputs))
     if config.executor == "ray":
         start_ray()
+    with locked_folder(output):
+        return _build(inputs, output, work, config)
+
+
+def _build(inputs: Sequence[Input], output: Path, work: Path, config: BuildConfig) -> dict[str, Any]:
     splits = {split_name(source): source.absolute() for source in inputs}
     extracted = run_tasks(extract_split, {name: (source, work, config) for name, source in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
     _merge_index(extracted, work, config)
@@ -97,6 +103,8 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
     failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
     report = summarise(list(built.records.values()), failures, num_crawls=len(inputs))
     write_json(output / "report.json", report)
+    if report["shards"]:
+        write_card(output)
     if len(failures) > config.max_failed_crawls * len(inputs):
         first = next(iter(failures.values()))
         more = f" ({len(failures)} of {len(inputs)} inputs failed, see {output / 'report.json'})" if len(inputs) > 1 else ""

@@ -1,5 +1,6 @@
 """From pages without their images to shards: extract, fetch from a real server on loopback, assemble. What refuses training stays out."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,3 +58,20 @@ def test_captured_headers_that_refuse_training_are_honoured(tmp_path: Path) -> N
     assert record["images"] == {"in": 2, "out": 1, Reason.OPT_OUT_ROBOTS_TAG: 1}
     (tmp_path / "all").mkdir()
     assert build_captures(tmp_path / "all", captures, honour_opt_outs=False)["images"]["out"] == 3
+
+
+def test_licences_and_lists_of_images_that_must_not_be_kept(tmp_path: Path) -> None:
+    by = '<a rel="license" href="https://creativecommons.org/licenses/by/4.0/">CC BY</a>'
+    captures = [
+        Capture("https://a.example/1", html(f"<img src='/a.jpg'><img src='/b.jpg'><p>{by}</p>")),
+        Capture("https://a.example/2", html("two <img src='/a.jpg'>")),
+        Capture("https://a.example/a.jpg", HERE, "image/jpeg"),
+        Capture("https://a.example/b.jpg", THERE, "image/jpeg"),
+    ]
+    listed = tmp_path / "forbidden.txt"
+    listed.write_text(hashlib.md5(THERE).hexdigest() + " known\n")
+    record = build_captures(tmp_path, captures, require_license=["cc-by"], image_lists={"forbidden_md5": [str(listed)]})
+    assert record["documents"] == {"in": 2, "out": 1, Reason.NO_LICENSE: 1}
+    assert record["images"] == {"in": 2, "out": 1, Reason.IMAGE_FORBIDDEN: 1}
+    (document,) = ShardSet([tmp_path / "shards"])
+    assert document.license == "https://creativecommons.org/licenses/by/4.0/" and "CC BY" in (tmp_path / "shards" / "README.md").read_text().upper().replace("-", " ")

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     PAGE_TOO_COMPLEX = "page_too_complex"              # more bytes, tags, attributes or nesting than a parser should see
     PAGE_UNPARSABLE = "page_unparsable"
     PAGE_CRASHES = "page_crashes"                      # its worker died at it again and again, or took too long
+    NO_LICENSE = "no_license"                          # names none of those that --require-license asks for
     NO_TEXT = "no_text"
     TOO_FEW_WORDS = "too_few_words"
     NO_IMAGES = "no_images"

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from lcl.core.config import config
+from lcl.core.files import sha256_of
 from lcl.core.rejected import Reason, Rejected
 
 WORD_BITS = 64
@@ -36,6 +37,15 @@ class ImageListsConfig:
     """PDQ hashes (64 hex digits) of such images."""
     max_pdq_distance: Annotated[int, Field(ge=0, le=127)] = 31
     """Bits of 256 in which a PDQ hash may differ and still match (the PDQ paper's threshold: 31)."""
+
+
+def list_hashes(settings: ImageListsConfig) -> list[str]:
+    """SHA-256 of each file that the settings name. Raises ValueError for one that is missing."""
+    files = [Path(path) for paths in vars(settings).values() if isinstance(paths, tuple) for path in paths]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file}: no such file of hashes (--image-lists)")
+    return [sha256_of(file) for file in files]
 
 
 def read_hashes(paths: Sequence[str], *, bits: int, flag: str) -> list[bytes]:
