@@ -37,6 +37,8 @@ def _claim(run: Path, config: TrainConfig, *, shards: str, tokenizer: str) -> No
     if not record.exists() and run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
         holds = "holds checkpoints and no run.json, which says of what run: restore it from a copy" if checkpoints(run) else "is not empty and holds no training run"
         raise ValueError(f"{run} {holds}. Give another --output.")
+    if record.exists() and "optimizer" not in read_json(record).get("config", {}):
+        raise ValueError(f"{run} holds no training run: its run.json is of another command. Give another --output.")
     run.mkdir(parents=True, exist_ok=True)
     _lock(run)
     if checkpoints(run) or (run / METRICS).exists():

@@ -55,6 +55,10 @@ def test_what_is_no_run_is_left_alone(tmp_path: Path) -> None:
         claim(tmp_path / "file")
     with pytest.raises(ValueError, match="is not empty and holds no training run"):
         claim(tmp_path)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "run.json").write_text('{"config": {"crawl": ["a.warc"]}}')
+    with pytest.raises(ValueError, match="its run.json is of another command"):
+        claim(tmp_path / "shards")
     (tmp_path / "run" / "step-000002").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds checkpoints and no run.json"):
         claim(tmp_path / "run")
