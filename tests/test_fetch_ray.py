@@ -2,9 +2,11 @@
 
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import ray
 
 from pipeline.fetch.image_store import ImageStore
 from pipeline.fetch.run_fetch import fetch_images
@@ -20,13 +22,18 @@ def test_on_ray_with_an_actor_that_dies(tmp_path: Path) -> None:
         def kill_when_busy() -> None:
             while len(server.site.log) < 40:
                 time.sleep(0.01)
-            ours = psutil.Process().children(recursive=True)
-            next(process for process in ours if process.cmdline()[:1] and "DownloaderActor" in process.cmdline()[0]).kill()
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):  # some end while they are looked at
+                    if "DownloaderActor" in " ".join(process.cmdline()[:1]):
+                        process.kill()
 
         killer = threading.Thread(target=kill_when_busy)
         killer.start()
-        report = fetch_images(settings)
-        killer.join()
+        try:
+            report = fetch_images(settings)
+        finally:
+            ray.shutdown()
+            killer.join(30)
         assert len(server.site.log) > 120 + 8, "what the actor had not committed was asked again"
         assert report["with_body"] == 120 and set(outcomes_of(settings.output).values()) == {"ok"}
         assert all(ImageStore(Path(settings.output)).find(url) for url in urls)

@@ -156,7 +156,7 @@ def other_versions(source: Path, output: Path) -> None:
         (wrong_options, "holds shards of other documents or settings"),
         (other_source, "holds shards of other documents or settings"),
         (foreign_folder, "is not empty and holds no repacked shards"),
-        (twice, "is there twice; give --shards that share no documents"),
+        (twice, "is there twice; give --shards that share no documents|is given twice"),
         (other_versions, "was made by .* here are"),
         (lambda source, output: repacked(source, source), "is one of --shards"),
     ],
