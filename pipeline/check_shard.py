@@ -136,6 +136,9 @@ def _check_end(tar: Path, end: int) -> Iterable[str]:
             return
 
 
+COUNTED = ("records", "records_rejected", "paragraphs")  # plain counts in reports and records; of documents and images there is a funnel
+
+
 def check_accounts(folder: Path, shards: Sequence[Shard]) -> list[str]:
     """Where the records of a build disagree with each other or with the sidecars; a set without records has nothing to disagree.
 
@@ -186,7 +189,7 @@ def _check_splits(folder: Path, shards: Sequence[Shard], report_path: Path) -> l
     by_name = {shard.path.stem: shard for shard in shards}
     problems: list[str] = []
     listed: list[str] = []
-    sums = {kind: Counter() for kind in ("records", "records_rejected", "documents", "images")}
+    sums = {kind: Counter() for kind in (*COUNTED, "documents", "images")}
 
     def check(record: dict[str, Any]) -> list[str]:
         found = []
@@ -198,6 +201,9 @@ def _check_splits(folder: Path, shards: Sequence[Shard], report_path: Path) -> l
                 found.append(f"and the sidecar of {name} name different origins")
         for kind, total in sums.items():
             total.update(record[kind])
+        for kind, reason in (("pages", Reason.PAGE_CRASHES), ("documents", Reason.IMAGES_CRASH)):
+            if len(record["set_aside"][kind]) != record["documents"].get(reason, 0):
+                found.append(f"sets aside {len(record['set_aside'][kind])} {kind}, and counts {record['documents'].get(reason, 0)}")
         return found
 
     for path in records:
@@ -213,7 +219,7 @@ def _check_splits(folder: Path, shards: Sequence[Shard], report_path: Path) -> l
 def _compare_sums(report: dict[str, Any], sums: dict[str, Counter[str]], num_records: int) -> list[str]:
     problems = []
     for kind, total in sums.items():
-        said = report[kind] if kind.startswith("records") else {"in": report[kind]["in"], "out": report[kind]["out"], **report[kind]["dropped"]}
+        said = report[kind] if kind in COUNTED else {"in": report[kind]["in"], "out": report[kind]["out"], **report[kind]["dropped"]}
         differing = [name for name in sorted(set(said) | set(total)) if said.get(name, 0) != total[name]]
         if differing:
             problems.append(f"differs from the sum of splits/*.json in {kind}: {', '.join(map(str, differing))}")
