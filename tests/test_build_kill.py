@@ -14,7 +14,7 @@ from lcl.core.shards import verify_shard
 from tests.conftest import ROOT
 from tests.crawls import Capture, html, jpeg, write_warc
 
-NUM_TRIALS = 2
+NUM_TRIALS = 20
 
 
 @pytest.fixture(scope="module")
