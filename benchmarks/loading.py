@@ -43,7 +43,7 @@ Positive = Annotated[int, Field(ge=1)]
 TARGET_RATIO = 0.85
 # Functions whose time, with all that they call, is a share of the loader's: file and name. None of them calls another.
 SHARES = {
-    "reading bytes of tars": (("shards.py", "_read_bytes"),),
+    "reading bytes of tars": (("shards.py", "read_bytes"),),
     "parsing members and JSON": (("shards.py", "read_members"), ("document.py", "from_members")),
     "tokenizing": (("tokenizer.py", "encode"),),
     "decoding": (("images.py", "decode_image"),),

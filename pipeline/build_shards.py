@@ -8,13 +8,16 @@ import logging
 
 from lcl.core.config import run_command
 from lcl.core.logs import set_up_logging
-from pipeline.build_config import BuildConfig
+from pipeline.build_config import PRESETS, BuildConfig
 from pipeline.run_splits import build_shards
 
 
 def main(config: BuildConfig) -> None:
     set_up_logging()
     report = build_shards(config)
+    if config.until == "wanted":
+        logging.info("%d images are not in the crawl; `lcl fetch-images --urls %s ...` asks for them, then the same command without --until, with --image-store", report["wanted"], report["folder"])
+        return
     documents, images = report["documents"], report["images"]
     logging.info(
         "%d of %d pages became documents with %d of %d images, in %d shards: %s",
@@ -27,4 +30,4 @@ def main(config: BuildConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(BuildConfig, main, description=__doc__.splitlines()[0])
+    run_command(BuildConfig, main, presets=PRESETS, description=__doc__.splitlines()[0])

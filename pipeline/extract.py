@@ -1,54 +1,46 @@
-"""A page to its main content: text and image references in document order.
+"""A page to what a document needs of it: text and image references of the main content in order, licence, opt-outs.
 
-    bytes --charset--> html --guard--> mark every <img> --+--> main-content extraction --> text with marks --+--> pieces
-                                                          +--> DOM --> candidate addresses of each image -----+
-
-The marks are private-use characters in the images' alt texts: the extractor (resiliparse) keeps alt texts in
-place, so the marks come back in document order inside the main text. A page's own such characters are removed first.
+    bytes --charset--> html --scripts cut, guard--> lexbor tree --+--> outline --> main content --+--> pieces
+                                                                  +--> addresses of each <img> ---+
+                                                                  +--> title, licence, opt-outs
 """
 
-import html as html_module
 import re
-from collections import Counter
-from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from collections.abc import Iterable, Sequence, Set
+from typing import NamedTuple
 
-from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNode, SelectolaxError
 
 from lcl.core.document import PARAGRAPH_BREAK
 from lcl.core.rejected import Reason, Rejected
+from pipeline.image_addresses import image_addresses, listed_addresses, resolve
+from pipeline.main_content import main_content
+from pipeline.outline import Item, Outline, Paragraph, Picture, read_outline
+from pipeline.page_guard import check_page
+from pipeline.raw import ImageReference, Piece
 
-OPEN_MARK, CLOSE_MARK = "\ue000", "\ue001"
-OWN_MARKS = re.compile(r"[\ue000\ue001]|&#(?:x0*e00[01]|0*5734[45]);?", re.IGNORECASE)
-MARK = re.compile(f"{OPEN_MARK}([0-9]{{1,9}}){CLOSE_MARK}")
-NUMBER = re.compile("[0-9]{1,9}")
-IMAGE_TAG = re.compile(r"<img(?=[\s/>])", re.IGNORECASE)
-LAZY_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-image", "data-full-src", "data-original-src", "data-actualsrc")
-SOURCE_SETS = ("srcset", "data-srcset", "data-lazy-srcset")
-DESCRIPTOR = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)([wx])")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
-
-MAX_PAGE_BYTES = 4 << 20
-MAX_TAGS = 200_000
-MAX_ATTRIBUTES = 2_000
-MAX_UNCLOSED = 200  # formatting tags that stay open are copied into each block that follows: a 29 kB page made 800,000 nodes
-MAX_DEPTH = 2_000  # the parsers are quadratic in depth: 50,000 nested tags took lexbor 6 s, 2,000 take 10 ms
-VOID_OR_IMPLIED = frozenset("area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup".split())
-FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())
-TAG_NAME = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
-
-
-@dataclass(frozen=True)
-class ImageReference:
-    """An image of the main content: absolute candidate addresses, the best first, and its alt text."""
-
-    candidates: tuple[str, ...]
-    alt: str = ""
+LICENSES = '[rel~="license" i][href]'
+CREATIVE_COMMONS = 'a[href*="creativecommons.org/licenses/"], a[href*="creativecommons.org/publicdomain/"]'
+ROBOTS_WORDS = {"noai": "noai", "noimageai": "noimageai", "noindex": "noindex", "none": "noindex"}  # `none` is noindex and nofollow
+LICENSE_HINTS = ("license", "creativecommons")
+SHARED_IMAGES = frozenset(("og:image", "twitter:image"))
+FILE_ENDING = re.compile(r"(?:-[0-9]{1,5}x[0-9]{1,5})?(?:\.\w{1,5})?$")  # with the size that some publishers add
+WITHOUT_EVENTS = LexborDocumentOptions.WO_EVENTS.value  # with them, a <select> takes time quadratic in its options
+NO_CONTENT = "aside audio button dialog footer iframe nav object select template textarea video".split()  # cut from the tree, which saves half of the walk
+MAX_PICTURES = 10_000
+CELLS = frozenset(("td", "th"))
+MAX_CELL = 80  # characters: cells of data; what is longer is a column of a layout
 
 
-Piece = str | ImageReference
+class Extracted(NamedTuple):
+    """What a page holds: text runs and image references in order, never two texts in a row, and what it says of itself."""
+
+    pieces: tuple[Piece, ...]
+    title: str                # of the page; the heading that repeats it is not in the pieces
+    license: str              # address of the licence that the page names, or ""
+    opt_outs: frozenset[str]  # of "noai", "noimageai", "noindex", "tdm-reservation", from its meta tags
 
 
 def decode_page(body: bytes, content_type: str) -> str:
@@ -58,152 +50,121 @@ def decode_page(body: bytes, content_type: str) -> str:
     return bytes_to_str(body, encoding or detect_encoding(body, from_html_meta=True) or "utf-8")
 
 
-def check_page(html: str) -> None:
-    """Raises Rejected for a page that would make an HTML parser slow: checked before any parser sees it."""
-    num_tags = html.count("<")
-    if len(html) > MAX_PAGE_BYTES or num_tags > MAX_TAGS:
-        raise Rejected(Reason.PAGE_TOO_COMPLEX, f"{len(html)} characters, {num_tags} tags")
-    position = 0
-    while (position := html.find("<", position)) >= 0:  # only long tags can hold many attributes
-        end = html.find(">", position)
-        end = len(html) if end < 0 else end
-        tag = html[position:end]
-        if len(tag) > MAX_ATTRIBUTES * 2 and max(len(tag.split()), tag.count("=")) > MAX_ATTRIBUTES:
-            raise Rejected(Reason.PAGE_TOO_COMPLEX, "more attributes in a tag than any page needs")
-        position = end
-    if num_tags > MAX_UNCLOSED:
-        _check_nesting(html)
-
-
-def _check_nesting(html: str) -> None:
-    """A closing tag takes back only an open tag of its own name, as in the parsers."""
-    opened: Counter[str] = Counter()
-    depth = unclosed = 0
-    for closing, name in TAG_NAME.findall(html):
-        name = name.lower()
-        if name in VOID_OR_IMPLIED or (closing and not opened[name]):
-            continue
-        step = -1 if closing else 1
-        opened[name] += step
-        depth += step
-        unclosed += step * (name in FORMATTING)
-        if depth > MAX_DEPTH or unclosed > MAX_UNCLOSED:
-            raise Rejected(Reason.PAGE_TOO_COMPLEX, f"more than {MAX_DEPTH} tags, or {MAX_UNCLOSED} formatting tags, open at one place")
+def extract_page(html: str, page_url: str) -> Extracted:
+    """The main content of a page and what the page says of itself. Raises Rejected if it is too complex to parse or holds no text."""
+    html = check_page(html)
+    try:
+        tree = LexborHTMLParser(html, options=WITHOUT_EVENTS)
+    except (SelectolaxError, ValueError, RuntimeError) as error:
+        raise Rejected(Reason.PAGE_UNPARSABLE, str(error)) from error
+    title = _title(tree)
+    head = tree.css("meta, base")
+    base_url, opt_outs = _base_url(head, page_url), page_opt_outs(head)
+    shared = _shared_images(head)
+    lowered = html.lower()
+    license = page_license(tree, base_url) if any(hint in lowered for hint in LICENSE_HINTS) else ""
+    tree.strip_tags(NO_CONTENT, recursive=True)  # behind the licence, which often stands in a footer
+    outline = read_outline(tree)
+    content = main_content(outline, title=title)
+    if sum(isinstance(item, Picture) for item in content) > MAX_PICTURES:
+        raise Rejected(Reason.PAGE_TOO_COMPLEX, f"more than {MAX_PICTURES} images")
+    pieces = _pieces(_with_lead_picture(content, outline, shared), outline, base_url)
+    if not any(isinstance(piece, str) for piece in pieces):
+        raise Rejected(Reason.NO_TEXT, page_url)
+    return Extracted(tuple(pieces), title, license, opt_outs)
 
 
 def extract_pieces(html: str, page_url: str) -> list[Piece]:
-    """Text runs and image references of the page's main content, in document order, never two texts in a row.
-
-    Raises Rejected if the page is too complex to parse or holds no text.
-    """
-    check_page(html)
-    while (cleaned := OWN_MARKS.sub("", html)) != html:  # again, for what is left can join to a mark
-        html = cleaned
-    numbers = iter(range(len(html)))
-    numbered = IMAGE_TAG.sub(lambda _: f"<img data-lcl={next(numbers)}", html)  # no quotes: the tag may stand inside an attribute
-    marked = re.sub(r"<img data-lcl=([0-9]+)", rf"<img alt={OPEN_MARK}\1{CLOSE_MARK}", numbered)  # the first alt of a tag wins
-    try:
-        text = extract_plain_text(marked, main_content=True, alt_texts=True, list_bullets=False)
-        tree = LexborHTMLParser(numbered)
-    except Exception as error:  # two parsers written in C meet hostile bytes: whatever they raise means the same
-        raise Rejected(Reason.PAGE_UNPARSABLE, str(error)) from error
-    references = _image_references(tree, page_url)
-    parts = MARK.split(text)
-    pieces: list[Piece] = []
-    for index, part in enumerate(parts):
-        if index % 2 == 0:
-            _append_text(pieces, _tidy(part))
-        elif (reference := references.get(int(part))) is not None:
-            pieces.append(reference)
-    if not any(isinstance(piece, str) for piece in pieces):
-        raise Rejected(Reason.NO_TEXT, page_url)
-    return pieces
+    """Text runs and image references of the page's main content, in document order, never two texts in a row. Raises as extract_page."""
+    return list(extract_page(html, page_url).pieces)
 
 
-def _append_text(pieces: list[Piece], text: str) -> None:
-    if not text:
-        return
-    if pieces and isinstance(pieces[-1], str):  # an image between them had no address
-        pieces[-1] += PARAGRAPH_BREAK + text
-    else:
-        pieces.append(text)
+def page_license(tree: LexborHTMLParser, base_url: str) -> str:
+    """The address that the page links as its licence (rel=license), else its first Creative Commons link, else an empty string."""
+    for selector in (LICENSES, CREATIVE_COMMONS):
+        for node in tree.css(selector):
+            if (url := resolve(base_url, node.attributes["href"] or "")).startswith("http"):
+                return url
+    return ""
 
 
-def _tidy(text: str) -> str:
-    """Paragraphs split by exactly one blank line, spaces and single newlines folded to one space."""
-    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text.replace(OPEN_MARK, "").replace(CLOSE_MARK, "")))
-    return PARAGRAPH_BREAK.join(paragraph for paragraph in paragraphs if paragraph)
+def page_opt_outs(head: Iterable[LexborNode]) -> frozenset[str]:
+    """What the page's meta elements refuse: noai, noimageai, noindex (robots), tdm-reservation (TDMRep, W3C 2024)."""
+    found = set()
+    for node in head:
+        name, content = ((node.attributes.get(key) or "").strip().lower() for key in ("name", "content"))
+        if name == "robots":
+            found.update(ROBOTS_WORDS[word] for word in re.split(r"[\s,]+", content) if word in ROBOTS_WORDS)
+        elif name == "tdm-reservation" and content == "1":
+            found.add(name)
+    return frozenset(found)
 
 
-def _image_references(tree: LexborHTMLParser, page_url: str) -> dict[int, ImageReference]:
-    base = tree.css_first("base[href]")
-    base_url = _resolve(page_url, base.attributes["href"] or "") if base is not None else page_url
-    base_url = base_url or page_url
-    references = {}
-    for node in tree.css("img[data-lcl]"):
-        addresses = _addresses(node)
-        if all(address.startswith("data:") for address in addresses):
-            addresses += _fallback_addresses(node)
-        resolved = dict.fromkeys(url for url in (_resolve(base_url, address) for address in addresses) if url)
-        number = node.attributes["data-lcl"] or ""
-        if resolved and NUMBER.fullmatch(number):
-            references[int(number)] = ImageReference(tuple(resolved), (node.attributes.get("alt") or "").strip())
-    return references
+def _title(tree: LexborHTMLParser) -> str:
+    node = tree.css_first("title")
+    return " ".join(node.text().split()) if node is not None else ""
 
 
-def _addresses(node: LexborNode) -> list[str]:
-    """Unresolved candidate addresses of an <img>: its <picture> sources and srcset by size, lazy attributes, src; data: last."""
-    sets = [node]
-    parent = node.parent
-    if parent is not None and parent.tag == "picture":
-        sets = [child for child in parent.css("source")] + sets
-    sized: list[tuple[float, str]] = []
-    for element in sets:
-        for name in SOURCE_SETS:
-            sized += _parse_source_set(element.attributes.get(name) or "")
-    sized.sort(key=lambda item: -item[0])
-    plain = [node.attributes.get(name) or "" for name in (*LAZY_ATTRIBUTES, "src")]
-    found = [address for _, address in sized] + [address.strip() for address in plain if address.strip()]
-    return sorted(found, key=lambda address: address.startswith("data:"))  # a data: URI is mostly a placeholder
+def _base_url(head: Iterable[LexborNode], page_url: str) -> str:
+    """What addresses of the page are relative to: its first <base href>, if that is a web address."""
+    first = next((href for node in head if node.tag == "base" and (href := node.attributes.get("href")) is not None), "")
+    url = resolve(page_url, first) if first else ""
+    return url if url.startswith("http") else page_url
 
 
-def _parse_source_set(value: str) -> list[tuple[float, str]]:
-    """(size, address) pairs of a srcset; a density x counts as 1000 px. Addresses may hold commas, not end in one.
-
-    Words are taken one by one as in the HTML standard (4.8.4.2.1), in time linear in the length.
-    """
-    found: list[tuple[float, str]] = []
-    for word in value.split():
-        descriptor = DESCRIPTOR.fullmatch(word.partition(",")[0])
-        if descriptor and found:
-            size = float(descriptor[1]) * (1000 if descriptor[2] == "x" else 1)
-            found[-1] = (size, found[-1][1])
-            word = word.partition(",")[2]  # `640w,next.jpg`: the next address follows without a space
-        if address := word.strip(","):
-            found.append((1000.0, address))
-    return found
+def _shared_images(head: Iterable[LexborNode]) -> set[str]:
+    """Names of the image files that the page gives for sharing."""
+    shared = (node.attributes for node in head if (node.attributes.get("property") or node.attributes.get("name")) in SHARED_IMAGES)
+    return {_file_name(attributes.get("content") or "") for attributes in shared} - {""}
 
 
-def _fallback_addresses(node: LexborNode) -> list[str]:
-    """Addresses in the <noscript> right behind a lazy image."""
-    sibling = node.next
-    while sibling is not None and sibling.tag == "-text" and not (sibling.text() or "").strip():
-        sibling = sibling.next
-    if sibling is None or sibling.tag != "noscript":
-        return []
-    inner = LexborHTMLParser(re.sub("(?i)^<noscript[^>]*>", "<div>", html_module.unescape(sibling.html or "")))
-    found = inner.css_first("img")
-    return _addresses(found) if found is not None else []
+def _with_lead_picture(content: Sequence[Item], outline: Outline, names: Set[str]) -> list[Item]:
+    """With the picture that the page gives for sharing, if it stands above the content and not in it: the lead image of many sites."""
+    if not names or not content or any(names & _file_names(item) for item in content):
+        return [*content]
+    for item in outline.flow:
+        if item is content[0]:
+            break
+        if isinstance(item, Picture) and not item.linked and names & _file_names(item):
+            return [item, *content]
+    return [*content]
 
 
-def _resolve(base_url: str, address: str) -> str:
-    """The absolute http(s) or data: URL, or an empty string where there is none."""
-    address = address.strip()
-    if address.startswith("data:"):
-        return address
-    try:
-        url = urljoin(base_url, address)
-        parts = urlsplit(url)
-        return url if parts.scheme in ("http", "https") and parts.hostname else ""
-    except ValueError:  # an address such as http://[broken
+def _file_names(item: Item) -> set[str]:
+    return set(map(_file_name, listed_addresses(item.node))) - {""} if isinstance(item, Picture) else set()
+
+
+def _file_name(url: str) -> str:
+    """The last part of an address's path, without its ending and size: what a picture and its copies in other sizes share."""
+    if url.startswith("data:"):
         return ""
+    return FILE_ENDING.sub("", re.split("[?#]", url, maxsplit=1)[0].rpartition("/")[2][-200:])
+
+
+def _pieces(content: Iterable[Item], outline: Outline, base_url: str) -> list[Piece]:
+    pieces: list[Piece] = []
+    texts: list[str] = []
+    previous: Paragraph | None = None
+    for item in content:
+        if isinstance(item, Paragraph):
+            if text := item.text:
+                if texts:
+                    texts.append(" " if previous is not None and _in_one_row(previous, item, outline) else PARAGRAPH_BREAK)
+                texts.append(text)
+                previous = item
+        elif candidates := image_addresses(item.node, base_url, fallbacks=item.fallbacks):
+            if texts:
+                pieces.append("".join(texts))
+                texts = []
+            pieces.append(ImageReference(candidates, " ".join((item.node.attributes.get("alt") or "").split())))
+    return [*pieces, "".join(texts)] if texts else pieces
+
+
+def _in_one_row(first: Paragraph, second: Paragraph, outline: Outline) -> bool:
+    """Whether both are short cells of one row of a table, which make one line."""
+    owners = (first.owner, second.owner)
+    return (
+        all(outline.tags[owner] in CELLS for owner in owners)
+        and outline.parents[owners[0]] == outline.parents[owners[1]]
+        and max(first.num_characters, second.num_characters) <= MAX_CELL
+    )

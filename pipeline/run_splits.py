@@ -1,70 +1,78 @@
-"""All splits on Ray: one stateless task each, bounded in flight, and a report that adds up.
+"""A shard build, phase by phase; each leaves files that the next one reads, so any of them continues after an interruption.
 
-    crawl files --> build_split tasks (retried when a worker dies) --> records --> report.json
+    extract     crawl files --> work/extracted, work/images              a task for each split (pipeline/extract_split.py)
+    index       work/images --> work/index                               (pipeline/image_index.py)
+    duplicates  work/extracted --> work/dedup/lists                      (pipeline/dedup)
+    wanted      work/extracted, work/index --> work/wanted, and stop     where images are to be fetched first (pipeline/wanted.py)
+    assemble    work/extracted, work/index --> shards, splits/*.json     a task for each split (pipeline/assemble_split.py)
+    report      splits/*.json --> report.json
 """
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
+import xxhash
 
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
-from lcl.core.files import read_json, write_json
-from lcl.core.logs import progress_bar
-from lcl.core.rejected import Reason
-from pipeline.build_config import BuildConfig
-from pipeline.crawl import NotACrawl
-from pipeline.split import CrawlChanged, build_split, split_name
-
-MAX_RETRIES = 3
-TASKS_PER_CPU = 2  # queued beside the running ones, so that no CPU waits for the driver
-
-FAILURES: dict[type[Exception], Reason] = {NotACrawl: Reason.NOT_A_CRAWL, CrawlChanged: Reason.CRAWL_CHANGED, OSError: Reason.CRAWL_UNREADABLE}
+from lcl.core.files import locked_folder, read_json, write_json
+from pipeline.assemble_split import assemble_split
+from pipeline.build_config import FREE_FIELDS, BuildConfig
+from pipeline.crawl import CRAWL_ENDINGS
+from pipeline.data_card import write_card
+from pipeline.dedup.find_duplicates import find_duplicates
+from pipeline.dedup.steps import in_process, on_ray
+from pipeline.extract_split import extract_split
+from pipeline.image_index import PARTS, merge_part
+from pipeline.sources.kinds import ENDINGS
+from pipeline.splits import split_name
+from pipeline.storage import Input, find_inputs
+from pipeline.tasks import Outcome, run_tasks, start_ray
+from pipeline.wanted import list_wanted
 
 log = logging.getLogger(__name__)
 
 
-def prepare_output(config: BuildConfig) -> tuple[list[Path], Path]:
-    """The crawl files and the output folder, checked. Raises ValueError before anything is written."""
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+def prepare_output(config: BuildConfig) -> tuple[list[Input], Path]:
+    """The inputs and the output folder, checked. Raises ValueError before anything is written."""
     output = Path(config.output)
-    crawl_files = [Path(name) for name in config.crawl]
-    for path in [output, *crawl_files] if in_job else []:
-        if not path.is_absolute():
-            raise ValueError(f"{path} is a relative path: in a Ray job it would mean a temporary copy of the working folder. Give an absolute one.")
-    names: dict[str, Path] = {}
-    for path in crawl_files:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such crawl file")
-        other = names.setdefault(split_name(path), path)
-        if other is not path:
-            problem = "is given twice" if other == path else f"has the same file name as {other}, from which shards and keys are named: rename one of them"
-            raise ValueError(f"{path} {problem}")
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        for name in [config.output, *(pattern for pattern in config.crawl if "://" not in pattern)]:
+            if not Path(name).is_absolute():
+                raise ValueError(f"{name} is a relative path: in a Ray job it would mean a temporary copy of the working folder. Give an absolute one.")
+    inputs = find_inputs(config.crawl, endings=CRAWL_ENDINGS + ENDINGS, prefix=config.prefix, anonymous=config.anonymous)
+    names: dict[str, Input] = {}
+    for source in inputs:
+        other = names.setdefault(split_name(source), source)
+        if other is not source:
+            raise ValueError(f"{source} has the same file name as {other}, from which shards and keys are named: rename one of them")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
     run_path = output / "run.json"
     if run_path.exists():
-        earlier = read_json(run_path).get("config", {})
+        record = read_json(run_path)
+        earlier = record.get("config", {})
         is_ours = "crawl" in earlier and "pages" in earlier
-        if is_ours and not any(output.glob("splits/*.json")):
+        if is_ours and not any(output.glob("splits/*.json")) and not any(output.glob("work/extracted/*.json")):
             run_path.unlink()  # a build that made nothing holds no folder
-        elif not is_ours or _identity(earlier) != _identity(to_dict(config)):
+        elif not is_ours or _rules(earlier) != _rules(to_dict(config)) or record.get("crawls") != _names_hash(inputs):
             raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
-    return crawl_files, output
+    return inputs, output
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for two builds to share a folder: the rules, and which crawl files by name."""
-    return {key: value for key, value in config.items() if key not in ("output", "max_failed_crawls", "crawl")} | {
-        "crawl": sorted(Path(name).name for name in config["crawl"])
-    }
+def _rules(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal for two builds to share a folder, beside the names of their inputs."""
+    return {key: value for key, value in config.items() if key not in FREE_FIELDS}
+
+
+def _names_hash(inputs: Sequence[Input]) -> str:
+    return xxhash.xxh128_hexdigest("\n".join(sorted(source.name for source in inputs)).encode("utf-8", "surrogateescape"))
 
 
 def build_shards(config: BuildConfig) -> dict[str, Any]:
@@ -72,65 +80,78 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
 
     Raises ValueError if more than `max_failed_crawls` of the crawl files fail, after all others are done.
     """
-    crawl_files, output = prepare_output(config)
-    (output / "splits").mkdir(parents=True, exist_ok=True)
+    inputs, output = prepare_output(config)
+    work = output.resolve() / "work"
+    work.mkdir(parents=True, exist_ok=True)
     if not (output / "run.json").exists():
-        write_run_record(output, config)
-    _start_ray()
-    records, failures = _run(crawl_files, output.resolve(), config)
-    report = summarise(records, failures, num_crawls=len(crawl_files))
+        write_run_record(output, config, crawls=_names_hash(inputs))
+    if config.executor == "ray":
+        start_ray()
+    with locked_folder(output):
+        return _build(inputs, output, work, config)
+
+
+def _build(inputs: Sequence[Input], output: Path, work: Path, config: BuildConfig) -> dict[str, Any]:
+    splits = {split_name(source): source.absolute() for source in inputs}
+    extracted = run_tasks(extract_split, {name: (source, work, config) for name, source in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
+    _merge_index(extracted, work, config)
+    if extracted.records:
+        find_duplicates(work, config.dedup, runner=on_ray if config.executor == "ray" else in_process)
+    if config.until == "wanted":
+        return _list_wanted(extracted, work, config)
+    built = run_tasks(assemble_split, {name: (name, work, config) for name in extracted.records}, executor=config.executor, title="assembling", note=_say_built)
+    failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
+    report = summarise(list(built.records.values()), failures, num_crawls=len(inputs))
     write_json(output / "report.json", report)
-    if len(failures) > config.max_failed_crawls * len(crawl_files):
+    if report["shards"]:
+        write_card(output)
+    if len(failures) > config.max_failed_crawls * len(inputs):
         first = next(iter(failures.values()))
-        more = f" ({len(failures)} of {len(crawl_files)} crawl files failed, see {output / 'report.json'})" if len(crawl_files) > 1 else ""
+        more = f" ({len(failures)} of {len(inputs)} inputs failed, see {output / 'report.json'})" if len(inputs) > 1 else ""
         raise ValueError(first["message"] + more)
     return report
 
 
-def _start_ray() -> None:
-    """Joins the cluster that RAY_ADDRESS names (a job's environment has it), else starts a local Ray of its own."""
-    if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING)
+def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
+    """Merges what splits say of their images, unless it was done for the same crawl files."""
+    index = work / "index"
+    tables = [
+        table for name, record in extracted.records.items()
+        for table in ((work / "images" / f"{name}.npy", record["source"]), (work / "images" / f"{name}.copy.npy", str(work / "crawls" / f"{name}.warc")))
+    ]  # fmt: skip
+    files = [file for _, file in tables]
+    if not files or ((index / "files.json").exists() and read_json(index / "files.json") == files):
+        return
+    index.mkdir(exist_ok=True)
+    merged = run_tasks(
+        merge_part, {f"{part:02d}": (part, tables, index) for part in range(PARTS)}, executor=config.executor, title="indexing images", note=lambda _: None
+    )
+    if merged.failures:
+        raise ValueError(f"the index of images could not be made: {next(iter(merged.failures.values()))['message']}")
+    write_json(index / "files.json", files)
 
 
-def _run(crawl_files: Sequence[Path], output: Path, config: BuildConfig) -> tuple[list[dict[str, Any]], dict[str, dict[str, str]]]:
-    task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(build_split)
-    limit = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + TASKS_PER_CPU)
-    waiting = sorted(crawl_files, key=split_name)
-    running: dict[ray.ObjectRef, Path] = {}
-    records: dict[str, dict[str, Any]] = {}
-    failures: dict[str, dict[str, str]] = {}
-    with progress_bar("crawl files", total=len(waiting)) as bar:
-        while waiting or running:
-            while waiting and len(running) < limit:
-                path = waiting.pop(0)
-                running[task.remote(path.resolve(), output, config)] = path
-            for done in ray.wait(list(running))[0]:
-                path = running.pop(done)
-                try:
-                    records[split_name(path)] = record = ray.get(done)
-                    log.info("%s: %d of %d pages became documents", path.name, record["documents"].get("out", 0), record["documents"]["in"])
-                    if record["records_rejected"]:
-                        log.warning("%s: records damaged or too large: %s", path.name, record["records_rejected"])
-                except ray.exceptions.RayError as error:
-                    failures[path.name] = _failure(path, error)
-                    log.warning("%s", failures[path.name]["message"])
-                bar.advance(note=path.name)
-    return [records[name] for name in sorted(records)], failures
+def _list_wanted(extracted: Outcome, work: Path, config: BuildConfig) -> dict[str, Any]:
+    """Lists the images that the crawl does not hold, and returns how many of each split."""
+    listed = run_tasks(
+        list_wanted, {name: (name, work, config.images) for name in extracted.records}, executor=config.executor, title="listing images", note=lambda _: None
+    )  # fmt: skip
+    return {"wanted": sum(record["wanted"] for record in listed.records.values()), "folder": str(work / "wanted"), "failed": extracted.failures | listed.failures}
 
 
-def _failure(path: Path, error: ray.exceptions.RayError) -> dict[str, str]:
-    """What is written of a crawl file whose task failed: its reason, and a line for people."""
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    for kind, reason in FAILURES.items():
-        if isinstance(cause, kind):
-            return {"reason": reason, "message": str(cause)}
-    return {"reason": Reason.CRAWL_CRASHES, "message": f"{path}: its task failed ({type(cause).__name__}: {str(cause).splitlines()[0]}); please report this file"}
+def _say_extracted(record: Mapping[str, Any]) -> None:
+    log.info("%s: %d of %d pages extracted", record["identity"]["crawl_file"], record["rows"], record["documents"].get("in", 0))
+    if record["records_rejected"]:
+        log.warning("%s: records damaged or too large: %s", record["identity"]["crawl_file"], record["records_rejected"])
 
 
-def summarise(records: Sequence[dict[str, Any]], failures: dict[str, dict[str, str]], *, num_crawls: int) -> dict[str, Any]:
+def _say_built(record: Mapping[str, Any]) -> None:
+    log.info("%s: %d of %d pages became documents", record["identity"]["crawl_file"], record["documents"].get("out", 0), record["documents"].get("in", 0))
+
+
+def summarise(records: Sequence[Mapping[str, Any]], failures: dict[str, dict[str, str]], *, num_crawls: int) -> dict[str, Any]:
     """The funnel: for crawl files, records, documents and images, what came in, what came out, what was left out and why."""
-    totals: dict[str, Counter[str]] = {kind: Counter() for kind in ("records", "records_rejected", "documents", "images")}
+    totals: dict[str, Counter[str]] = {kind: Counter() for kind in ("records", "records_rejected", "paragraphs", "documents", "images")}
     for record in records:
         for kind, total in totals.items():
             total.update(record[kind])
@@ -143,6 +164,7 @@ def summarise(records: Sequence[dict[str, Any]], failures: dict[str, dict[str, s
         "crawls": {"in": num_crawls, "out": len(records), "failed": failures},
         "records": dict(sorted(totals["records"].items())),
         "records_rejected": dict(sorted(totals["records_rejected"].items())),
+        "paragraphs": dict(sorted(totals["paragraphs"].items())),
         **funnel,
         "shards": sum(len(record["shards"]) for record in records),
     }

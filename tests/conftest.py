@@ -21,7 +21,7 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)
 
 
-STARTS_RAY = ("test_build_shards", "test_demo")
+STARTS_RAY = ("test_build_kill", "test_build_shards", "test_demo", "test_fetch_ray", "test_find_duplicates")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,12 +51,10 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shards(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of the sample crawl, built in this process. Tests that change them copy the folder first."""
-    from pipeline.build_config import BuildConfig
-    from pipeline.split import build_split
+    from tests.builds import build_here
 
     folder = tmp_path_factory.mktemp("shards")
-    crawl = sample / "sample.warc.gz"
-    build_split(crawl, folder, BuildConfig(crawl=(str(crawl),), output=str(folder), shard_documents=8))
+    build_here([sample / "sample.warc.gz"], folder, shard_documents=8)
     return folder
 
 

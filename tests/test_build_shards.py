@@ -1,5 +1,6 @@
 """The shard build as users run it: an embedded Ray, a Ray job, interruptions, and mistakes."""
 
+import gzip
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ import pytest
 
 from lcl.core.shards import ShardSet, verify_shard
 from lcl.demo import ray_head
+from tests.builds import build_here
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_warc
+from tests.s3_server import s3_server
 
 SCRIPT = "pipeline/build_shards.py"
 
@@ -30,7 +33,7 @@ def crawls(tmp_path: Path) -> list[Path]:
 
 
 def shard_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json"}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "README.md") and "work" not in path.relative_to(folder).parts}
 
 
 def test_an_embedded_ray_builds_and_continues(run: Run, crawls: list[Path], tmp_path: Path) -> None:
@@ -57,6 +60,27 @@ def test_an_embedded_ray_builds_and_continues(run: Run, crawls: list[Path], tmp_
     assert shard_bytes(output) == before
 
 
+@pytest.mark.slow
+def test_a_list_of_crawls_on_s3_gives_the_bytes_of_local_files(run: Run, crawls: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`warc.paths.gz` with a prefix; one file that it names is missing."""
+    local, remote, paths = tmp_path / "local", tmp_path / "remote", tmp_path / "warc.paths.gz"
+    build_here(crawls, local, dedup__near={"on": True})
+    names = [crawl.name for crawl in crawls] + ["none.warc.gz"]
+    with s3_server(monkeypatch, "bucket") as client:
+        for crawl in crawls:
+            client.upload_file(str(crawl), "bucket", f"crawl-data/{crawl.name}")
+        options = ["--crawl", paths, "--prefix", "s3://bucket/", "--output", remote, "--max-failed-crawls"]
+        paths.write_bytes(gzip.compress("".join(f"crawl-data/{name}\n" for name in names).encode()))
+        result = run(sys.executable, SCRIPT, *options, 0.3)
+        assert result.returncode == 0, result.stderr
+        paths.write_bytes(gzip.compress(b"crawl-data/site-0.warc.gz\n"))
+        assert_one_line_error(run(sys.executable, SCRIPT, *options, 0.3), "holds another run's shards")
+    failed = json.loads((remote / "report.json").read_text())["crawls"]["failed"]["none.warc.gz"]
+    assert failed["reason"] == "crawl_unreadable" and "s3://bucket/crawl-data/none.warc.gz cannot be read: FileNotFoundError" in failed["message"]
+    built, expected = ({name: data for name, data in shard_bytes(folder).items() if name != "report.json"} for folder in (remote, local))
+    assert built == expected and len(built) == 12
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory):
     with ray_head(tmp_path_factory.mktemp("ray")) as (address, environment):
@@ -72,12 +96,7 @@ def submit(head: tuple[str, dict[str, str]], *options: object) -> subprocess.Com
 def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: tuple, crawls: list[Path], tmp_path: Path) -> None:
     """The job's driver killed in the middle and submitted again; one bad crawl file among good ones."""
     local, output = tmp_path / "local", tmp_path / "shards"
-    from pipeline.build_config import BuildConfig
-    from pipeline.split import build_split
-
-    local.mkdir()
-    for crawl in crawls:
-        build_split(crawl, local, BuildConfig(crawl=tuple(map(str, crawls)), output="x"))
+    build_here(crawls, local, dedup__near={"on": True})
     bad = tmp_path / "bad.warc.gz"
     bad.write_bytes(b"no crawl at all")
     options = ["--crawl", *crawls, bad, "--output", output, "--max-failed-crawls", "0.3"]
@@ -95,8 +114,8 @@ def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: tuple
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads((output / "report.json").read_text())
     assert report["crawls"]["in"] == 4 and report["crawls"]["failed"]["bad.warc.gz"]["reason"] == "not_a_crawl"
-    built = {name: data for name, data in shard_bytes(output).items() if name != "report.json"}
-    assert built == shard_bytes(local) and len(built) == 12
+    built, expected = ({name: data for name, data in shard_bytes(folder).items() if name != "report.json"} for folder in (output, local))  # bad is in one alone
+    assert built == expected and len(built) == 12
 
 
 def drivers(output: Path) -> list[int]:
@@ -144,7 +163,7 @@ def test_a_single_bad_crawl_file_is_one_line(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: ["--crawl", folder / "missing.warc.gz", "--output", folder / "s"], "missing.warc.gz: no such crawl file"),
+        (lambda folder: ["--crawl", folder / "missing.warc.gz", "--output", folder / "s"], "missing.warc.gz: no such file"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), folder / "a.warc", "--output", folder / "s"], "is given twice"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--output", dry(folder, "file", b"")], "is a file; give a folder"),
         (lambda folder: ["--crawl", dry(folder, "a.warc", b"x"), "--output", folder], "is not empty and holds no shard build"),

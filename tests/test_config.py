@@ -103,7 +103,7 @@ def test_every_command_of_lcl_has_help(run: Run) -> None:
 
     listing = run("lcl", "--help").stdout
     helps = {name: subprocess.Popen([sys.executable, "-m", "lcl.cli", *name.split(), "--help"], stdout=subprocess.PIPE, text=True) for name in COMMANDS}
-    for name, process in helps.items():
-        assert name in listing
-        text = process.communicate(timeout=60)[0]
-        assert process.returncode == 0 and re.search("--output .*(older|file)", text.replace("\n", " ")), name
+    texts = {name: " ".join(process.communicate(timeout=120)[0].split()) for name, process in helps.items()}
+    for name, text in texts.items():
+        option = "shards" if name in ("verify", "remove", "card") else "output"  # those write nothing of their own, or into the shards
+        assert name in listing and helps[name].returncode == 0 and re.search(f"--{option} .*(older|file)", text), name

@@ -2,7 +2,6 @@
 
 import gzip
 import zlib
-from collections import Counter
 from pathlib import Path
 
 import brotli
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 
 from lcl.core.rejected import Reason, Rejected
 from pipeline import crawl
+from pipeline.addresses import normal_url
 from pipeline.crawl import Response, read_crawl
-from pipeline.spool import Spool, normal_url
-from tests.crawls import Capture, html, jpeg, write_warc
+from tests.crawls import Capture, write_warc
 
 BODY = b"<html>" + bytes(range(32, 127)) * 100 + b"</html>"
 
@@ -135,27 +134,9 @@ def test_addresses_that_differ_and_one_that_is_none() -> None:
     assert normal_url("http://[broken") == "http://[broken"
 
 
-def test_spool_finds_images_before_and_behind_and_through_redirects(tmp_path: Path) -> None:
-    captures = [
-        Capture("https://a.example/1.jpg", jpeg((255, 0, 0)), "image/jpeg"),
-        Capture("https://a.example/", html("")),
-        Capture("https://a.example/old.jpg", b"", status="301 Moved", headers=[("Location", "/2.jpg")]),
-        Capture("https://a.example/loop", b"", status="302 Found", headers=[("Location", "/loop")]),
-        Capture("https://a.example/2.jpg", jpeg((0, 255, 0)), "application/octet-stream"),
-        Capture("https://a.example/gone.jpg", b"", "image/jpeg", status="404 Not Found"),
-    ]
-    with Spool(write_warc(tmp_path / "a.warc.gz", captures)) as spool:
-        assert spool.image("http://a.example/1.jpg#x") == captures[0].body
-        assert spool.image("https://a.example/old.jpg") == captures[4].body
-        assert spool.image("https://a.example/gone.jpg") is None and spool.image("https://a.example/loop") is None
-        assert [page.body for page in spool.pages()] == [captures[1].body]
-        assert spool.num_records == Counter(image=3, page=1, redirect=2)
-
-
 def test_arc_and_warc_of_one_crawl_hold_the_same(shared: Path) -> None:
     def pages(name: str) -> dict[str, bytes]:
-        with Spool(shared / "data" / "web" / name) as spool:
-            return {page.url: page.body for page in spool.pages()}
+        return {item.url: item.body for item in read_crawl(shared / "data" / "web" / name) if isinstance(item, Response) and item.media_type == "text/html"}
 
     warc, arc = pages("iah-2008-archive.org.warc.gz"), pages("iah-2008-archive.org.arc.gz")
     assert len(warc) > 100 and warc == arc

@@ -17,7 +17,8 @@ from lcl.core.images import decode_image
 from lcl.core.rejected import Reason, Rejected
 from pipeline import sample_crawl, sample_pictures, sample_text
 from pipeline.crawl import Response, read_crawl
-from pipeline.extract import ImageReference, extract_pieces
+from pipeline.extract import extract_pieces
+from pipeline.raw import ImageReference
 from pipeline.sample_crawl import SampleCrawlConfig, main
 from pipeline.sample_pages import FAULTS, PICTURE_SIDE_PX, REFERENCES, SITE, TRAITS, Page, compose_site
 from pipeline.sample_pictures import COLOURS, SPLITS, Split, Supply, load_supplies

@@ -2,18 +2,21 @@
 
 import base64
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from lcl.core.config import from_dict, to_dict
 from lcl.core.rejected import Reason
 from lcl.core.shards import ShardSet, verify_shard
-from pipeline.build_config import BuildConfig
-from pipeline.split import build_split, check_accounts, split_name
+from pipeline import assemble_split
+from pipeline.assemble_split import check_accounts
+from pipeline.splits import split_name
+from tests.builds import build_captures, build_here
 from tests.crawls import FILLER, Capture, html, jpeg, write_warc
 
+NO_DEDUP = {f"dedup__{name}": False for name in ("exact_url", "exact_text", "image_set", "paragraphs")} | {"dedup__max_image_url_documents": 0}
 RED, GREEN = jpeg((200, 0, 0)), jpeg((0, 200, 0), (300, 200))
 IMAGES = [
     Capture("https://a.example/red.jpg", RED, "image/jpeg"),
@@ -23,17 +26,6 @@ IMAGES = [
     Capture("https://a.example/vector.jpg", b"<svg></svg>", "image/jpeg"),
     Capture("https://a.example/torn.jpg", RED[:200], "image/jpeg"),
 ]
-
-
-def build(folder: Path, captures: list[Capture], **rules: object) -> dict:
-    crawl = write_warc(folder / "crawl.warc.gz", captures)
-    output = folder / "shards"
-    output.mkdir(exist_ok=True)
-    values = to_dict(BuildConfig(crawl=(str(crawl),), output=str(output)))
-    for key, value in rules.items():
-        group, _, name = key.rpartition("__")
-        (values[group] if group else values)[name] = value
-    return build_split(crawl, output, from_dict(BuildConfig, values, origin="test"))
 
 
 def page(url: str, body: str, **options: object) -> Capture:
@@ -52,13 +44,13 @@ ONE_IMAGE = "<p>Some words here.</p><img src='/red.jpg'>"
         (Capture("https://a.example/a", b"  "), Reason.PAGE_EMPTY, {}),
         (page("a", "<p>" + "<div>" * 3000), Reason.PAGE_TOO_COMPLEX, {}),
         (Capture("https://a.example/a", b"<html></html>"), Reason.NO_TEXT, {}),
-        (page("a", ONE_IMAGE), Reason.TOO_FEW_WORDS, {"pages__min_words": 1000}),
+        (page("a", ONE_IMAGE), Reason.TOO_FEW_WORDS, {"text__document": {"min_words": 1000}}),
         (page("a", "<p>no picture</p>"), Reason.NO_IMAGES, {}),
         (page("a", ONE_IMAGE + "<img src='/green.jpg'>"), Reason.TOO_MANY_IMAGES, {"pages__max_images": 1}),
     ],
 )
 def test_each_reason_to_leave_out_a_page(tmp_path: Path, capture: Capture, reason: Reason, rules: dict) -> None:
-    record = build(tmp_path, [capture, *IMAGES], **rules)
+    record = build_captures(tmp_path, [capture, *IMAGES], **rules)
     assert record["documents"] == {"in": 1, reason: 1} and record["shards"] == []
 
 
@@ -74,7 +66,7 @@ def test_each_reason_to_leave_out_a_page(tmp_path: Path, capture: Capture, reaso
     ],
 )
 def test_each_reason_to_leave_out_an_image(tmp_path: Path, name: str, reason: Reason) -> None:
-    record = build(tmp_path, [page("a", f"{ONE_IMAGE}<p>between</p><img src='/{name}'>"), *IMAGES])
+    record = build_captures(tmp_path, [page("a", f"{ONE_IMAGE}<p>between</p><img src='/{name}'>"), *IMAGES])
     assert record["images"] == {"in": 2, "out": 1, reason: 1}
     (document,) = ShardSet([tmp_path / "shards"])
     assert [segment.kind for segment in document.segments] == ["text", "image", "text"], "texts around a left-out image are one"
@@ -83,89 +75,91 @@ def test_each_reason_to_leave_out_an_image(tmp_path: Path, name: str, reason: Re
 
 def test_duplicates_are_left_out_and_images_of_dropped_pages_are_counted(tmp_path: Path) -> None:
     captures = [page("a", ONE_IMAGE), page("a", ONE_IMAGE + "<p>new</p>"), page("b", ONE_IMAGE), page("c", ONE_IMAGE + "<p>own</p>"), *IMAGES]
-    record = build(tmp_path, captures)
+    record = build_captures(tmp_path, captures)
     assert record["documents"] == {"in": 4, "out": 2, Reason.DUPLICATE_URL: 1, Reason.DUPLICATE_CONTENT: 1}
-    assert record["images"] == {"in": 3, "out": 2, Reason.IMAGE_PAGE_DROPPED: 1}
+    assert record["images"] == {"in": 4, "out": 2, Reason.IMAGE_PAGE_DROPPED: 2}
 
 
 def test_dedup_can_be_switched_off(tmp_path: Path) -> None:
-    assert build(tmp_path, [page("a", ONE_IMAGE), page("b", ONE_IMAGE), *IMAGES], dedup="none")["documents"] == {"in": 2, "out": 2}
+    assert build_captures(tmp_path, [page("a", ONE_IMAGE), page("b", ONE_IMAGE), *IMAGES], **NO_DEDUP)["documents"] == {"in": 2, "out": 2}
 
 
 def test_a_smaller_candidate_stands_in_for_a_missing_larger_one(tmp_path: Path) -> None:
-    build(tmp_path, [page("a", "<img src='/red.jpg' srcset='/huge.jpg 3000w, /green.jpg 640w'>"), *IMAGES])
+    build_captures(tmp_path, [page("a", "<img src='/red.jpg' srcset='/huge.jpg 3000w, /green.jpg 640w'>"), *IMAGES])
     (document,) = ShardSet([tmp_path / "shards"])
     assert [image.metadata.url for image in document.images] == ["https://a.example/green.jpg"]
 
 
 def test_inline_images_are_decoded(tmp_path: Path) -> None:
     inline = base64.b64encode(GREEN).decode()
-    build(tmp_path, [page("a", f"<img src='data:image/jpeg;base64,{inline}'><p>x</p><img src='data:image/jpeg;base64,AAAA'>")])
+    build_captures(tmp_path, [page("a", f"<img src='data:image/jpeg;base64,{inline}'><p>x</p><img src='data:image/jpeg;base64,AAAA'>")])
     (document,) = ShardSet([tmp_path / "shards"])
     assert [(image.metadata.url, image.metadata.width) for image in document.images] == [("data:", 300)]
 
 
 def test_shards_are_closed_by_number_and_named_from_the_crawl(tmp_path: Path) -> None:
     captures = [page(str(number), f"{ONE_IMAGE}<p>{number}</p>") for number in range(5)] + IMAGES
-    record = build(tmp_path, captures, shard_documents=2)
+    record = build_captures(tmp_path, captures, shard_documents=2)
     name = split_name(tmp_path / "crawl.warc.gz")
     assert record["shards"] == [f"{name}-{number:05d}" for number in range(3)]
     shards = ShardSet([tmp_path / "shards"])
     assert [document.page_url for document in shards] == [f"https://a.example/{number}" for number in range(5)]
     assert shards.read(0).crawl.file == "crawl.warc.gz" and shards.read(0).language == "en"
-    for sidecar in (tmp_path / "shards").glob("*.json"):
-        verify_shard(sidecar)
+    for tar in (tmp_path / "shards").glob("*.tar"):
+        verify_shard(tar.with_suffix(".json"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a build leaves, but for its record of when it ran, where its inputs lay, and the card, which has the folder's name."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: data for name, data in files.items() if name not in ("run.json", "README.md") and not name.startswith("work")}
 
 
 def test_a_repeated_build_gives_the_same_bytes_and_a_finished_one_is_not_redone(tmp_path: Path) -> None:
     captures = [page(str(number), f"{ONE_IMAGE}<p>{number}</p>") for number in range(3)] + IMAGES
     crawl = write_warc(tmp_path / "crawl.warc.gz", captures)
-    config = BuildConfig(crawl=(str(crawl),), output="x", shard_documents=2)
-
-    def contents(folder: Path) -> dict[str, bytes]:
-        return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
-        build_split(crawl, folder, config)
-    assert contents(folders[0]) == contents(folders[1]) and len(contents(folders[0])) == 7
-    before = contents(folders[0])
-    times = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")}
-    build_split(crawl, folders[0], config)
-    assert {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")} == times
-    next(folders[0].glob("*-00001.json")).unlink()  # as if killed before the last commit
-    next(folders[0].glob("splits/*.json")).unlink()
-    build_split(crawl, folders[0], config)
-    assert contents(folders[0]) == before
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        build_here([crawl], folder, shard_documents=2)
+    before = contents(one)
+    assert before == contents(two) and sum(name.endswith(".tar") for name in before) == 2
+    times = {path: path.stat().st_mtime_ns for path in one.rglob("*") if path.is_file() and path.name not in ("report.json", "README.md")}
+    build_here([crawl], one, shard_documents=2)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    next(one.glob("*-00001.json")).unlink()  # as if killed before the last commit
+    next(one.glob("splits/*.json")).unlink()
+    build_here([crawl], one, shard_documents=2)
+    assert contents(one) == before
+    shutil.rmtree(one / "work")  # not needed any more
+    build_here([crawl], one, shard_documents=2)
+    assert contents(one) == before
 
 
 def test_a_shard_that_lost_a_file_is_built_again_and_a_failed_split_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build(tmp_path, [page("a", ONE_IMAGE), *IMAGES])
-    shards = tmp_path / "shards"
+    build_captures(tmp_path, [page("a", ONE_IMAGE), *IMAGES])
+    crawl, shards = tmp_path / "crawl.warc.gz", tmp_path / "shards"
     for suffix in (".tar", ".parquet"):
         (lost,) = shards.glob(f"*{suffix}")
         whole = lost.read_bytes()
         lost.unlink()
-        build_split(tmp_path / "crawl.warc.gz", shards, BuildConfig(crawl=(str(tmp_path / "crawl.warc.gz"),), output=str(shards)))
+        build_here([crawl], shards)
         assert lost.read_bytes() == whole
-    from pipeline import split
 
     def fail(*_: object) -> None:
         raise RuntimeError("in the middle")
 
     for record in shards.glob("splits/*.json"):
         record.unlink()
-    monkeypatch.setattr(split, "check_accounts", fail)
-    with pytest.raises(RuntimeError):
-        build_split(tmp_path / "crawl.warc.gz", shards, BuildConfig(crawl=(str(tmp_path / "crawl.warc.gz"),), output=str(shards)))
-    assert [path.name for path in shards.iterdir()] == ["splits"] and not list((shards / "splits").iterdir())
+    monkeypatch.setattr(assemble_split, "check_accounts", fail)
+    with pytest.raises(ValueError, match=r"its task failed \(RuntimeError: in the middle\)"):
+        build_here([crawl], shards)
+    assert {path.name for path in shards.iterdir()} == {"splits", "work", "run.json", "report.json", "README.md"} and not list((shards / "splits").iterdir())
 
 
 def test_a_changed_crawl_file_is_refused(tmp_path: Path) -> None:
-    build(tmp_path, [page("a", ONE_IMAGE), *IMAGES])
+    build_captures(tmp_path, [page("a", ONE_IMAGE), *IMAGES])
     with pytest.raises(ValueError, match="shards of crawl.warc.gz made with another fingerprint; give another --output"):
-        build(tmp_path, [page("b", ONE_IMAGE), *IMAGES])
+        build_captures(tmp_path, [page("b", ONE_IMAGE), *IMAGES])
 
 
 def test_accounts_that_do_not_add_up_are_our_own_mistake() -> None:
@@ -193,13 +187,13 @@ WEB_FILES = (
 
 @pytest.mark.parametrize("name", WEB_FILES)
 def test_every_real_crawl_file_gives_pages_and_exact_accounts(shared: Path, tmp_path: Path, name: str) -> None:
-    record = build_split(shared / "data" / "web" / name, tmp_path, BuildConfig(crawl=(name,), output="x"))
+    (record,) = build_here([shared / "data" / "web" / name], tmp_path)
     check_accounts(record)
     assert record["documents"]["in"] > 0
 
 
 def test_scipy_lectures_gives_enough_documents_and_images(shared: Path, tmp_path: Path) -> None:
-    record = build_split(shared / "data" / "web" / "scipy-lectures.warc.gz", tmp_path, BuildConfig(crawl=("x",), output="x", dedup="none"))
+    (record,) = build_here([shared / "data" / "web" / "scipy-lectures.warc.gz"], tmp_path, **NO_DEDUP)
     documents = list(ShardSet([tmp_path]))
     interleaved = [document for document in documents if document.texts and document.images]
     sides = [min(image.metadata.width, image.metadata.height) for document in interleaved for image in document.images]

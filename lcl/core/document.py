@@ -73,6 +73,7 @@ class Document:
     crawl: CrawlOrigin
     order: Order = "page"
     language: str = ""
+    license: str = ""  # address of the licence that the page names (rel=license, Creative Commons), as it was written; empty: none
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -121,6 +122,7 @@ def to_members(document: Document) -> list[tuple[str, bytes]]:
         "page_url": document.page_url,
         "crawl": asdict(document.crawl),
         "language": document.language,
+        "license": document.license,
         "scores": dict(document.scores),
     }
     members.append((f"{document.key}.json", json.dumps(record, ensure_ascii=False, allow_nan=False).encode()))
@@ -150,7 +152,7 @@ def from_members(members: Sequence[tuple[str, bytes]]) -> Document:
                 raise ValueError(f"segment kind {kind!r} with text {text!r} is not known")
         return Document(
             key=record["key"], segments=tuple(segments), page_url=record["page_url"], crawl=CrawlOrigin(**record["crawl"]),
-            order=record["order"], language=record["language"], scores=record["scores"],
+            order=record["order"], language=record["language"], license=record.get("license", ""), scores=record["scores"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         detail = f"{type(error).__name__}: {str(error)[:200]}"  # the error of a decoder holds all that it was given

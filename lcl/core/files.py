@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written aside, fsynced, then renamed."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -8,6 +9,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same lock out of `folder`, and first removes what killed writers left there.
+
+    Raises ValueError if another process holds it. The lock is the kernel's and ends with the process; it leaves no file.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process is changing {folder}: wait until it is done") from error
+        for left in folder.rglob(".*.tmp"):
+            left.unlink()
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -38,9 +58,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def json_bytes(value: Any) -> bytes:
+    """The bytes that `write_json` writes."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     with open_aside(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        file.write(json_bytes(value))
 
 
 def read_json(path: Path) -> Any:

@@ -3,23 +3,30 @@
     NAME.tar       members of each document, contiguous; the same documents give the same bytes
     NAME.parquet   one row per document: where it lies in the tar, sizes, hashes, scores
     NAME.json      counts, checksums, versions; written last: a shard without it does not exist
+
+A shard that documents were removed from has a revision N, and its other two files are NAME.rN.tar and NAME.rN.parquet. So one rename, that
+of the sidecar, takes a reader from the old documents to the new ones.
 """
 
 import hashlib
 import io
+import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from lcl.core.document import SCHEMA, Document, from_members, text_hash, to_members
 from lcl.core.files import open_aside, read_json, sha256_of, write_json
+from lcl.core.selection import is_selection, read_selection
 
 CATALOGUE = pa.schema(
     [
@@ -37,23 +44,34 @@ CATALOGUE = pa.schema(
         ("image_sha256", pa.list_(pa.string())),
         ("image_phash", pa.list_(pa.string())),
         ("scores", pa.map_(pa.string(), pa.float64())),
+        # Later than the first shards of this schema: null where a catalogue lacks them.
+        ("license", pa.string()),
+        ("image_url", pa.list_(pa.string())),
+        ("image_source_sha256", pa.list_(pa.string())),
+        ("image_width", pa.list_(pa.int32())),   # px, as stored
+        ("image_height", pa.list_(pa.int32())),
     ]
 )
 IN_MEMORY = ("key", "offset", "length", "num_images", "num_characters")  # what readers hold of 10^8 documents, in each process
 SUFFIXES = (".tar", ".parquet", ".json")
+REBUILD = "build the shard again"
 BUILD_RECORDS = ("run.json", "report.json")  # stand beside the sidecars of a shard build
 MEMBER_NAME = re.compile(r"[0-9a-f]{32}(\.[0-9]{3,}\.[a-z0-9]{1,8}|\.json)")
 BLOCK = 512  # bytes; members of a tar start at multiples of it
 OCTAL = re.compile(rb"([0-7]+)[\0 ]+")  # a number in a header
 
 
-def write_shard(folder: Path, name: str, documents: Sequence[Document], *, origin: Mapping[str, Any]) -> dict[str, Any]:
+def write_shard(
+    folder: Path, name: str, documents: Iterable[Document], *, origin: Mapping[str, Any], revision: int = 0, removed: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Writes one shard and returns its sidecar. `origin` says what made it (config hash, input, versions).
 
-    Every byte of the three files follows from the documents, `origin` and the versions of the libraries.
+    `removed` counts the documents and images that were taken down since revision 0. Documents are held one at a time.
+    Every byte of the three files follows from the arguments and the versions of the libraries.
     """
     rows: list[dict[str, Any]] = []
-    paths = {suffix: folder / f"{name}{suffix}" for suffix in SUFFIXES}
+    sidecar_path = folder / f"{name}.json"
+    paths = {suffix: data_file(sidecar_path, revision, suffix) for suffix in (".tar", ".parquet")}
     with open_aside(paths[".tar"]) as raw:
         file = _HashingWriter(raw)
         with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
@@ -61,12 +79,13 @@ def write_shard(folder: Path, name: str, documents: Sequence[Document], *, origi
                 offset = tar.offset
                 for member, data in to_members(document):
                     tar.addfile(_header(member, len(data)), io.BytesIO(data))
-                rows.append(_catalogue_row(document, offset=offset, length=tar.offset - offset))
+                rows.append(catalogue_row(document, offset=offset, length=tar.offset - offset))
     with open_aside(paths[".parquet"]) as raw:
         pq.write_table(pa.Table.from_pylist(rows, schema=CATALOGUE), raw, compression="zstd")
     sidecar = {
         "schema": SCHEMA,
         "name": name,
+        **({"revision": revision, "removed": dict(removed or {})} if revision else {}),
         "documents": len(rows),
         "images": sum(row["num_images"] for row in rows),
         "characters": sum(row["num_characters"] for row in rows),
@@ -74,8 +93,20 @@ def write_shard(folder: Path, name: str, documents: Sequence[Document], *, origi
         "sha256": {".tar": file.digest.hexdigest(), ".parquet": sha256_of(paths[".parquet"])},
         "origin": dict(origin),
     }
-    write_json(paths[".json"], sidecar)
+    sidecar["sha256"][".json"] = sidecar_checksum(sidecar)
+    write_json(sidecar_path, sidecar)
     return sidecar
+
+
+def data_file(sidecar_path: Path, revision: int, suffix: str) -> Path:
+    """The tar or the catalogue that belongs to a sidecar of this revision."""
+    return sidecar_path.with_name(f"{sidecar_path.stem}{f'.r{revision}' if revision else ''}{suffix}")
+
+
+def sidecar_checksum(sidecar: Mapping[str, Any]) -> str:
+    """SHA-256 of the sidecar's values without this checksum itself, as JSON with sorted keys."""
+    others = {suffix: value for suffix, value in sidecar["sha256"].items() if suffix != ".json"}
+    return hashlib.sha256(json.dumps({**sidecar, "sha256": others}, sort_keys=True).encode()).hexdigest()
 
 
 class _HashingWriter:
@@ -93,7 +124,8 @@ def _header(name: str, size: int) -> tarfile.TarInfo:
     return header
 
 
-def _catalogue_row(document: Document, *, offset: int, length: int) -> dict[str, Any]:
+def catalogue_row(document: Document, *, offset: int, length: int) -> dict[str, Any]:
+    """The document's row of CATALOGUE, for its place in the tar (bytes)."""
     images = document.images
     return {
         "key": document.key,
@@ -110,6 +142,11 @@ def _catalogue_row(document: Document, *, offset: int, length: int) -> dict[str,
         "image_sha256": [image.metadata.sha256 for image in images],
         "image_phash": [image.metadata.phash for image in images],
         "scores": list(document.scores.items()),
+        "license": document.license,
+        "image_url": [image.metadata.url for image in images],
+        "image_source_sha256": [image.metadata.source_sha256 for image in images],
+        "image_width": [image.metadata.width for image in images],
+        "image_height": [image.metadata.height for image in images],
     }
 
 
@@ -157,58 +194,105 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     schema = sidecar.get("schema") if isinstance(sidecar, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{path}: schema {schema!r}, this version reads {SCHEMA!r}: rebuild the shards")
-    for suffix in (".tar", ".parquet"):
-        file = path.with_suffix(suffix)
-        actual, expected = (file.stat().st_size if file.exists() else None), sidecar["bytes"][suffix]
+    try:
+        sizes = [(data_file(path, int(sidecar.get("revision", 0)), suffix), sidecar["bytes"][suffix]) for suffix in (".tar", ".parquet")]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): {REBUILD}") from error
+    for file, expected in sizes:
+        actual = file.stat().st_size if file.exists() else None
         if actual != expected:
-            raise ValueError(f"{file}: {'missing' if actual is None else f'{actual} bytes'}, but its sidecar says {expected} bytes: build the shard again")
+            raise ValueError(f"{file}: {'missing' if actual is None else f'{actual} bytes'}, but its sidecar says {expected} bytes: {REBUILD}")
     return sidecar
 
 
-class ShardSet:
-    """All committed shards of some folders, as one list of documents in a fixed order (by shard name).
+@dataclass(frozen=True)
+class Shard:
+    """One shard of a set: its sidecar, and which of its documents belong to the set (rows of its catalogue, rising; None: all)."""
 
-    Only catalogues are read at the start; a document is one read of its byte range. Raises ValueError if there
-    is no shard, if a sidecar is of another schema, or if a file is missing or has another size than its sidecar says.
+    path: Path  # of the sidecar
+    sidecar: Mapping[str, Any]
+    rows: Int[np.ndarray, " chosen"] | None = None
+
+    @property
+    def tar(self) -> Path:
+        return data_file(self.path, self.sidecar.get("revision", 0), ".tar")
+
+    def __len__(self) -> int:
+        return self.sidecar["documents"] if self.rows is None else len(self.rows)
+
+    def catalogue(self, columns: Sequence[str] = CATALOGUE.names) -> pa.Table:
+        """The catalogue rows of its documents. Raises ValueError if the file is damaged."""
+        table = read_catalogue(self.path, self.sidecar, columns=columns)
+        return table if self.rows is None else table.take(self.rows)
+
+    def stored_columns(self) -> set[str]:
+        """The columns that its catalogue really has; an early one lacks some."""
+        return set(pq.read_schema(data_file(self.path, self.sidecar.get("revision", 0), ".parquet")).names)
+
+
+def find_shards(folders: Sequence[Path]) -> list[Shard]:
+    """All committed shards of some folders, each a folder of shards or a selection (lcl/core/selection.py), by folder and name.
+
+    Raises ValueError if a folder holds no shard, if a sidecar is of another schema, if a file is missing or has another size than
+    its sidecar says, and if a selection's shards have changed.
+    """
+    found: list[Shard] = []
+    for number, folder in enumerate(folders):
+        if folder.resolve() in {other.resolve() for other in folders[:number]}:
+            raise ValueError(f"{folder} is given twice: name it once (weights make documents come more often)")
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder of shards")
+        if is_selection(folder):
+            found += _selected(folder)
+            continue
+        sidecars = [path for path in sorted(folder.glob("*.json")) if path.name not in BUILD_RECORDS]
+        if not sidecars:
+            raise ValueError(f"{folder} holds no shard (NAME.tar with NAME.parquet and NAME.json); build some with `lcl build-shards`")
+        found += [Shard(path, read_sidecar(path)) for path in sidecars]
+    return found
+
+
+def _selected(folder: Path) -> list[Shard]:
+    shards = []
+    for part in read_selection(folder):
+        sidecar = read_sidecar(part.sidecar)
+        if sidecar["sha256"][".tar"] != part.tar_sha256:
+            raise ValueError(f"{part.sidecar} has other documents than when {folder} selected from it: select again")
+        if len(part.rows) and not 0 <= part.rows.min() <= part.rows.max() < sidecar["documents"]:
+            raise ValueError(f"{folder} selects rows that {part.sidecar} does not have: select again")
+        shards.append(Shard(part.sidecar, sidecar, part.rows))
+    return shards
+
+
+class ShardSet:
+    """All committed shards of some folders or selections, as one list of documents in a fixed order (by shard name).
+
+    Only catalogues are read at the start; a document is one read of its byte range. Raises ValueError as `find_shards` does.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self.sidecars: list[dict[str, Any]] = []
-        self.tars: list[Path] = []
-        tables = []
-        for number, folder in enumerate(folders):
-            if folder.resolve() in {other.resolve() for other in folders[:number]}:
-                raise ValueError(f"{folder} is given twice: name it once (weights make documents come more often)")
-            if not folder.is_dir():
-                raise ValueError(f"{folder}: no such folder of shards")
-            found = [path for path in sorted(folder.glob("*.json")) if path.name not in BUILD_RECORDS]
-            if not found:
-                raise ValueError(f"{folder} holds no shard (NAME.tar with NAME.parquet and NAME.json); build some with `lcl build-shards`")
-            for path in found:
-                self._add(path, tables)
-        self.catalogue = pa.concat_tables(tables)  # the columns IN_MEMORY
-        self.starts = np.cumsum([0] + [sidecar["documents"] for sidecar in self.sidecars])
+        self.shards = find_shards(folders)
+        self.tars = [shard.tar for shard in self.shards]
+        self.catalogue = pa.concat_tables([shard.catalogue(IN_MEMORY) for shard in self.shards])  # the columns IN_MEMORY
+        self.starts = np.cumsum([0] + [len(shard) for shard in self.shards])
         self._offsets = self.catalogue["offset"].to_numpy()
         self._lengths = self.catalogue["length"].to_numpy()
-
-    def _add(self, path: Path, tables: list[pa.Table]) -> None:
-        sidecar = read_sidecar(path)
-        self.sidecars.append(sidecar)
-        self.tars.append(path.with_suffix(".tar"))
-        tables.append(_read_catalogue(path, sidecar, columns=IN_MEMORY))
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any document does: a hash over the checksums of all tars, in order."""
-        return hashlib.sha256("".join(sidecar["sha256"][".tar"] for sidecar in self.sidecars).encode()).hexdigest()[:16]
+        """Changes when any document does: a hash over the checksums of all tars, in order, and over the rows of those that are not whole."""
+        digest = hashlib.sha256()
+        for shard in self.shards:
+            digest.update(shard.sidecar["sha256"][".tar"].encode() + (b"" if shard.rows is None else shard.rows.astype("<i8").tobytes()))
+        return digest.hexdigest()[:16]
 
     def read(self, index: int) -> Document:
         """Document `index`, 0 <= index < len. Raises ValueError naming the shard if its bytes are damaged."""
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
-        data = _read_bytes(self.tars[shard], offset=int(self._offsets[index]), length=int(self._lengths[index]))
+        data = read_bytes(self.tars[shard], offset=int(self._offsets[index]), length=int(self._lengths[index]))
         try:
             return from_members(read_members(data))
         except ValueError as error:
@@ -218,7 +302,8 @@ class ShardSet:
         return (self.read(index) for index in range(len(self)))
 
 
-def _read_bytes(path: Path, *, offset: int, length: int) -> bytes:
+def read_bytes(path: Path, *, offset: int, length: int) -> bytes:
+    """Up to `length` bytes of the file from `offset` on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return os.pread(descriptor, length, offset)
@@ -227,21 +312,23 @@ def _read_bytes(path: Path, *, offset: int, length: int) -> bytes:
 
 
 def verify_shard(sidecar_path: Path) -> None:
-    """Reads the whole shard and raises ValueError at the first checksum, count or catalogue row that disagrees."""
-    sidecar = read_json(sidecar_path)
-    for suffix, checksum in sidecar["sha256"].items():
-        file = sidecar_path.with_suffix(suffix)
-        if not file.exists() or sha256_of(file) != checksum:
+    """Raises ValueError at the first of the shard's files whose bytes do not give their checksum."""
+    sidecar = read_sidecar(sidecar_path)
+    for suffix in (".tar", ".parquet"):
+        file = data_file(sidecar_path, sidecar.get("revision", 0), suffix)
+        if sha256_of(file) != sidecar["sha256"][suffix]:
             raise ValueError(f"{file} is damaged: its bytes do not give the checksum in {sidecar_path.name}. Build the shard again.")
-    _read_catalogue(sidecar_path, sidecar, columns=CATALOGUE.names)
+    if sidecar["sha256"].get(".json", sidecar_checksum(sidecar)) != sidecar_checksum(sidecar):
+        raise ValueError(f"{sidecar_path} is damaged: its values do not give its own checksum. Build the shard again.")
 
 
-def _read_catalogue(sidecar_path: Path, sidecar: Mapping[str, Any], *, columns: Sequence[str]) -> pa.Table:
-    path = sidecar_path.with_suffix(".parquet")
+def read_catalogue(sidecar_path: Path, sidecar: Mapping[str, Any], *, columns: Sequence[str] = CATALOGUE.names) -> pa.Table:
+    """The catalogue of a whole shard. Raises ValueError if the file is damaged or has another number of rows than the sidecar says."""
+    path = data_file(sidecar_path, sidecar.get("revision", 0), ".parquet")
     try:
         table = pq.read_table(path, schema=CATALOGUE, columns=list(columns))
-    except (pa.ArrowException, OSError) as error:  # a damaged block is an OSError to pyarrow
-        raise ValueError(f"{path} is damaged ({error}): build the shard again") from error
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {REBUILD}") from error
     if len(table) != sidecar["documents"]:
-        raise ValueError(f"{path}: {len(table)} rows, but its sidecar says {sidecar['documents']} documents: build the shard again")
+        raise ValueError(f"{path}: {len(table)} rows, but its sidecar says {sidecar['documents']} documents: {REBUILD}")
     return table

@@ -1,0 +1,143 @@
+"""Phase 3, one input split: its documents that stayed, with their images, as shards.
+
+    work/extracted/NAME.parquet --minus duplicates--> images looked up, checked, re-encoded --> documents --> shards (each committed by its sidecar)
+                                                                                                         --> splits/NAME.json, written last: the split is done
+
+The shards' names and bytes follow from the crawl files and the config alone, so a repeated task writes them again, equal.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lcl.core.document import Document
+from lcl.core.files import read_json, sha256_of, write_json
+from lcl.core.rejected import Reason, Rejected
+from lcl.core.shards import SUFFIXES, is_whole, write_shard
+from pipeline.build_config import BuildConfig, rules_hash
+from pipeline.captured import CapturedImages
+from pipeline.dedup.hash_lists import ImageLists, list_hashes
+from pipeline.drops import Drop, read_drops, without
+from pipeline.extracted import from_row, read_rows
+from pipeline.fetch.image_store import ImageStore
+from pipeline.guard import Guard
+from pipeline.image_index import ImageIndex
+from pipeline.load_images import FindImage, load_document
+from pipeline.raw import ImageReference
+from pipeline.splits import check_identity
+
+
+def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]:
+    """Writes the shards of an extracted split beside `work` and returns the split's record. A split that is done is not redone.
+
+    Raises CrawlChanged if what decides its shards has changed since they were built. Whatever is raised, no shard of this split is left:
+    shards belong to a record.
+    """
+    output = work.parent
+    record_path = output / "splits" / f"{name}.json"
+    extracted = read_json(work / "extracted" / f"{name}.json")
+    drops = work / "dedup" / "lists" / f"{name}.parquet"
+    store = ImageStore(Path(config.image_store)) if config.image_store else None
+    identity = extracted["identity"] | {
+        "rules": rules_hash(config), "duplicates": sha256_of(drops), "image_lists": list_hashes(config.image_lists), "image_store": store.fingerprint if store else "",
+    }  # fmt: skip
+    if record_path.exists():
+        record = read_json(record_path)
+        check_identity(record["identity"], identity, output=output)
+        if all(is_whole(output / f"{shard}.json") for shard in record["shards"]):
+            return record
+    _remove_shards(output, name)  # of a build that was interrupted
+    try:
+        with (
+            Guard(work / "attempts", f"{name}.assemble", seconds=config.item_seconds) as guard,
+            CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"], honour_opt_outs=config.honour_opt_outs) as captured,
+        ):
+            counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter()}
+            rows = read_rows(work / "extracted" / f"{name}.parquet")
+            documents = _documents(rows, read_drops(drops), _finder(captured, store), config, guard, counts)
+            shards = _write_shards(documents, output, name, config, identity)
+            set_aside = {str(number): why for number, why in sorted(guard.set_aside.items())}
+        record = {
+            "identity": identity, "shards": shards, "records": extracted["records"], "records_rejected": extracted["records_rejected"],
+            "paragraphs": extracted["paragraphs"],
+            **{kind: dict(found) for kind, found in counts.items()}, "set_aside": {"pages": extracted["set_aside"], "documents": set_aside},
+        }  # fmt: skip
+        check_accounts(record)
+    except BaseException:
+        _remove_shards(output, name)
+        raise
+    record_path.parent.mkdir(exist_ok=True)
+    write_json(record_path, record)
+    return record
+
+
+def _finder(captured: CapturedImages, store: ImageStore | None) -> FindImage:
+    """What was captured with the page comes before what was fetched later."""
+    if store is None:
+        return captured.find
+    return lambda url: data if (data := captured.find(url)) is not None else store.find(url)
+
+
+def _remove_shards(output: Path, name: str) -> None:
+    for sidecar in output.glob(f"{name}-*.json"):  # sidecars first: without one, a shard does not exist
+        sidecar.unlink()
+    for suffix in SUFFIXES:
+        for path in output.glob(f"{name}-*{suffix}"):
+            path.unlink()
+
+
+def check_accounts(record: Mapping[str, Any]) -> None:
+    """Asserts that what went in came out or was left out for a reason, for documents and for images."""
+    for kind in ("documents", "images"):
+        counts = dict(record[kind])
+        assert counts.pop("in", 0) == sum(counts.values()), f"{kind} do not add up: {record[kind]}"
+
+
+def _documents(
+    rows: Iterator[dict[str, Any]], drops: Mapping[str, Drop], find_image: FindImage, config: BuildConfig, guard: Guard,
+    counts: dict[str, Counter[str]],
+) -> Iterator[Document]:
+    lists = ImageLists(config.image_lists)
+    for number, row in enumerate(rows):
+        raw = from_row(row)
+        num_images = sum(isinstance(piece, ImageReference) for piece in raw.pieces)
+        images: Counter[str] = Counter({"in": num_images})
+        document = None
+        try:
+            raw = without(raw, drops.get(row["key"]), images)
+            if number in guard.set_aside:
+                raise Rejected(Reason.IMAGES_CRASH, guard.set_aside[number])
+            with guard.item(number):
+                document = load_document(raw, key=row["key"], language=row["language"], find_image=find_image, config=config, lists=lists, counts=images)
+            counts["documents"]["out"] += 1
+        except Rejected as rejected:
+            counts["documents"][rejected.reason] += 1
+            left = num_images - sum(count for reason, count in images.items() if reason != "in")
+            images[Reason.IMAGE_PAGE_DROPPED] += left
+        counts["images"].update({reason: count for reason, count in images.items() if count})
+        if document is not None:
+            yield document
+
+
+def _write_shards(documents: Iterator[Document], output: Path, name: str, config: BuildConfig, identity: dict[str, Any]) -> list[str]:
+    shards: list[str] = []
+    batch: list[Document] = []
+    num_bytes = 0
+
+    def flush() -> None:
+        nonlocal num_bytes
+        shard = f"{name}-{len(shards):05d}"
+        write_shard(output, shard, batch, origin=identity)
+        shards.append(shard)
+        batch.clear()
+        num_bytes = 0
+
+    for document in documents:
+        batch.append(document)
+        num_bytes += sum(len(image.data) for image in document.images) + sum(len(text) for text in document.texts)
+        if len(batch) >= config.shard_documents or num_bytes >= config.shard_bytes:
+            flush()
+    if batch:
+        flush()
+    return shards

@@ -1,0 +1,148 @@
+"""Phase 1, one input split: its documents as rows of a table, and where its images lie.
+
+    crawl file --+--> pages --> RawDocument ---------------+--> rules --> work/extracted/NAME.parquet
+                 +--> images, redirects, revisits --> work/images/NAME.npy (those that cannot be sought: work/crawls/NAME.warc)
+    other source ----> RawDocument ------------------------+
+                     counts, by reason --> work/extracted/NAME.json, written last: the split is extracted
+
+Bodies are read once and not kept: assembly reads those of images that documents show again, at their offset.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lcl.core.files import read_json, write_json
+from lcl.core.rejected import Reason, Rejected
+from pipeline.build_config import BuildConfig, extraction_hash
+from pipeline.crawl import IMAGE_MAGIC, Response, Revisit, read_crawl
+from pipeline.crawl_copy import CrawlCopy
+from pipeline.extracted import to_row, write_rows
+from pipeline.guard import Guard
+from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entry, address_hash, digest_hash, write_entries
+from pipeline.licenses import LicenseFilter
+from pipeline.pages import read_page
+from pipeline.raw import ImageReference, RawDocument
+from pipeline.sources.kinds import CRAWL, detect_source, read_source
+from pipeline.splits import check_identity, identity_of, split_name
+from pipeline.storage import Input
+from pipeline.text_rules import filter_text, resource_hashes
+
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+FOLDERS = ("extracted", "images", "attempts", "crawls")
+
+
+@dataclass
+class Found:
+    """What one pass over a source counts."""
+
+    records: Counter[str] = field(default_factory=Counter)
+    records_rejected: Counter[str] = field(default_factory=Counter)
+    documents: Counter[str] = field(default_factory=Counter)
+    paragraphs: Counter[str] = field(default_factory=Counter)
+    entries: list[Entry] = field(default_factory=list)
+    copied: list[Entry] = field(default_factory=list)
+
+
+def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, Any]:
+    """Extracts `source` into `work` and returns the split's record. A split that is done is not redone.
+
+    Raises NotACrawl, NotASource, InputUnreadable, or CrawlChanged if the file, the rules or the libraries were others when it was extracted.
+    """
+    name = split_name(source)
+    for folder in FOLDERS:
+        (work / folder).mkdir(parents=True, exist_ok=True)
+    record_path = work / "extracted" / f"{name}.json"
+    identity = identity_of(source, rules=extraction_hash(config)) | {"word_lists": resource_hashes(config.text)}
+    if record_path.exists():
+        record = read_json(record_path)
+        check_identity(record["identity"], identity, output=work.parent)
+        return record
+    found = Found()
+    with Guard(work / "attempts", f"{name}.extract", seconds=config.item_seconds) as guard, CrawlCopy(work / "crawls" / f"{name}.warc") as copy:
+        kind = detect_source(source) if config.source.kind == "auto" else config.source.kind
+        rows = _crawl_rows(source, config, guard, copy, found) if kind == CRAWL else _rows(source, config, found)
+        num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows, config.signature)
+    write_entries(work / "images" / f"{name}.npy", found.entries)
+    write_entries(work / "images" / f"{name}.copy.npy", found.copied)
+    record = {
+        "identity": identity, "source": source.location, "anonymous": source.anonymous, "rows": num_rows, "records": dict(found.records),
+        "records_rejected": dict(found.records_rejected), "documents": dict(found.documents), "paragraphs": dict(found.paragraphs),
+        "set_aside": {str(number): why for number, why in sorted(guard.set_aside.items())},
+    }  # fmt: skip
+    write_json(record_path, record)
+    return record
+
+
+def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCopy, found: Found) -> Iterator[dict[str, Any]]:
+    for item in read_crawl(source):
+        if isinstance(item, Rejected):
+            found.records["damaged"] += 1
+            found.records_rejected[item.reason] += 1
+            continue
+        kind = _kind(item)
+        found.records[kind] += 1
+        hashes = list(_addresses(item, kind))
+        if hashes:
+            offset = item.offset if item.seekable else copy.add(item)
+            (found.entries if item.seekable else found.copied).extend(Entry(address, offset, number) for address, number in hashes)
+        if kind != "page":
+            continue
+        found.documents["in"] += 1
+        try:
+            if item.offset in guard.set_aside:
+                raise Rejected(Reason.PAGE_CRASHES, guard.set_aside[item.offset])
+            with guard.item(item.offset):
+                row = _row(read_page(item, crawl_file=source.name, honour_opt_outs=config.honour_opt_outs), config, found.paragraphs)
+        except Rejected as rejected:
+            found.documents[rejected.reason] += 1
+        else:
+            yield row
+
+
+def _kind(item: Response | Revisit) -> str:
+    if isinstance(item, Revisit):
+        return "revisit"
+    if 300 <= item.status < 400 and "location" in item.headers:
+        return "redirect"
+    if item.body.startswith(IMAGE_MAGIC) or item.media_type.startswith("image/"):
+        return "image"
+    return "page" if item.media_type in HTML_TYPES else "other"
+
+
+def _addresses(item: Response | Revisit, kind: str) -> Iterator[tuple[bytes, int]]:
+    """Under which hashes the index holds a record, and as what."""
+    if kind == "image" and item.status == 200:
+        yield address_hash(item.url), IMAGE
+        if item.digest:
+            yield digest_hash(item.digest), IMAGE
+    elif kind in ("redirect", "revisit"):
+        yield address_hash(item.url), REDIRECT if kind == "redirect" else REVISIT
+
+
+def _rows(source: Input, config: BuildConfig, found: Found) -> Iterator[dict[str, Any]]:
+    for item in read_source(source, config.source):
+        found.records["document"] += 1
+        found.documents["in"] += 1
+        try:
+            if isinstance(item, Rejected):
+                raise item
+            row = _row(item, config, found.paragraphs)
+        except Rejected as rejected:
+            found.documents[rejected.reason] += 1
+        else:
+            yield row
+
+
+def _row(document: RawDocument, config: BuildConfig, paragraphs: Counter[str]) -> dict[str, Any]:
+    """The row of a document that keeps the rules; Rejected for another. `paragraphs` gains those that were left out, by reason."""
+    if config.require_license and not LicenseFilter(config.require_license).allows(document.license):
+        raise Rejected(Reason.NO_LICENSE, document.license)
+    if config.pages.min_images and not any(isinstance(piece, ImageReference) for piece in document.pieces):
+        raise Rejected(Reason.NO_IMAGES)
+    filtered = filter_text(document.pieces, config.text, page_url=document.page_url)
+    paragraphs.update(filtered.dropped_paragraphs)
+    kept = replace(document, pieces=filtered.pieces, scores={**document.scores, **filtered.scores})
+    return to_row(kept, language=filtered.language, signature=config.signature)

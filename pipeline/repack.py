@@ -1,0 +1,206 @@
+"""Documents in a new order, in shards of a chosen size, with images of a chosen side. The same documents and settings give the same tars.
+
+    catalogues --> order by a hash of each key --> shards of so many documents and bytes --> tasks: read, shrink, write --> report.json
+
+A shard that its sidecar commits is not written again, so the same command continues after a kill. Memory is some 100 bytes a document,
+and one document at a time in each worker.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from jaxtyping import Float, Int
+from pydantic import Field
+
+from lcl.core.config import config, to_dict, versions, write_run_record
+from lcl.core.document import SCHEMA, Document, ImageSegment, from_members, sha256_hex
+from lcl.core.files import locked_folder, read_json, write_json
+from lcl.core.images import decode_image, encode_jpeg
+from lcl.core.rejected import Rejected
+from lcl.core.shards import Shard, ShardSet, is_whole, read_bytes, read_members, write_shard
+from pipeline.images import shrink
+from pipeline.parallel import run_tasks
+
+NOT_RULES = ("shards", "output", "num_workers")  # settings that decide no byte
+BYTE_LIBRARIES = ("pillow", "pyarrow")           # other versions may give other bytes
+
+
+@config
+class RepackConfig:
+    shards: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Folders of shards, or selections of them."""
+    output: str
+    """Folder for the new shards; a repacking that was interrupted continues there."""
+    shard_documents: Annotated[int, Field(ge=1)] = 1000
+    """Documents per shard, at most."""
+    shard_bytes: Annotated[int, Field(ge=1)] = 256 << 20
+    """Bytes after which a shard is closed; with --side-px an estimate from the numbers of pixels."""
+    side_px: Annotated[int, Field(ge=16)] | None = None
+    """Images with a longer shorter side are stored at this one; none: all bytes stay."""
+    quality: Annotated[int, Field(ge=1, le=95)] = 90
+    """JPEG quality of images that are made smaller."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
+    """Another seed gives another order."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that write side by side; the bytes do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One shard to write: where its documents lie, in order."""
+
+    name: str
+    folder: Path
+    tars: tuple[Path, ...]
+    shards: Int[np.ndarray, " documents"] = field(repr=False)   # places in `tars`
+    offsets: Int[np.ndarray, " documents"] = field(repr=False)
+    lengths: Int[np.ndarray, " documents"] = field(repr=False)
+    side_px: int | None
+    quality: int
+    origin: dict[str, Any]
+
+
+def repack(settings: RepackConfig) -> dict[str, Any]:
+    """Writes the new shards and `report.json`, and returns the report.
+
+    Raises ValueError if the output holds something else, if a document is there twice, and for damaged source shards.
+    """
+    source = ShardSet([Path(folder) for folder in settings.shards])
+    output = Path(settings.output)
+    if any(output.resolve() == Path(folder).resolve() for folder in settings.shards):
+        raise ValueError(f"--output {output} is one of --shards; give another folder")
+    parts = _plan(source, settings, output.resolve())
+    output.mkdir(parents=True, exist_ok=True)
+    with locked_folder(output):
+        _check_output(output, settings, source.fingerprint)
+        missing = [part for part in parts if not _is_done(part)]
+        for _ in run_tasks(write_part, missing, num_workers=settings.num_workers, title="shards"):
+            pass
+        report = _report(source, parts)
+        write_json(output / "report.json", report)
+    return report
+
+
+def _check_output(output: Path, settings: RepackConfig, fingerprint: str) -> None:
+    run_path = output / "run.json"
+    if run_path.exists():
+        earlier = read_json(run_path)
+        rules = {key: value for key, value in to_dict(settings).items() if key not in NOT_RULES}
+        if earlier.get("source") != fingerprint or {key: earlier["config"].get(key) for key in rules} != rules:
+            raise ValueError(f"--output {output} holds shards of other documents or settings (its run.json says which); give another folder, or remove it")
+    elif any(output.iterdir()):
+        raise ValueError(f"--output {output} is not empty and holds no repacked shards; give another folder")
+    else:
+        write_run_record(output, settings, source=fingerprint)
+
+
+def shuffled_order(keys: pa.ChunkedArray, seed: int) -> Int[np.ndarray, " documents"]:
+    """Places of the keys in the order of their hashes (xxh64), so the order does not depend on how they were sharded.
+
+    Raises ValueError if a key comes twice.
+    """
+    texts = (key for chunk in keys.chunks for key in chunk.to_pylist())
+    hashes = np.fromiter((xxhash.xxh64_intdigest(key.encode(), seed=seed) for key in texts), dtype=np.uint64, count=len(keys))
+    order = np.argsort(hashes, kind="stable")
+    for place in np.flatnonzero(hashes[order][1:] == hashes[order][:-1]):
+        first, second = (keys[int(order[place + step])].as_py() for step in (0, 1))
+        if first == second:
+            raise ValueError(f"document {first} is there twice; give --shards that share no documents")
+        order[place : place + 2] = order[place : place + 2][np.argsort([first, second])]
+    return order
+
+
+def _plan(source: ShardSet, settings: RepackConfig, output: Path) -> list[Part]:
+    order = shuffled_order(source.catalogue["key"], settings.seed)
+    offsets, lengths = source.catalogue["offset"].to_numpy(), source.catalogue["length"].to_numpy()
+    sizes = lengths if settings.side_px is None else np.concatenate([_sizes_after(shard, settings.side_px) for shard in source.shards])
+    ends, num_bytes, start = [], 0.0, 0
+    for place, size in enumerate(sizes[order]):
+        num_bytes += size
+        if place + 1 - start >= settings.shard_documents or num_bytes >= settings.shard_bytes:
+            ends.append(place + 1)
+            num_bytes, start = 0.0, place + 1
+    if start < len(order):
+        ends.append(len(order))
+    rules = {key: value for key, value in to_dict(settings).items() if key not in NOT_RULES}
+    origin = {"repacked": rules, "source": source.fingerprint, "versions": versions(BYTE_LIBRARIES)}
+    tars = [path.resolve() for path in source.tars]
+    parts = []
+    for number, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        chosen = order[begin:end]
+        used, shards = np.unique(np.searchsorted(source.starts, chosen, side="right") - 1, return_inverse=True)
+        part = Part(
+            f"repacked-{number:06d}", output, tuple(tars[shard] for shard in used), shards.astype(np.int32), offsets[chosen], lengths[chosen],
+            settings.side_px, settings.quality, origin,
+        )
+        parts.append(part)
+    return parts
+
+
+def _sizes_after(shard: Shard, side_px: int) -> Float[np.ndarray, " documents"]:
+    """About the bytes of each document when its images are made smaller: its bytes times the part of its pixels that is left."""
+    table = shard.catalogue(["length", "num_images", "image_width", "image_height"])
+    sizes = table["length"].to_numpy().astype(np.float64)
+    if table["image_width"].null_count:
+        return sizes
+    width, height = (table[name].combine_chunks().flatten().to_numpy().astype(np.float64) for name in ("image_width", "image_height"))
+    rows = np.repeat(np.arange(len(table)), table["num_images"].to_numpy())
+    scale = np.minimum(1.0, side_px / np.maximum(1.0, np.minimum(width, height)))
+    before = np.bincount(rows, weights=width * height, minlength=len(table))
+    after = np.bincount(rows, weights=width * height * scale**2, minlength=len(table))
+    return sizes * np.divide(after, before, out=np.ones_like(sizes), where=before > 0)
+
+
+def _is_done(part: Part) -> bool:
+    """Whether the shard is there. Raises ValueError if it was made by other versions of the libraries."""
+    path = part.folder / f"{part.name}.json"
+    if not is_whole(path):
+        return False
+    made_by = read_json(path)["origin"]
+    if made_by != part.origin:
+        raise ValueError(f"{path} was made by {made_by.get('versions')}, here are {part.origin['versions']}: continue with those, or give another --output")
+    return True
+
+
+def write_part(part: Part) -> str:
+    """Writes one shard and returns its name."""
+    write_shard(part.folder, part.name, _documents(part), origin=part.origin)
+    return part.name
+
+
+def _documents(part: Part) -> Iterator[Document]:
+    for shard, offset, length in zip(part.shards.tolist(), part.offsets.tolist(), part.lengths.tolist(), strict=True):
+        tar = part.tars[shard]
+        try:
+            document = from_members(read_members(read_bytes(tar, offset=offset, length=length)))
+            yield document if part.side_px is None else _with_smaller_images(document, part.side_px, part.quality)
+        except ValueError as error:
+            raise ValueError(f"{tar}, the document at byte {offset}: {error}; `lcl verify` says more") from error
+
+
+def _with_smaller_images(document: Document, side_px: int, quality: int) -> Document:
+    return replace(document, segments=tuple(_smaller(item, side_px, quality) if isinstance(item, ImageSegment) else item for item in document.segments))
+
+
+def _smaller(segment: ImageSegment, side_px: int, quality: int) -> ImageSegment:
+    """The image at this shorter side, or as it is if it has none that is longer. What it says of its source stays."""
+    if min(segment.metadata.width, segment.metadata.height) <= side_px:
+        return segment
+    try:
+        image = shrink(decode_image(segment.data, draft_px=side_px), side_px)
+    except Rejected as rejected:
+        raise ValueError(f"an image cannot be decoded ({rejected})") from rejected
+    data = encode_jpeg(image, quality=quality)
+    return ImageSegment(data, replace(segment.metadata, width=image.width, height=image.height, sha256=sha256_hex(data)), "jpg")
+
+
+def _report(source: ShardSet, parts: Sequence[Part]) -> dict[str, Any]:
+    """The accounts of a repacking: all that came in came out."""
+    counts = {"documents": len(source), "images": int(source.catalogue["num_images"].to_numpy().sum())}
+    funnels = {kind: {"in": count, "out": count, "dropped": {}} for kind, count in counts.items()}
+    return {"schema": SCHEMA, "sources": sorted({shard.path.parent.name for shard in source.shards}), **funnels, "shards": len(parts)}

@@ -1,0 +1,331 @@
+"""Input files wherever they lie: local paths, globs, folders, lists of paths, and any address that fsspec knows (s3://, https://, ...).
+
+    patterns --> find_inputs --> Input --> open_input --> a seekable binary file: blocks of 8 MiB, reads retried --> readers
+"""
+
+import errno
+import glob
+import gzip
+import itertools
+import os
+import re
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BufferedReader, RawIOBase
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import xxhash
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+MAGIC = re.compile(r"[*?[]")
+LIST_ENDINGS = (".paths", ".paths.gz", ".txt", ".txt.gz")
+MAX_LIST_LINES = 10_000_000    # a crawl of Common Crawl has 90,000 files
+MAX_LINE_BYTES = 16_384
+BLOCK_BYTES = 8 << 20          # of one request to an object store
+BUFFER_BYTES = 1 << 18         # of one read of a local file
+ENDS_BYTES = 1 << 16
+ATTEMPTS = 5                   # of a read
+FIRST_WAIT_SECONDS = 0.5       # before the second attempt; doubled before each later one
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)  # errors that no retry mends
+ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "s3a": {"anon": True}, "gs": {"token": "anon"}, "gcs": {"token": "anon"}}
+EXTRAS = {"s3": "lcl[s3]", "s3a": "lcl[s3]"}
+
+
+class InputUnreadable(ValueError):
+    """An input that is not there, may not be read, changed while it was read, or failed at every attempt. Never a sign of its content."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file to read, by local path or address. Credentials are never part of it: they come from the environment of the process that reads."""
+
+    location: str
+    anonymous: bool = False  # ask an object store without credentials
+
+    @property
+    def is_local(self) -> bool:
+        return SCHEME.match(self.location) is None
+
+    @property
+    def name(self) -> str:
+        """The file name, from which shards and keys are named: equal for a file and its copy elsewhere."""
+        if self.is_local:
+            return Path(self.location).name
+        first = self.location.partition("::")[0]  # of a chain such as zip://a.warc::s3://bucket/b.zip
+        path = urlsplit(first).path if first.startswith("http") else SCHEME.sub("", first, count=1)
+        return unquote(path.rstrip("/").rpartition("/")[2]) or urlsplit(first).netloc
+
+    def absolute(self) -> "Input":
+        """The same file from any working folder."""
+        return Input(os.path.abspath(self.location), self.anonymous) if self.is_local else self
+
+    def beside(self, path: str) -> "Input":
+        """The input at `path`, relative to this one's folder. Raises ValueError if that would leave the folder."""
+        parts = path.split("/")
+        if not path or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or SCHEME.match(path):
+            raise ValueError(f"{path!r} is no path inside the folder of {self}")
+        if not self.is_local:
+            return Input(f"{self.location.rpartition('/')[0]}/{path}", self.anonymous)
+        folder = Path(self.location).parent.resolve()
+        if not (folder / path).resolve().is_relative_to(folder):
+            raise ValueError(f"{path!r} is a link that leaves the folder of {self}")
+        return Input(str(folder / path))
+
+    def __str__(self) -> str:
+        return self.location
+
+
+def as_input(source: Input | Path) -> Input:
+    return source if isinstance(source, Input) else Input(str(source))
+
+
+def find_inputs(patterns: Sequence[str], *, endings: Sequence[str] = (), prefix: str = "", anonymous: bool = False) -> list[Input]:
+    """The inputs that `patterns` name, each once, sorted by location.
+
+    A pattern is a path or an address of a file, of a folder (its files, at any depth; those with one of `endings` where any are
+    given), a glob, or a list (`.paths`, `.paths.gz`, `.txt`, `.txt.gz`): one path or address per line, `prefix` put before those that
+    are neither absolute nor addresses, as Common Crawl's `warc.paths.gz` needs. What a list names is not asked for here.
+    Raises ValueError for what is missing, empty, given twice in the same spelling, or holds credentials.
+    """
+    found: set[Input] = set()
+    for index, pattern in enumerate(patterns):
+        if pattern in patterns[:index]:
+            raise ValueError(f"{pattern} is given twice")
+        location = _plain(pattern)
+        for item in _expand(Input(location, anonymous and SCHEME.match(location) is not None), endings):
+            found.update(_read_list(item, prefix=prefix, anonymous=anonymous) if item.name.endswith(LIST_ENDINGS) else [item])
+    return sorted(found, key=lambda item: item.location)
+
+
+def _plain(pattern: str) -> str:
+    """The pattern without `file://`. Raises ValueError if it holds a user name or a password, which would end up in records and logs."""
+    pattern = re.sub("^(file|local)://", "", pattern)
+    scheme = SCHEME.match(pattern)
+    if scheme and "@" in pattern[scheme.end() :].partition("/")[0]:
+        raise ValueError(f"{scheme[0]}...: an address with credentials; give them in the environment (AWS_ACCESS_KEY_ID, ...), not in the address")
+    return pattern
+
+
+def _expand(pattern: Input, endings: Sequence[str]) -> list[Input]:
+    location = pattern.location
+    if pattern.is_local:
+        if os.path.isfile(location):
+            return [pattern]
+        if os.path.isdir(location):
+            paths = [str(path) for path in sorted(Path(location).rglob("*")) if path.is_file() and not path.name.startswith(".")]
+        elif MAGIC.search(location):
+            paths = [path for path in glob.glob(location, recursive=True) if os.path.isfile(path)]
+        else:
+            raise ValueError(f"{location}: no such file")
+    else:
+        files, path = _file_system(pattern)
+        is_web = location.startswith("http")
+        try:
+            if MAGIC.search(location) and not is_web:
+                paths = [files.unstrip_protocol(item) for item in files.glob(path) if not files.isdir(item)]
+            elif files.isfile(path):
+                return [pattern]
+            elif files.isdir(path) and not is_web:
+                paths = [files.unstrip_protocol(item) for item in files.find(path)]
+            else:
+                raise ValueError(f"{location}: no such file{' (a web server has neither folders nor globs: give a list, --prefix)' if is_web else ''}")
+        except (OSError, NotImplementedError) as error:
+            raise InputUnreadable(f"{location} cannot be read: {_words(error)}") from error
+    if not MAGIC.search(location) and endings:
+        paths = [path for path in paths if path.lower().endswith(tuple(endings))]
+    if not paths:
+        wanted = f" that ends in {', '.join(endings)}" if endings and not MAGIC.search(location) else ""
+        raise ValueError(f"{location} names no file{wanted}")
+    return [Input(path, pattern.anonymous) for path in paths]
+
+
+def _read_list(source: Input, *, prefix: str, anonymous: bool) -> Iterator[Input]:
+    """The inputs of a list; blank lines and those that start with # are passed over."""
+    try:
+        with open_input(source) as file, gzip.GzipFile(fileobj=file) if source.name.endswith(".gz") else file as lines:
+            for number in itertools.count(1):
+                line = lines.readline(MAX_LINE_BYTES + 1)
+                if not line:
+                    return
+                if number > MAX_LIST_LINES or len(line) > MAX_LINE_BYTES:
+                    raise ValueError(f"{source}, line {number}: a list of paths has at most {MAX_LIST_LINES} lines of {MAX_LINE_BYTES} bytes")
+                if (entry := line.decode().strip()) and not entry.startswith("#"):
+                    yield _entry(entry, f"{source}, line {number}", prefix=prefix, anonymous=anonymous)
+    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} is no list of paths: {error}") from error
+
+
+def _entry(entry: str, where: str, *, prefix: str, anonymous: bool) -> Input:
+    location = _plain(entry if SCHEME.match(entry) or entry.startswith("/") else prefix + entry)
+    if SCHEME.match(location):
+        return Input(location, anonymous)
+    if not os.path.isfile(location):
+        raise ValueError(f"{where}: {location}: no such file; --prefix (such as https://data.commoncrawl.org/) goes before each line")
+    return Input(location)
+
+
+def open_input(source: Input | Path) -> BinaryIO:
+    """The input as a seekable binary file that holds at most two blocks in memory.
+
+    A read that fails is tried again from its place, up to ATTEMPTS times; then, or if the input is another one by now, InputUnreadable is
+    raised, whatever the storage raised: a reader never takes a broken connection for a damaged file. A web server that does not
+    answer ranges is copied to a temporary file first.
+    """
+    source = as_input(source)
+    return BufferedReader(_RetriedFile(source), buffer_size=BUFFER_BYTES)
+
+
+def size_of(source: Input | Path) -> int:
+    """The input's size in bytes."""
+    with open_input(source) as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def fingerprint(source: Input | Path) -> str:
+    """Changes when the input does: its size and a hash of its first and last 64 KiB. A copy elsewhere has the same."""
+    with open_input(source) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        ends = file.read(ENDS_BYTES)
+        file.seek(max(0, size - ENDS_BYTES))
+        ends += file.read(ENDS_BYTES)
+    return f"{size}-{xxhash.xxh64_hexdigest(ends)}"
+
+
+class _RetriedFile(RawIOBase):
+    """A file that is opened again, at the place where it was, when a read fails."""
+
+    def __init__(self, source: Input) -> None:
+        super().__init__()
+        self._source = source
+        self._file: Any = None
+        self._position = 0
+        self._size, self._version = self._retry(self._open)
+
+    def _open(self) -> tuple[int, Any]:
+        """Size in bytes, and what tells this version of the input from others."""
+        if self._source.is_local:
+            self._file = open(self._source.location, "rb", buffering=0)
+            status = os.fstat(self._file.fileno())
+            return status.st_size, (status.st_ino, status.st_mtime_ns)
+        files, path = _file_system(self._source)
+        self._file = files.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
+        details = getattr(self._file, "details", None) or files.info(path)
+        if self._source.location.startswith("http") and not _answers_ranges(self._file):
+            self._file.close()
+            self._file = _copy(files, path)
+        size = self._file.seek(0, os.SEEK_END)
+        return size, details.get("ETag") or details.get("etag") or details.get("Last-Modified") or details.get("LastModified") or size
+
+    def _reopen(self) -> None:
+        self._close_file()
+        if self._open() != (self._size, self._version):
+            raise InputUnreadable(f"{self._source} changed while it was read; run again")
+
+    def _retry(self, action: Callable[[], Any]) -> Any:
+        for attempt in range(ATTEMPTS):
+            try:
+                if attempt and action != self._open:
+                    self._reopen()
+                return action()
+            except InputUnreadable:
+                raise
+            except Exception as error:  # storage libraries raise what they like: OSError, aiohttp's, botocore's, ...
+                if isinstance(error, LASTING) or attempt == ATTEMPTS - 1:
+                    tries = "" if isinstance(error, LASTING) else f" ({ATTEMPTS} attempts)"
+                    raise InputUnreadable(f"{self._source} cannot be read: {_words(error)}{tries}") from error
+            time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, f"cannot seek to {start + offset}")  # as the system says it
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        data = self._retry(lambda: self._read_at(self._position, wanted))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _read_at(self, position: int, length: int) -> bytes:
+        if self._file.tell() != position:
+            self._file.seek(position)
+        data = self._file.read(length)
+        if not data:
+            raise OSError(f"it ends at byte {position} of {self._size}")
+        return data
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def close(self) -> None:
+        self._close_file()
+        super().close()
+
+
+def _file_system(source: Input) -> tuple[AbstractFileSystem, str]:
+    scheme = SCHEME.match(source.location)
+    assert scheme is not None, source
+    options = ANONYMOUS.get(scheme[1].lower(), {}) if source.anonymous else {}
+    try:
+        files, path = url_to_fs(source.location, **options)
+    except ImportError as error:
+        cure = f": pip install '{EXTRAS[scheme[1]]}'" if scheme[1] in EXTRAS else ""
+        raise ValueError(f"{source}: {error}{cure}") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}; give a local path or an address that fsspec knows (s3://, https://, ...)") from error
+    files.invalidate_cache()  # a listing of an earlier call may be out of date
+    return files, path
+
+
+def _answers_ranges(file: Any) -> bool:
+    """Whether a web server gives parts of a file: its last byte is asked for."""
+    size = getattr(file, "size", None)
+    if not size:
+        return False
+    try:
+        file.seek(size - 1)
+        return len(file.read(1)) == 1
+    except ValueError:  # fsspec's word for a server that answered with the whole file
+        return False
+
+
+def _copy(files: AbstractFileSystem, path: str) -> BinaryIO:
+    copy = tempfile.TemporaryFile()
+    try:
+        with files.open(path, "rb", block_size=0) as stream:
+            while chunk := stream.read(BUFFER_BYTES):
+                copy.write(chunk)
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def _words(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,25 @@
+"""Trials of kill -9: work is killed at a random time; what runs after it must leave what an undisturbed run leaves."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def run_killed_inside(code: str, *, chance: random.Random, longest_seconds: float) -> bool:
+    """Runs Python `code`, which prints `ready` where the work begins, kills it a random time after that, and says whether it was cut short."""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(chance.uniform(0, longest_seconds))
+    cut = process.poll() is None
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    return cut
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*.tmp")]

@@ -1,0 +1,104 @@
+"""Images found across crawl files: before and behind their page, through redirects and revisits, in files that cannot be sought."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from warcio.statusandheaders import StatusAndHeaders
+
+from lcl.core.files import write_json
+from lcl.core.shards import ShardSet
+from pipeline.captured import CapturedImages
+from pipeline.image_index import ENTRY, IMAGE, PARTS, ImageIndex, merge_part, write_entries
+from tests.builds import build_here
+from tests.crawls import Capture, _MemoryWriter, html, jpeg, write_warc
+
+RED, GREEN, BLUE = (jpeg(colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+PAGE = Capture("https://a.example/", html("<img src='/1.jpg'>"))
+
+
+def captured(folder: Path, files: dict[str, list[Capture]], *, own: str) -> CapturedImages:
+    crawls = [write_warc(folder / name, captures) for name, captures in files.items()]
+    build_here(crawls, folder / "out", max_failed_crawls=1.0, pages__min_images=0)
+    return CapturedImages(ImageIndex(folder / "out" / "work" / "index"), own_file=str(folder / own))
+
+
+def test_images_before_and_behind_a_page_and_through_redirects(tmp_path: Path) -> None:
+    captures = [
+        Capture("https://a.example/1.jpg", RED, "image/jpeg"),
+        PAGE,
+        Capture("https://a.example/old.jpg", b"", status="301 Moved", headers=[("Location", "/2.jpg")]),
+        Capture("https://a.example/loop", b"", status="302 Found", headers=[("Location", "/loop")]),
+        Capture("https://a.example/nowhere", b"", status="302 Found", headers=[("Location", "http://[x")]),
+        Capture("https://a.example/2.jpg", GREEN, "application/octet-stream"),
+        Capture("https://a.example/gone.jpg", b"", "image/jpeg", status="404 Not Found"),
+    ]
+    with captured(tmp_path, {"a.warc.gz": captures}, own="a.warc.gz") as images:
+        assert images.find("http://a.example/1.jpg#x") == RED and images.find("https://a.example/old.jpg") == GREEN
+        assert not any(images.find(f"https://a.example/{name}") for name in ("gone.jpg", "loop", "nowhere", "missing", ""))
+
+
+def test_images_of_other_crawl_files_and_the_own_capture_first(tmp_path: Path) -> None:
+    files = {
+        "a.warc.gz": [PAGE, Capture("https://a.example/both.jpg", RED, "image/jpeg")],
+        "b.warc": [Capture("https://a.example/1.jpg", GREEN, "image/jpeg"), Capture("https://a.example/both.jpg", BLUE, "image/jpeg")],
+    }
+    with captured(tmp_path, files, own="a.warc.gz") as images:
+        assert images.find("https://a.example/1.jpg") == GREEN and images.find("https://a.example/both.jpg") == RED
+    assert [image.data != b"" for document in ShardSet([tmp_path / "out"]) for image in document.images] == [True]
+    other = CapturedImages(ImageIndex(tmp_path / "out" / "work" / "index"), own_file=str(tmp_path / "b.warc"))
+    with other as images:
+        assert images.find("https://a.example/both.jpg") == BLUE
+
+
+def test_revisits_are_followed_by_digest_and_by_address(tmp_path: Path) -> None:
+    """A body that was not stored again: warcio writes the revisit records."""
+    first = write_warc(tmp_path / "first.warc.gz", [PAGE, Capture("https://a.example/1.jpg", RED, "image/jpeg")])
+    digest = _digest_of(first, "https://a.example/1.jpg")
+    with open(tmp_path / "later.warc.gz", "wb") as file:
+        writer = _MemoryWriter(file, gzip=True)
+        for url, known in (("https://cdn.example/same.jpg", digest), ("https://cdn.example/by-address.jpg", "sha1:UNKNOWN"), ("https://cdn.example/self.jpg", "sha1:X")):
+            earlier = url if "self" in url else "https://a.example/1.jpg"
+            head = StatusAndHeaders("304 Not Modified", [], protocol="HTTP/1.1")
+            writer.write_record(writer.create_revisit_record(url, known, earlier, "2026-01-01T00:00:00Z", http_headers=head))
+    build_here([first, tmp_path / "later.warc.gz"], tmp_path / "out")
+    with CapturedImages(ImageIndex(tmp_path / "out" / "work" / "index"), own_file="") as images:
+        assert images.find("https://cdn.example/same.jpg") == RED and images.find("https://cdn.example/by-address.jpg") == RED
+        assert images.find("https://cdn.example/self.jpg") is None
+
+
+def _digest_of(crawl: Path, url: str) -> str:
+    from pipeline.crawl import Response, read_crawl
+
+    (digest,) = [item.digest for item in read_crawl(crawl) if isinstance(item, Response) and item.url == url]
+    return digest
+
+
+def test_a_crawl_that_was_compressed_as_a_whole(tmp_path: Path) -> None:
+    captures = [PAGE, *(Capture(f"https://a.example/{number}.jpg", jpeg((number, 9, 9)), "image/jpeg") for number in range(3))]
+    plain = write_warc(tmp_path / "plain.warc", captures, gzipped=False).read_bytes()
+    (tmp_path / "whole.warc.gz").write_bytes(gzip.compress(plain))
+    (record,) = build_here([tmp_path / "whole.warc.gz"], tmp_path / "out")
+    assert record["documents"] == {"in": 1, "out": 1} and record["images"] == {"in": 1, "out": 1}
+    (document,) = ShardSet([tmp_path / "out"])
+    assert document.crawl.file == "whole.warc.gz"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.binary(min_size=16, max_size=16).map(lambda value: bytes(b % 3 for b in value)), st.integers(0, 1 << 40)), max_size=12), min_size=1, max_size=4))
+def test_the_index_finds_exactly_what_was_written(tmp_path_factory, tables: list[list[tuple[bytes, int]]]) -> None:
+    """Few different bytes, zeros at the end among them, so that hashes share beginnings and numpy's strings are short."""
+    folder = tmp_path_factory.mktemp("index")
+    for number, table in enumerate(tables):
+        write_entries(folder / f"{number}.npy", [(address, offset, IMAGE) for address, offset in table])
+    (folder / "index").mkdir()
+    for part in range(PARTS):
+        merge_part(part, [(folder / f"{number}.npy", f"file {number}") for number in range(len(tables))], folder / "index")
+    write_json(folder / "index" / "files.json", [f"file {number}" for number in range(len(tables))])
+    index = ImageIndex(folder / "index")
+    for address in {address for table in tables for address, _ in table} | {b"\x01" * 16}:
+        expected = sorted((number, offset) for number, table in enumerate(tables) for other, offset in table if other == address)
+        assert index.find(address) == [(f"file {number}", offset, IMAGE) for number, offset in expected]
+    assert sum(len(np.load(path)) for path in (folder / "index").glob("*.npy")) == sum(map(len, tables)) and ENTRY.itemsize == 29 and PARTS == 64
