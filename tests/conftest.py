@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 STARTS_RAY = ("test_build_kill", "test_build_shards", "test_demo", "test_fetch_ray", "test_find_duplicates")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where two test processes share the work (`make test`), a file's tests stay together, for they share fixtures, and no two Rays start at once."""
     for item in items:
