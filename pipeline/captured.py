@@ -35,15 +35,15 @@ class CapturedImages:
         """The body that was captured at `url`; None if the crawl does not hold it. Raises Rejected if its headers refuse training."""
         address = address_hash(url)
         for _ in range(MAX_HOPS):
-            found = self._index.find(address)
-            if not found:
+            found = self._index.find(address, own_file=self._own_file)
+            if found is None:
                 return None
-            file, offset, kind = min(found, key=lambda entry: (entry[2], entry[0] != self._own_file))
+            file, offset, kind = found
             record = self._read(file, offset)
             if isinstance(record, Revisit):
-                by_digest = self._index.find(digest_hash(record.digest)) if record.digest else []
-                if by_digest:
-                    return self._body(self._read(*by_digest[0][:2]))
+                by_digest = self._index.find(digest_hash(record.digest)) if record.digest else None
+                if by_digest is not None:
+                    return self._body(self._read(*by_digest[:2]))
                 address = address_hash(record.refers_to_url)
             elif record is not None and kind == REDIRECT:
                 address = address_hash(join(record.url, record.headers.get("location", "")))

@@ -3,6 +3,7 @@
     file --> records --> HTTP response --> transfer and content encodings removed --> Response | Revisit | Rejected
 """
 
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,11 +19,12 @@ from warcio.archiveiterator import ArchiveIterator as ArcIterator
 from warcio.exceptions import ArchiveLoadFailed
 
 from lcl.core.rejected import Reason, Rejected
-from pipeline.expand import GZIP_MAGIC, ZIP_MAGIC, starts_with, zip_members
+from pipeline.expand import GZIP_MAGIC, ZIP_MAGIC, limit_of, starts_with, zip_members
 from pipeline.fetch.opt_out import merge_headers
 from pipeline.storage import Input, as_input, open_input
 
 MAX_BODY_BYTES = 64 << 20  # twice the largest image that MAX_PIXELS of JPEG at 4 bits a pixel gives
+MAX_RECORDS = 5_000_000  # a file of Common Crawl has a hundred thousand; the table of their images stays below 500 MB
 ARC_MAGIC = b"filedesc://"
 CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -80,13 +82,22 @@ def read_crawl(source: Path | Input) -> Iterator[Response | Revisit | Rejected]:
 
     Offsets are of the file as it lies there, and grow from record to record: where records share a compressed block, so that several
     begin at one byte, the next free number is taken, and they are not `seekable`. A WACZ counts as its crawl members one behind the other,
-    in order of name.
+    in order of name. Behind MAX_RECORDS records, or bodies of many times the file's size, the rest is given up: a Rejected.
     Raises NotACrawl if there is no record in it, InputUnreadable if it cannot be read to its end.
     """
     with open_input(source) as file:
         found, last, seekable = False, -1, True
-        for record in _read(file, as_input(source)):
+        limit = limit_of(file.seek(0, os.SEEK_END))
+        file.seek(0)
+        for number, record in enumerate(_read(file, as_input(source))):
             found = True
+            if isinstance(record, Response):
+                limit -= len(record.body)
+            elif isinstance(record, Rejected) and record.reason == Reason.BODY_TOO_LARGE:
+                limit -= MAX_BODY_BYTES
+            if number >= MAX_RECORDS or limit < 0:
+                yield Rejected(Reason.ARCHIVE_TOO_LARGE, f"{source}: not read behind record {number}")
+                return
             if isinstance(record, Response | Revisit):
                 if last < 1 <= record.offset:  # the first that does not begin with the file speaks for all
                     seekable = record.seekable and _begins_record(source, record.offset)

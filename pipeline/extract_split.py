@@ -21,7 +21,7 @@ from pipeline.crawl import IMAGE_MAGIC, Response, Revisit, read_crawl
 from pipeline.crawl_copy import CrawlCopy
 from pipeline.extracted import to_row, write_rows
 from pipeline.guard import Guard
-from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entry, address_hash, digest_hash, write_entries
+from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entries, address_hash, digest_hash
 from pipeline.licenses import LicenseFilter
 from pipeline.pages import read_page
 from pipeline.raw import ImageReference, RawDocument
@@ -42,8 +42,8 @@ class Found:
     records_rejected: Counter[str] = field(default_factory=Counter)
     documents: Counter[str] = field(default_factory=Counter)
     paragraphs: Counter[str] = field(default_factory=Counter)
-    entries: list[Entry] = field(default_factory=list)
-    copied: list[Entry] = field(default_factory=list)
+    entries: Entries = field(default_factory=Entries)
+    copied: Entries = field(default_factory=Entries)
 
 
 def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, Any]:
@@ -65,11 +65,11 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
         kind = detect_source(source) if config.source.kind == "auto" else config.source.kind
         rows = _crawl_rows(source, config, guard, copy, found) if kind == CRAWL else _rows(source, config, found)
         num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows, config.signature)
-    write_entries(work / "images" / f"{name}.npy", found.entries)
-    write_entries(work / "images" / f"{name}.copy.npy", found.copied)
+    found.entries.write(work / "images" / f"{name}.npy")
+    found.copied.write(work / "images" / f"{name}.copy.npy")
     record = {
         "identity": identity, "source": source.location, "anonymous": source.anonymous, "rows": num_rows, "records": dict(found.records),
-        "records_rejected": dict(found.records_rejected), "documents": dict(found.documents), "paragraphs": dict(found.paragraphs),
+        "records_rejected": dict(found.records_rejected), "entries": {"crawl": len(found.entries), "copy": len(found.copied)}, "documents": dict(found.documents), "paragraphs": dict(found.paragraphs),
         "set_aside": {str(number): why for number, why in sorted(guard.set_aside.items())},
     }  # fmt: skip
     write_json(record_path, record)
@@ -87,7 +87,8 @@ def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCop
         hashes = list(_addresses(item, kind))
         if hashes:
             offset = item.offset if item.seekable else copy.add(item)
-            (found.entries if item.seekable else found.copied).extend(Entry(address, offset, number) for address, number in hashes)
+            for address, number in hashes:
+                (found.entries if item.seekable else found.copied).add(address, offset, number)
         if kind != "page":
             continue
         found.documents["in"] += 1

@@ -6,11 +6,11 @@
 A redirect or revisit is followed by reading its record, so the index holds no addresses: 29 bytes an entry.
 """
 
+import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -19,16 +19,34 @@ from lcl.core.files import open_aside, read_json
 from pipeline.addresses import normal_url
 
 ENTRY = np.dtype([("address", "S16"), ("file", "<u4"), ("offset", "<i8"), ("kind", "u1")], align=False)
+PACKED = struct.Struct("<16sIqB")  # the same bytes
 IMAGE, REDIRECT, REVISIT = range(3)
 PARTS = 64  # files of the merged index; a part of 10^9 entries is 450 MB, and is mapped, not read
 
 
-class Entry(NamedTuple):
-    """A hash of an address or a digest, and the record that answers it."""
+class Entries:
+    """What one split's records answer, as they come: hashes of addresses or digests."""
 
-    address: bytes
-    offset: int
-    kind: int
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._bytes) // PACKED.size
+
+    def add(self, address: bytes, offset: int, kind: int) -> None:
+        self._bytes += PACKED.pack(address, 0, offset, kind)
+
+    def write(self, path: Path) -> None:
+        """Writes them sorted; of captures of one address as one kind, the first."""
+        with open_aside(path) as file:
+            np.save(file, _sorted(np.frombuffer(self._bytes, dtype=ENTRY)))
+
+
+def _sorted(table: np.ndarray) -> np.ndarray:
+    """Sorted by hash, kind and file, with the first offset of each."""
+    table = table[np.lexsort((table["offset"], table["file"], table["kind"], table["address"]))]
+    others = [table[name][1:] != table[name][:-1] for name in ("address", "kind", "file")]
+    return table[np.concatenate(([True], others[0] | others[1] | others[2]))] if len(table) else table
 
 
 def address_hash(url: str) -> bytes:
@@ -41,27 +59,18 @@ def digest_hash(digest: str) -> bytes:
     return xxhash.xxh128_digest(f"\n{digest}".encode())  # no address begins with a line feed
 
 
-def write_entries(path: Path, entries: Iterable[Entry]) -> int:
-    """Writes the entries of one split, sorted, and returns their number."""
-    table = np.array([(address, 0, offset, kind) for address, offset, kind in entries], dtype=ENTRY)
-    with open_aside(path) as file:
-        np.save(file, table[np.lexsort((table["offset"], table["address"]))])
-    return len(table)
-
-
 def merge_part(part: int, tables: Sequence[tuple[Path, str]], output: Path) -> dict[str, int]:
-    """Merges the entries of all splits, (table, crawl file), that belong to `part` into `output`, sorted by hash, then crawl file, then offset.
+    """Merges the entries of all splits, (table, crawl file), that belong to `part` into `output`.
 
     Memory holds a part of all entries.
     """
-    pieces = []
+    pieces = [np.empty(0, dtype=ENTRY)]
     for number, (table, _) in enumerate(tables):
         entries = np.load(table, mmap_mode="r")
         chosen = np.array(entries[slice(*(_first_of(entries, one) for one in (part, part + 1)))])
         chosen["file"] = number
         pieces.append(chosen)
-    merged = np.concatenate(pieces)
-    merged = merged[np.lexsort((merged["offset"], merged["file"], merged["address"]))]
+    merged = _sorted(np.concatenate(pieces))
     with open_aside(output / f"{part:02d}.npy") as file:
         np.save(file, merged)
     return {"entries": len(merged)}
@@ -77,20 +86,29 @@ def _first_of(entries: np.ndarray, part: int) -> int:
 
 
 class ImageIndex:
-    """Reads a merged index."""
+    """Reads a merged index. A look-up costs some binary searches, in however many files an address was captured."""
 
     def __init__(self, folder: Path) -> None:
         self.files: list[str] = read_json(folder / "files.json")
+        self._numbers = {file: number for number, file in enumerate(self.files)}
         self._part = lru_cache(maxsize=PARTS)(lambda part: np.load(folder / f"{part:02d}.npy", mmap_mode="r"))
 
-    def find(self, address: bytes) -> list[tuple[str, int, int]]:
-        """(crawl file, offset, kind) of every entry with this hash, in the order of crawl files and offsets."""
+    def find(self, address: bytes, *, own_file: str = "") -> tuple[str, int, int] | None:
+        """(crawl file, offset, kind) of an entry with this hash: of the lowest kind, there the one in `own_file`, else that of the first file."""
         part = self._part(part_of(address))
         wanted = address.rstrip(b"\0")  # as numpy gives byte strings
-        start = bisect_left(range(len(part)), wanted, key=lambda place: part[place]["address"])  # searchsorted would copy the column
-        found = []
-        for entry in part[start:]:
-            if entry["address"] != wanted:
-                break
-            found.append((self.files[int(entry["file"])], int(entry["offset"]), int(entry["kind"])))
-        return found
+        first = _place(part, wanted)
+        if first == len(part) or part[first]["address"] != wanted:
+            return None
+        if own_file in self._numbers:
+            key = (wanted, int(part[first]["kind"]), self._numbers[own_file])
+            own = _place(part, *key)
+            if own < len(part) and (part[own]["address"], part[own]["kind"], part[own]["file"]) == key:
+                first = own
+        entry = part[first]
+        return self.files[int(entry["file"])], int(entry["offset"]), int(entry["kind"])
+
+
+def _place(part: np.ndarray, address: bytes, kind: int = 0, file: int = 0) -> int:
+    """Where an entry stands or would stand (searchsorted would copy the columns)."""
+    return bisect_left(range(len(part)), (address, kind, file), key=lambda place: (part[place]["address"], part[place]["kind"], part[place]["file"]))

@@ -115,12 +115,14 @@ def _build(inputs: Sequence[Input], output: Path, work: Path, config: BuildConfi
 def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
     """Merges what splits say of their images, unless it was done for the same crawl files."""
     index = work / "index"
-    tables = [
-        table for name, record in extracted.records.items()
-        for table in ((work / "images" / f"{name}.npy", record["source"]), (work / "images" / f"{name}.copy.npy", str(work / "crawls" / f"{name}.warc")))
-    ]  # fmt: skip
+    tables = []
+    for name, record in extracted.records.items():
+        if record["entries"]["crawl"]:
+            tables.append((work / "images" / f"{name}.npy", record["source"]))
+        if record["entries"]["copy"]:
+            tables.append((work / "images" / f"{name}.copy.npy", str(work / "crawls" / f"{name}.warc")))
     files = [file for _, file in tables]
-    if not files or ((index / "files.json").exists() and read_json(index / "files.json") == files):
+    if (index / "files.json").exists() and read_json(index / "files.json") == files:
         return
     index.mkdir(exist_ok=True)
     merged = run_tasks(

@@ -64,6 +64,19 @@ def test_a_bomb_is_rejected_at_its_limit(tmp_path: Path, monkeypatch: pytest.Mon
     assert [item.body for item in results if isinstance(item, Response)] == [b"ok"]
 
 
+def test_a_file_of_too_many_records_or_bombs_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_warc(tmp_path / "many.warc.gz", [Capture(f"https://a.example/{number}", BODY) for number in range(6)])
+    monkeypatch.setattr("pipeline.crawl.MAX_RECORDS", 4)
+    *kept, last = read_crawl(path)
+    assert [item.url[-1] for item in kept] == list("0123") and isinstance(last, Rejected) and last.reason == Reason.ARCHIVE_TOO_LARGE
+    squeezed = gzip.compress(bytes(9_000_000))
+    path = write_warc(tmp_path / "bombs.warc.gz", [Capture(f"https://a.example/{number}", squeezed, headers=[("Content-Encoding", "gzip")]) for number in range(4)])
+    monkeypatch.setattr("pipeline.expand.FREE_BYTES", 20_000_000)
+    assert [getattr(item, "reason", "") for item in read_crawl(path)] == ["", "", Reason.ARCHIVE_TOO_LARGE]
+    monkeypatch.setattr("pipeline.crawl.MAX_BODY_BYTES", 8_000_000)
+    assert [item.reason for item in read_crawl(path)] == [Reason.BODY_TOO_LARGE] * 2 + [Reason.ARCHIVE_TOO_LARGE]
+
+
 def test_offsets_name_the_records(tmp_path: Path) -> None:
     path = write_warc(tmp_path / "a.warc.gz", [Capture(f"https://a.example/{number}", b"x") for number in range(3)])
     offsets = [item.offset for item in read_crawl(path)]
