@@ -14,7 +14,7 @@ from tests.processes import run_ranks, start_ranks
 STEPS = 40
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_saves_on_all_and_the_same_command_continues(shards: Path, tmp_path: Path, number: signal.Signals) -> None:
     def command(output: Path) -> list[object]:
         return ["lcl/pretrain.py", "--preset", "toy", "--data.shards", shards, "--output", output, "--steps", STEPS, "--save-every", STEPS]
