@@ -21,7 +21,7 @@ from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
 from lcl.core.files import locked_folder, read_json, write_json
 from pipeline.assemble_split import assemble_split
-from pipeline.build_config import FREE_FIELDS, BuildConfig
+from pipeline.build_config import CHANGEABLE_FIELDS, BuildConfig
 from pipeline.crawl import CRAWL_ENDINGS
 from pipeline.data_card import write_card
 from pipeline.dedup.find_duplicates import find_duplicates
@@ -59,16 +59,19 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], Path]:
         is_ours = "crawl" in earlier and "pages" in earlier
         if is_ours and not any(output.glob("splits/*.json")) and not any(output.glob("work/extracted/*.json")):
             run_path.unlink()  # a build that made nothing holds no folder
-        elif not is_ours or _rules(earlier) != _rules(to_dict(config)) or record.get("crawls") != _names_hash(inputs):
-            raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
+        elif not is_ours:
+            raise ValueError(f"{output} holds the run of another command (its run.json says which). Give another --output, or remove the folder.")
+        elif changed := _changed(earlier, to_dict(config)) + ["crawl"] * (record.get("crawls") != _names_hash(inputs)):
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in changed)
+            raise ValueError(f"{output} holds another run's shards (its run.json has another {flags}). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
     return inputs, output
 
 
-def _rules(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for two builds to share a folder, beside the names of their inputs."""
-    return {key: value for key, value in config.items() if key not in FREE_FIELDS}
+def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which settings differ of those that must be equal for two builds to share a folder; the names of their inputs must be too."""
+    return [key for key in sorted({*earlier, *now}) if key not in CHANGEABLE_FIELDS and (key not in earlier or key not in now or earlier[key] != now[key])]
 
 
 def _names_hash(inputs: Sequence[Input]) -> str:
