@@ -31,8 +31,10 @@ from pipeline.rejects import FOLDER, Keep, open_rejects, reject_row, write_rejec
 from pipeline.splits import check_identity
 
 
-def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]:
+def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = "") -> dict[str, Any]:
     """Writes the shards of an extracted split beside `work` and returns the split's record. A split that is done is not redone.
+
+    `extends` is the fingerprint of the sets that the build extends.
 
     Raises CrawlChanged if what decides its shards has changed since they were built. Whatever is raised, no shard of this split is left:
     shards belong to a record.
@@ -45,6 +47,7 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
     store = ImageStore(Path(config.image_store)) if config.image_store else None
     identity = extracted["identity"] | {
         "rules": rules_hash(config), "duplicates": sha256_of(drops), "image_lists": list_hashes(config.image_lists), "image_store": store.fingerprint if store else "",
+        **({"extends": extends} if extends else {}),
     }  # fmt: skip
     if record_path.exists():
         record = read_json(record_path)

@@ -30,6 +30,8 @@ class BuildConfig:
     source: SourceOptions = SourceOptions()
     output: str
     """Folder for the shards; a build that was interrupted continues there."""
+    extends: tuple[str, ...] = ()
+    """Sets (folders of shards, or selections) that this build adds to: what is in them already is left out as a duplicate. Read them together: --data.shards A B."""
     images: ImageRules = ImageRules()
     pages: PageRules = PageRules()
     text: TextRules = TextRules()
@@ -61,7 +63,7 @@ class BuildConfig:
 
 
 # What changes no byte of a shard, given the inputs; and what may change between two runs of one build, which all but rejects may: a folder has those of all its splits, or none.
-FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "keep_rejects", "max_failed_crawls", "item_seconds", "executor", "until", "image_store")
+FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "extends", "keep_rejects", "max_failed_crawls", "item_seconds", "executor", "until", "image_store")
 CHANGEABLE_FIELDS = tuple(name for name in FREE_FIELDS if name != "keep_rejects")
 
 
