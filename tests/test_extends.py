@@ -1,7 +1,8 @@
 """A build that extends sets: it keeps of its crawls what a build of all together keeps of them, and leaves the sets as they are."""
 
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +32,14 @@ from tests.made_corpora import Extracted, read_lists, write_corpus, write_split
 from tests.made_shards import file_states, made_document, made_set
 
 NEAR = {"dedup__near": {"on": True}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_fsync() -> Iterator[None]:
+    """No power is cut here, and the waits for the disk would be most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def words(seed: int) -> list[str]:
@@ -85,6 +94,25 @@ def test_what_is_kept_is_what_a_build_of_both_keeps_of_the_second(tmp_path: Path
     assert file_states(tmp_path / "set") == before, "a set that is extended stays as it is"
 
 
+@pytest.mark.slow
+def test_a_real_set_extended_by_real_crawls(shared: Path, tmp_path: Path) -> None:
+    """The same site packed by two tools, and packs of one publisher whose pages share a frame."""
+    corpus, web = shared / "data" / "corpus", shared / "data" / "web"
+    first = [web / "iah-2008-archive.org.arc.gz", *(corpus / f"carpentries-{name}.warc.gz" for name in ("git-novice", "lc-spreadsheets"))]
+    second = [web / "iah-2008-archive.org.warc.gz", *(corpus / f"carpentries-{name}.warc.gz" for name in ("r-novice-gapminder", "spreadsheet-ecology-lesson"))]
+    rules = {**NEAR, "pages__min_images": 0, "dedup__max_image_url_documents": 0}
+    build_here(first, tmp_path / "set", **rules)
+    build_here(second, tmp_path / "more", extends=[str(tmp_path / "set")], **rules)
+    known, new = documents(tmp_path / "set"), documents(tmp_path / "more")
+    crawls_in_order = [tmp_path / f"{number}-{path.name}" for number, path in enumerate([*first, *second])]
+    for link, path in zip(crawls_in_order, [*first, *second], strict=True):
+        link.symlink_to(path)
+    build_here(crawls_in_order, tmp_path / "both", **rules)
+    assert sorted(documents(tmp_path / "both").values()) == sorted([*known.values(), *new.values()])
+    report = read_json(tmp_path / "more" / "report.json")
+    assert len(new) > 10 and report["documents"]["dropped"][Reason.DUPLICATE_URL] > 10
+
+
 def test_the_survivor_of_a_duplicate_is_the_known_one(tmp_path: Path) -> None:
     a, b = crawls(tmp_path)
     build_here([a], tmp_path / "set")
@@ -96,7 +124,7 @@ def test_the_survivor_of_a_duplicate_is_the_known_one(tmp_path: Path) -> None:
     assert rows["https://b.example/2"] == (Reason.NEAR_DUPLICATE, known["https://a.example/2"])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3), st.booleans()), min_size=1, max_size=12), st.integers(1, 9), st.integers(1, 9))
 def test_known_documents_come_first_and_stay(pages: list, group: int, partition: int) -> None:
     """The pass with a known corpus drops what one over both drops of the new one, whatever the sizes of groups; no list names a known document.

@@ -1,5 +1,6 @@
 """What a build leaves out is kept, row by row: the rows are those that the report counts, and the bytes follow from the inputs."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,14 @@ IMAGES = [
 ]
 DAMAGED = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:1>\r\nWARC-Target-URI: https://a.example/cut\r\nContent-Length: 900\r\n\r\nHTTP/1.1 200 OK\r\n\r\ncut"
 LONG = " ".join(f"word{number}" for number in range(200))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_fsync() -> Iterator[None]:
+    """No power is cut here, and the waits for the disk would be most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def page(name: str, body: str, **options: object) -> Capture:
