@@ -6,7 +6,6 @@ Writes OUTPUT.measured.json: seconds, peak memory of this process in MiB, memory
 
 import json
 import logging
-import resource
 import sys
 import time
 from pathlib import Path
@@ -34,7 +33,9 @@ def main(kind: str, output: str, *crawls: str) -> None:
 
 
 def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this program alone: ru_maxrss has that of the process from which it was started, too."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
 
 
 @ray.remote

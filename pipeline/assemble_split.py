@@ -1,11 +1,13 @@
 """Phase 3, one input split: its documents that stayed, with their images, as shards.
 
     work/extracted/NAME.parquet --minus duplicates--> images looked up, checked, re-encoded --> documents --> shards (each committed by its sidecar)
+                                                                                                         --> rejects/NAME.parquet, where they are kept
                                                                                                          --> splits/NAME.json, written last: the split is done
 
 The shards' names and bytes follow from the crawl files and the config alone, so a repeated task writes them again, equal.
 """
 
+import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,48 +26,58 @@ from pipeline.fetch.image_store import ImageStore
 from pipeline.guard import Guard
 from pipeline.image_index import ImageIndex
 from pipeline.load_images import FindImage, load_document
-from pipeline.raw import ImageReference
+from pipeline.raw import ImageReference, LostImages
+from pipeline.rejects import FOLDER, Keep, open_rejects, reject_row, write_rejects
 from pipeline.splits import check_identity
 
 
-def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]:
+def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = "") -> dict[str, Any]:
     """Writes the shards of an extracted split beside `work` and returns the split's record. A split that is done is not redone.
+
+    `extends` is the fingerprint of the sets that the build extends.
 
     Raises CrawlChanged if what decides its shards has changed since they were built. Whatever is raised, no shard of this split is left:
     shards belong to a record.
     """
     output = work.parent
-    record_path = output / "splits" / f"{name}.json"
+    record_path, rejects = output / "splits" / f"{name}.json", output / FOLDER / f"{name}.parquet"
     extracted = read_json(work / "extracted" / f"{name}.json")
     drops = work / "dedup" / "lists" / f"{name}.parquet"
+    own_rejects = work / FOLDER / f"{name}.assemble.parquet"
     store = ImageStore(Path(config.image_store)) if config.image_store else None
     identity = extracted["identity"] | {
         "rules": rules_hash(config), "duplicates": sha256_of(drops), "image_lists": list_hashes(config.image_lists), "image_store": store.fingerprint if store else "",
+        **({"extends": extends} if extends else {}),
     }  # fmt: skip
     if record_path.exists():
         record = read_json(record_path)
         check_identity(record["identity"], identity, output=output)
-        if all(is_whole(output / f"{shard}.json") for shard in record["shards"]):
+        if all(is_whole(output / f"{shard}.json") for shard in record["shards"]) and (rejects.exists() or not config.keep_rejects):
             return record
-    _remove_shards(output, name)  # of a build that was interrupted
+    _remove(output, name)  # what an interrupted build left
     try:
         with (
             Guard(work / "attempts", f"{name}.assemble", seconds=config.item_seconds) as guard,
             CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"], honour_opt_outs=config.honour_opt_outs) as captured,
+            open_rejects(own_rejects if config.keep_rejects else None) as keep,
         ):
             counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter()}
             rows = read_rows(work / "extracted" / f"{name}.parquet")
-            documents = _documents(rows, read_drops(drops), _finder(captured, store), config, guard, counts)
+            documents = _documents(rows, read_drops(drops), _finder(captured, store), config, guard, counts, keep)
             shards = _write_shards(documents, output, name, config, identity)
             set_aside = {str(number): why for number, why in sorted(guard.set_aside.items())}
+        if config.keep_rejects:
+            phases = (read_rows(path) for path in (work / FOLDER / f"{name}.extract.parquet", own_rejects))
+            write_rejects(output, name, heapq.merge(*phases, key=lambda row: row["crawl_offset"]))
         record = {
             "identity": identity, "shards": shards, "records": extracted["records"], "records_rejected": extracted["records_rejected"],
             "paragraphs": extracted["paragraphs"],
-            **{kind: dict(found) for kind, found in counts.items()}, "set_aside": {"pages": extracted["set_aside"], "documents": set_aside},
+            **{kind: dict(+found) for kind, found in counts.items()}, "set_aside": {"pages": extracted["set_aside"], "documents": set_aside},
+            "rejects": sha256_of(rejects) if config.keep_rejects else None,
         }  # fmt: skip
         check_accounts(record)
     except BaseException:
-        _remove_shards(output, name)
+        _remove(output, name)
         raise
     record_path.parent.mkdir(exist_ok=True)
     write_json(record_path, record)
@@ -79,7 +91,9 @@ def _finder(captured: CapturedImages, store: ImageStore | None) -> FindImage:
     return lambda url: data if (data := captured.find(url)) is not None else store.find(url)
 
 
-def _remove_shards(output: Path, name: str) -> None:
+def _remove(output: Path, name: str) -> None:
+    """Removes the shards and the rejects of a split."""
+    (output / FOLDER / f"{name}.parquet").unlink(missing_ok=True)
     for sidecar in output.glob(f"{name}-*.json"):  # sidecars first: without one, a shard does not exist
         sidecar.unlink()
     for suffix in SUFFIXES:
@@ -96,26 +110,31 @@ def check_accounts(record: Mapping[str, Any]) -> None:
 
 def _documents(
     rows: Iterator[dict[str, Any]], drops: Mapping[str, Drop], find_image: FindImage, config: BuildConfig, guard: Guard,
-    counts: dict[str, Counter[str]],
+    counts: dict[str, Counter[str]], keep: Keep,
 ) -> Iterator[Document]:
     lists = ImageLists(config.image_lists)
     for number, row in enumerate(rows):
         raw = from_row(row)
-        num_images = sum(isinstance(piece, ImageReference) for piece in raw.pieces)
-        images: Counter[str] = Counter({"in": num_images})
+        references = [piece for piece in raw.pieces if isinstance(piece, ImageReference)]
+        lost: LostImages = []
         document = None
+        place = {"crawl_file": row["file"], "crawl_offset": row["offset"], "page_url": row["page_url"]}
         try:
-            raw = without(raw, drops.get(row["key"]), images)
+            raw = without(raw, drops.get(row["key"]), lost)
             if number in guard.set_aside:
                 raise Rejected(Reason.IMAGES_CRASH, guard.set_aside[number])
             with guard.item(number):
-                document = load_document(raw, key=row["key"], language=row["language"], find_image=find_image, config=config, lists=lists, counts=images)
+                document = load_document(raw, key=row["key"], language=row["language"], find_image=find_image, config=config, lists=lists, lost=lost)
             counts["documents"]["out"] += 1
         except Rejected as rejected:
             counts["documents"][rejected.reason] += 1
-            left = num_images - sum(count for reason, count in images.items() if reason != "in")
-            images[Reason.IMAGE_PAGE_DROPPED] += left
-        counts["images"].update({reason: count for reason, count in images.items() if count})
+            keep(reject_row("document", rejected, **place))
+            known = {id(reference) for reference, _ in lost}  # equal ones may stand in a page twice
+            lost += [(reference, Rejected(Reason.IMAGE_PAGE_DROPPED, rejected.reason)) for reference in references if id(reference) not in known]
+        counts["images"].update({"in": len(references), "out": len(document.images) if document else 0})
+        for reference, why in lost:
+            counts["images"][why.reason] += 1
+            keep(reject_row("image", why, **place, image_url=next(iter(reference.candidates), "")))
         if document is not None:
             yield document
 

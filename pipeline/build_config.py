@@ -30,6 +30,8 @@ class BuildConfig:
     source: SourceOptions = SourceOptions()
     output: str
     """Folder for the shards; a build that was interrupted continues there."""
+    extends: tuple[str, ...] = ()
+    """Sets (folders of shards, or selections) that this build adds to: what is in them already is left out as a duplicate. Read them together: --data.shards A B."""
     images: ImageRules = ImageRules()
     pages: PageRules = PageRules()
     text: TextRules = TextRules()
@@ -50,6 +52,8 @@ class BuildConfig:
     """Documents per shard, at most."""
     shard_bytes: Annotated[int, Field(ge=1)] = 256 << 20
     """Bytes of content after which a shard is closed."""
+    keep_rejects: bool = False
+    """Keep what is left out and why, by record, page and image, in OUTPUT/rejects (addresses, no texts and no pictures)."""
     executor: Literal["ray", "here"] = "ray"
     """ray: a task for each crawl file, on a cluster or on this machine. here: in this process, one after another."""
     item_seconds: Annotated[float, Field(gt=0)] = 60.0
@@ -58,8 +62,9 @@ class BuildConfig:
     """Fraction of crawl files that may fail before the build ends with an error."""
 
 
-# What changes no byte of a shard, given the inputs.
-FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "max_failed_crawls", "item_seconds", "executor", "until", "image_store")
+# What changes no byte of a shard, given the inputs; and what may change between two runs of one build, which all but rejects may: a folder has those of all its splits, or none.
+FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "extends", "keep_rejects", "max_failed_crawls", "item_seconds", "executor", "until", "image_store")
+CHANGEABLE_FIELDS = tuple(name for name in FREE_FIELDS if name != "keep_rejects")
 
 
 # Rules with published numbers. crawl and output are asked for all the same.

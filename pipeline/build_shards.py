@@ -9,6 +9,7 @@ import logging
 from lcl.core.config import run_command
 from lcl.core.logs import set_up_logging
 from pipeline.build_config import PRESETS, BuildConfig
+from pipeline.dedup.lists import REASONS
 from pipeline.run_splits import build_shards
 
 
@@ -25,7 +26,10 @@ def main(config: BuildConfig) -> None:
     )
     for reason, count in sorted(documents["dropped"].items(), key=lambda item: -item[1]):
         logging.info("  left out: %6d %s", count, reason)
-    if not documents["out"]:
+    known = sum(documents["dropped"].get(reason, 0) for reason in REASONS.values())
+    if config.extends and known and not documents["out"]:
+        logging.info("nothing is new: %d of %d pages are in %s already, or like others; %s holds no shard", known, documents["in"], " ".join(config.extends), config.output)
+    elif not documents["out"]:
         raise ValueError(f"no page became a document; {config.output}/report.json says why each was left out. Check the rules (--pages.*, --images.*).")
 
 

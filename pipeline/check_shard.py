@@ -1,12 +1,13 @@
 """What is wrong with a shard, and with the accounts of a set: findings in words, each with its cure.
 
     sidecar --> checksums of tar and catalogue --> every document: its place, its members, its row, its images
-    report.json, splits/*.json --> the same sums as the sidecars
+    report.json, splits/*.json --> the same sums as the sidecars, and as the rows of rejects/*.parquet
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lcl.core.files import json_bytes, read_json, sha256_of
 from lcl.core.images import decode_image, probe_image
 from lcl.core.rejected import Reason, Rejected
 from lcl.core.shards import BLOCK, Shard, catalogue_row, data_file, read_bytes, read_catalogue, read_members, read_sidecar, sidecar_checksum
+from pipeline.rejects import FOLDER, count_rejects
 
 MAX_FINDINGS = 5  # of one shard: a flood says no more
 CHUNK_BYTES = 1 << 20
@@ -191,14 +193,14 @@ def _check_splits(folder: Path, shards: Sequence[Shard], report_path: Path) -> l
     listed: list[str] = []
     sums = {kind: Counter() for kind in (*COUNTED, "documents", "images")}
 
-    def check(record: dict[str, Any]) -> list[str]:
-        found = []
-        for name in record["shards"]:
-            listed.append(name)
-            if name not in by_name:
-                found.append(f"lists {name}, which is not there")
-            elif by_name[name].sidecar["origin"] != record["identity"]:
-                found.append(f"and the sidecar of {name} name different origins")
+    def check(name: str, record: dict[str, Any]) -> list[str]:
+        found = _check_rejects(folder / FOLDER / f"{name}.parquet", record)
+        for shard in record["shards"]:
+            listed.append(shard)
+            if shard not in by_name:
+                found.append(f"lists {shard}, which is not there")
+            elif by_name[shard].sidecar["origin"] != record["identity"]:
+                found.append(f"and the sidecar of {shard} name different origins")
         for kind, total in sums.items():
             total.update(record[kind])
         for kind, reason in (("pages", Reason.PAGE_CRASHES), ("documents", Reason.IMAGES_CRASH)):
@@ -207,13 +209,26 @@ def _check_splits(folder: Path, shards: Sequence[Shard], report_path: Path) -> l
         return found
 
     for path in records:
-        problems += [f"splits/{problem}" if not problem.startswith(str(folder)) else problem for problem in _guarded(path, check)]
+        problems += [f"splits/{problem}" if not problem.startswith(str(folder)) else problem for problem in _guarded(path, partial(check, path.stem))]
     orphans = sorted(set(by_name) - set(listed))
     if orphans:
         problems.append(f"no record in splits/ lists {', '.join(orphans[:3])}" + (f" and {len(orphans) - 3} more" if len(orphans) > 3 else ""))
     if report_path.exists() and not problems:
         problems += _guarded(report_path, lambda report: _compare_sums(report, sums, len(records)))
     return problems
+
+
+def _check_rejects(path: Path, record: dict[str, Any]) -> list[str]:
+    """Whether the rows of what a split left out are those that its record counts; a build that kept none has nothing to compare."""
+    if not record.get("rejects"):
+        return [f"keeps no rejects, but there is {FOLDER}/{path.name}"] if path.exists() else []
+    if not path.exists() or sha256_of(path) != record["rejects"]:
+        return [f"keeps rejects, but {FOLDER}/{path.name} is missing or damaged"]
+    counted = {"record": record["records_rejected"], "document": record["documents"], "image": record["images"]}
+    return [
+        f"counts {kind}s left out, and {FOLDER}/{path.name} has other rows of them" for kind, rows in count_rejects(path).items()
+        if rows != {reason: count for reason, count in counted[kind].items() if reason not in ("in", "out")}
+    ]  # fmt: skip
 
 
 def _compare_sums(report: dict[str, Any], sums: dict[str, Counter[str]], num_records: int) -> list[str]:

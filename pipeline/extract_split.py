@@ -3,7 +3,8 @@
     crawl file --+--> pages --> RawDocument ---------------+--> rules --> work/extracted/NAME.parquet
                  +--> images, redirects, revisits --> work/images/NAME.npy (those that cannot be sought: work/crawls/NAME.warc)
     other source ----> RawDocument ------------------------+
-                     counts, by reason --> work/extracted/NAME.json, written last: the split is extracted
+                     what is left out --> counted by reason; work/rejects/NAME.extract.parquet, where it is kept
+                     counts --> work/extracted/NAME.json, written last: the split is extracted
 
 Bodies are read once and not kept: assembly reads those of images that documents show again, at their offset.
 """
@@ -25,25 +26,33 @@ from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entries, address_hash
 from pipeline.licenses import LicenseFilter
 from pipeline.pages import read_page
 from pipeline.raw import ImageReference, RawDocument
+from pipeline.rejects import FOLDER, Keep, Kind, open_rejects, reject_row
 from pipeline.sources.kinds import CRAWL, detect_source, read_source
 from pipeline.splits import check_identity, identity_of, split_name
 from pipeline.storage import Input
 from pipeline.text_rules import filter_text, resource_hashes
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+NO_RECORD = -1  # offset of what is left out before any record could be read
 FOLDERS = ("extracted", "images", "attempts", "crawls")
 
 
 @dataclass
 class Found:
-    """What one pass over a source counts."""
+    """What one pass over a source counts, and where it keeps what it leaves out."""
 
+    keep: Keep
     records: Counter[str] = field(default_factory=Counter)
     records_rejected: Counter[str] = field(default_factory=Counter)
     documents: Counter[str] = field(default_factory=Counter)
     paragraphs: Counter[str] = field(default_factory=Counter)
     entries: Entries = field(default_factory=Entries)
     copied: Entries = field(default_factory=Entries)
+
+    def leave_out(self, kind: Kind, rejected: Rejected, source: Input, *, offset: int, page_url: str = "") -> None:
+        """Counts a record or a document that is left out, and keeps its row."""
+        (self.records_rejected if kind == "record" else self.documents)[rejected.reason] += 1
+        self.keep(reject_row(kind, rejected, crawl_file=source.name, crawl_offset=offset, page_url=page_url))
 
 
 def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, Any]:
@@ -60,8 +69,12 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
         record = read_json(record_path)
         check_identity(record["identity"], identity, output=work.parent)
         return record
-    found = Found()
-    with Guard(work / "attempts", f"{name}.extract", seconds=config.item_seconds) as guard, CrawlCopy(work / "crawls" / f"{name}.warc") as copy:
+    with (
+        Guard(work / "attempts", f"{name}.extract", seconds=config.item_seconds) as guard,
+        CrawlCopy(work / "crawls" / f"{name}.warc") as copy,
+        open_rejects(work / FOLDER / f"{name}.extract.parquet" if config.keep_rejects else None) as keep,
+    ):
+        found = Found(keep)
         kind = detect_source(source) if config.source.kind == "auto" else config.source.kind
         rows = _crawl_rows(source, config, guard, copy, found) if kind == CRAWL else _rows(source, config, found)
         num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows, config.signature)
@@ -77,18 +90,20 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
 
 
 def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCopy, found: Found) -> Iterator[dict[str, Any]]:
+    offset = NO_RECORD
     for item in read_crawl(source):
         if isinstance(item, Rejected):
             found.records["damaged"] += 1
-            found.records_rejected[item.reason] += 1
+            found.leave_out("record", item, source, offset=offset)
             continue
+        offset = item.offset
         kind = _kind(item)
         found.records[kind] += 1
         hashes = list(_addresses(item, kind))
         if hashes:
-            offset = item.offset if item.seekable else copy.add(item)
+            place = item.offset if item.seekable else copy.add(item)
             for address, number in hashes:
-                (found.entries if item.seekable else found.copied).add(address, offset, number)
+                (found.entries if item.seekable else found.copied).add(address, place, number)
         if kind != "page":
             continue
         found.documents["in"] += 1
@@ -98,7 +113,7 @@ def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCop
             with guard.item(item.offset):
                 row = _row(read_page(item, crawl_file=source.name, honour_opt_outs=config.honour_opt_outs), config, found.paragraphs)
         except Rejected as rejected:
-            found.documents[rejected.reason] += 1
+            found.leave_out("document", rejected, source, offset=offset, page_url=item.url)
         else:
             yield row
 
@@ -124,15 +139,18 @@ def _addresses(item: Response | Revisit, kind: str) -> Iterator[tuple[bytes, int
 
 
 def _rows(source: Input, config: BuildConfig, found: Found) -> Iterator[dict[str, Any]]:
+    offset, page_url = NO_RECORD, ""
     for item in read_source(source, config.source):
         found.records["document"] += 1
         found.documents["in"] += 1
         try:
             if isinstance(item, Rejected):
+                page_url = ""
                 raise item
+            offset, page_url = item.crawl.offset, item.page_url
             row = _row(item, config, found.paragraphs)
         except Rejected as rejected:
-            found.documents[rejected.reason] += 1
+            found.leave_out("document", rejected, source, offset=offset, page_url=page_url)
         else:
             yield row
 

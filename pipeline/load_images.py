@@ -5,7 +5,6 @@
 
 import base64
 import binascii
-from collections import Counter
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
@@ -14,15 +13,15 @@ from lcl.core.rejected import Reason, Rejected
 from pipeline.build_config import BuildConfig
 from pipeline.dedup.hash_lists import ImageLists
 from pipeline.images import ImageRules, make_image_segment
-from pipeline.raw import ImageReference, RawDocument
+from pipeline.raw import ImageReference, LostImages, RawDocument
 
 FindImage = Callable[[str], bytes | None]
 
 
-def load_document(raw: RawDocument, *, key: str, language: str, find_image: FindImage, config: BuildConfig, lists: ImageLists, counts: Counter[str]) -> Document:
+def load_document(raw: RawDocument, *, key: str, language: str, find_image: FindImage, config: BuildConfig, lists: ImageLists, lost: LostImages) -> Document:
     """The document with its images. Raises Rejected if, with those that are left, it breaks a rule.
 
-    `find_image` gives the bytes at an address or None. `counts` gains "out" for every image, or the reason why it was left out.
+    `find_image` gives the bytes at an address or None. `lost` gains every image that its own rules left out.
     """
     segments: list[Segment] = []
     seen: set[str] = set()
@@ -33,7 +32,7 @@ def load_document(raw: RawDocument, *, key: str, language: str, find_image: Find
                 segments.append(_load_image(piece, find_image, config.images, lists, seen))
                 num_images += 1
             except Rejected as rejected:
-                counts[rejected.reason] += 1
+                lost.append((piece, rejected))
         elif segments and segments[-1].kind == "text":  # the image between two texts was left out
             segments[-1] = TextSegment(segments[-1].text + PARAGRAPH_BREAK + piece)
         else:
@@ -42,7 +41,6 @@ def load_document(raw: RawDocument, *, key: str, language: str, find_image: Find
         raise Rejected(Reason.NO_IMAGES)
     if num_images > config.pages.max_images:
         raise Rejected(Reason.TOO_MANY_IMAGES, str(num_images))
-    counts["out"] += num_images
     return Document(
         key=key, segments=tuple(segments), page_url=raw.page_url, crawl=raw.crawl, order=raw.order, language=language,
         license=raw.license, scores=raw.scores,

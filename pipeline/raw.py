@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lcl.core.document import CrawlOrigin, Order
+from lcl.core.rejected import Rejected
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class ImageReference:
 
 
 Piece = str | ImageReference
+LostImages = list[tuple[ImageReference, Rejected]]  # that a document had, each with why it was left out
 
 
 @dataclass(frozen=True, kw_only=True)

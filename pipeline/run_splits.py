@@ -2,7 +2,8 @@
 
     extract     crawl files --> work/extracted, work/images              a task for each split (pipeline/extract_split.py)
     index       work/images --> work/index                               (pipeline/image_index.py)
-    duplicates  work/extracted --> work/dedup/lists                      (pipeline/dedup)
+    known       shards of sets that are extended --> work/known          a task for each shard (pipeline/known_documents.py)
+    duplicates  work/extracted, work/known --> work/dedup/lists          (pipeline/dedup)
     wanted      work/extracted, work/index --> work/wanted, and stop     where images are to be fetched first (pipeline/wanted.py)
     assemble    work/extracted, work/index --> shards, splits/*.json     a task for each split (pipeline/assemble_split.py)
     report      splits/*.json --> report.json
@@ -20,14 +21,16 @@ import xxhash
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
 from lcl.core.files import locked_folder, read_json, write_json
+from lcl.core.shards import Shard, fingerprint_of
 from pipeline.assemble_split import assemble_split
-from pipeline.build_config import FREE_FIELDS, BuildConfig
+from pipeline.build_config import CHANGEABLE_FIELDS, BuildConfig
 from pipeline.crawl import CRAWL_ENDINGS
 from pipeline.data_card import write_card
 from pipeline.dedup.find_duplicates import find_duplicates
 from pipeline.dedup.steps import in_process, on_ray
 from pipeline.extract_split import extract_split
 from pipeline.image_index import PARTS, merge_part
+from pipeline.known_documents import known_folder, known_shards, list_known
 from pipeline.sources.kinds import ENDINGS
 from pipeline.splits import split_name
 from pipeline.storage import Input, find_inputs
@@ -37,11 +40,11 @@ from pipeline.wanted import list_wanted
 log = logging.getLogger(__name__)
 
 
-def prepare_output(config: BuildConfig) -> tuple[list[Input], Path]:
-    """The inputs and the output folder, checked. Raises ValueError before anything is written."""
+def prepare_output(config: BuildConfig) -> tuple[list[Input], list[Shard], Path]:
+    """The inputs, the shards that are extended, and the output folder, checked. Raises ValueError before anything is written."""
     output = Path(config.output)
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        for name in [config.output, *(pattern for pattern in config.crawl if "://" not in pattern)]:
+        for name in [config.output, *config.extends, *(pattern for pattern in config.crawl if "://" not in pattern)]:
             if not Path(name).is_absolute():
                 raise ValueError(f"{name} is a relative path: in a Ray job it would mean a temporary copy of the working folder. Give an absolute one.")
     inputs = find_inputs(config.crawl, endings=CRAWL_ENDINGS + ENDINGS, prefix=config.prefix, anonymous=config.anonymous)
@@ -52,6 +55,7 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], Path]:
             raise ValueError(f"{source} has the same file name as {other}, from which shards and keys are named: rename one of them")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
+    known = known_shards(config.extends, output=output)
     run_path = output / "run.json"
     if run_path.exists():
         record = read_json(run_path)
@@ -59,20 +63,25 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], Path]:
         is_ours = "crawl" in earlier and "pages" in earlier
         if is_ours and not any(output.glob("splits/*.json")) and not any(output.glob("work/extracted/*.json")):
             run_path.unlink()  # a build that made nothing holds no folder
-        elif not is_ours or _rules(earlier) != _rules(to_dict(config)) or record.get("crawls") != _names_hash(inputs):
-            raise ValueError(f"{output} holds another run's shards (its run.json has other crawls or rules). Give another --output, or remove the folder.")
+        elif not is_ours:
+            raise ValueError(f"{output} holds the run of another command (its run.json says which). Give another --output, or remove the folder.")
+        elif changed := _changed(earlier, to_dict(config)) + [key for key, value in _fingerprints(inputs, known).items() if record.get(key) != value]:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in changed)
+            raise ValueError(f"{output} holds another run's shards (its run.json has another {flags}). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
-    return inputs, output
+    return inputs, known, output
 
 
-def _rules(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal for two builds to share a folder, beside the names of their inputs."""
-    return {key: value for key, value in config.items() if key not in FREE_FIELDS}
+def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which settings differ of those that must be equal for two builds to share a folder; the names of their inputs must be too."""
+    return [key for key in sorted({*earlier, *now}) if key not in CHANGEABLE_FIELDS and (key not in earlier or key not in now or earlier[key] != now[key])]
 
 
-def _names_hash(inputs: Sequence[Input]) -> str:
-    return xxhash.xxh128_hexdigest("\n".join(sorted(source.name for source in inputs)).encode("utf-8", "surrogateescape"))
+def _fingerprints(inputs: Sequence[Input], known: Sequence[Shard]) -> dict[str, str]:
+    """Of what a folder is built from, by the flag that gives it: the names of the inputs, and the bytes of the sets that are extended."""
+    names = xxhash.xxh128_hexdigest("\n".join(sorted(source.name for source in inputs)).encode("utf-8", "surrogateescape"))
+    return {"crawl": names, "extends": fingerprint_of(known) if known else ""}
 
 
 def build_shards(config: BuildConfig) -> dict[str, Any]:
@@ -80,26 +89,27 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
 
     Raises ValueError if more than `max_failed_crawls` of the crawl files fail, after all others are done.
     """
-    inputs, output = prepare_output(config)
+    inputs, known, output = prepare_output(config)
     work = output.resolve() / "work"
     work.mkdir(parents=True, exist_ok=True)
     if not (output / "run.json").exists():
-        write_run_record(output, config, crawls=_names_hash(inputs))
+        write_run_record(output, config, **_fingerprints(inputs, known))
     if config.executor == "ray":
         start_ray()
     with locked_folder(output):
-        return _build(inputs, output, work, config)
+        return _build(inputs, known, output, work, config)
 
 
-def _build(inputs: Sequence[Input], output: Path, work: Path, config: BuildConfig) -> dict[str, Any]:
+def _build(inputs: Sequence[Input], known: Sequence[Shard], output: Path, work: Path, config: BuildConfig) -> dict[str, Any]:
     splits = {split_name(source): source.absolute() for source in inputs}
     extracted = run_tasks(extract_split, {name: (source, work, config) for name, source in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
     _merge_index(extracted, work, config)
     if extracted.records:
-        find_duplicates(work, config.dedup, runner=on_ray if config.executor == "ray" else in_process)
+        find_duplicates(work, config.dedup, known=_list_known(known, work, config), runner=on_ray if config.executor == "ray" else in_process)
     if config.until == "wanted":
         return _list_wanted(extracted, work, config)
-    built = run_tasks(assemble_split, {name: (name, work, config) for name in extracted.records}, executor=config.executor, title="assembling", note=_say_built)
+    extends = _fingerprints(inputs, known)["extends"]
+    built = run_tasks(assemble_split, {name: (name, work, config, extends) for name in extracted.records}, executor=config.executor, title="assembling", note=_say_built)
     failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
     report = summarise(list(built.records.values()), failures, num_crawls=len(inputs))
     write_json(output / "report.json", report)
@@ -131,6 +141,20 @@ def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
     if merged.failures:
         raise ValueError(f"the index of images could not be made: {next(iter(merged.failures.values()))['message']}")
     write_json(index / "files.json", files)
+
+
+def _list_known(shards: Sequence[Shard], work: Path, config: BuildConfig) -> Path | None:
+    """The folder of the tables of all documents that are known already; None if no set is extended."""
+    if not shards:
+        return None
+    folder = known_folder(work, shards, config.signature)
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = {f"{number:06d}": (shard, folder / f"{number:06d}.parquet", config.signature) for number, shard in enumerate(shards)}
+    listed = run_tasks(list_known, tasks, executor=config.executor, title="listing known documents", note=lambda _: None)
+    if listed.failures:
+        raise ValueError(next(iter(listed.failures.values()))["message"])
+    log.info("%d documents are known already", sum(record["documents"] for record in listed.records.values()))
+    return folder
 
 
 def _list_wanted(extracted: Outcome, work: Path, config: BuildConfig) -> dict[str, Any]:

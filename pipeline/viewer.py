@@ -177,8 +177,8 @@ def _image_source(document: Document, number: int, segment: ImageSegment, output
 
 def _dropped(document: Document, rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Images that this page lost, and the pages that were left out just before and behind it."""
-    images = [row for row in rows if row["image_url"] and row["crawl_offset"] == document.crawl.offset and row["page_url"] == document.page_url]
-    pages = [row for row in rows if not row["image_url"]]
+    images = [row for row in rows if row["kind"] == "image" and row["crawl_offset"] == document.crawl.offset and row["page_url"] == document.page_url]
+    pages = [row for row in rows if row["kind"] == "document"]
     before = [row for row in pages if row["crawl_offset"] < document.crawl.offset][-NEARBY:]
     behind = [row for row in pages if row["crawl_offset"] > document.crawl.offset][:NEARBY]
     return {"dropped_images": images[:MAX_DROPPED_IMAGES], "dropped_pages": before + behind}

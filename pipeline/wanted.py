@@ -3,7 +3,6 @@
     work/extracted/NAME.parquet, minus duplicates, minus what the index finds --> work/wanted/NAME.parquet (url, page_url)
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def list_wanted(name: str, work: Path, rules: ImageRules) -> dict[str, Any]:
 def _wanted(rows: Iterator[dict[str, Any]], index: ImageIndex, drops: Mapping[str, Drop], rules: ImageRules) -> Iterator[dict[str, str]]:
     for row in rows:
         try:
-            document = without(from_row(row), drops.get(row["key"]), Counter())
+            document = without(from_row(row), drops.get(row["key"]), [])
         except Rejected:
             continue
         for piece in document.pieces:

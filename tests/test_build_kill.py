@@ -39,7 +39,7 @@ def words(seed: int) -> str:
 
 
 def command(crawls: list[Path], output: Path) -> list[str]:
-    return [sys.executable, "pipeline/build_shards.py", "--crawl", *map(str, crawls), "--output", str(output), "--shard-documents", "7", "--dedup.max-image-url-documents", "0"]
+    return [sys.executable, "pipeline/build_shards.py", "--crawl", *map(str, crawls), "--output", str(output), "--shard-documents", "7", "--dedup.max-image-url-documents", "0", "--keep-rejects", "True"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

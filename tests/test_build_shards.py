@@ -96,10 +96,10 @@ def submit(head: tuple[str, dict[str, str]], *options: object) -> subprocess.Com
 def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: tuple, crawls: list[Path], tmp_path: Path) -> None:
     """The job's driver killed in the middle and submitted again; one bad crawl file among good ones."""
     local, output = tmp_path / "local", tmp_path / "shards"
-    build_here(crawls, local, dedup__near={"on": True})
+    build_here(crawls, local, dedup__near={"on": True}, keep_rejects=True)
     bad = tmp_path / "bad.warc.gz"
     bad.write_bytes(b"no crawl at all")
-    options = ["--crawl", *crawls, bad, "--output", output, "--max-failed-crawls", "0.3"]
+    options = ["--crawl", *crawls, bad, "--output", output, "--max-failed-crawls", "0.3", "--keep-rejects", "True"]
     first = subprocess.Popen(
         [str(word) for word in ["ray", "job", "submit", "--address", head[0], "--working-dir", ".", "--", "python", SCRIPT, *options]],
         cwd=ROOT, env=head[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -115,7 +115,7 @@ def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: tuple
     report = json.loads((output / "report.json").read_text())
     assert report["crawls"]["in"] == 4 and report["crawls"]["failed"]["bad.warc.gz"]["reason"] == "not_a_crawl"
     built, expected = ({name: data for name, data in shard_bytes(folder).items() if name != "report.json"} for folder in (output, local))  # bad is in one alone
-    assert built == expected and len(built) == 12
+    assert built == expected and len(built) == 15
 
 
 def drivers(output: Path) -> list[int]:

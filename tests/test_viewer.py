@@ -108,8 +108,8 @@ def hostile_documents() -> list[Document]:
 def test_hostile_documents_stay_text(tmp_path: Path, images: str) -> None:
     output = tmp_path / "view"
     folder = made_set(tmp_path / "shards", hostile_documents())
-    row = {"crawl_file": "crawl.warc.gz", "crawl_offset": 1000, "page_url": "https://good.example/a?b=<c>&d='\"", "reason": "image_damaged", "detail": EVIL}
-    write_rejects(folder, "made", [row | {"image_url": EVIL}, row | {"image_url": "", "crawl_offset": 500}])
+    row = {"kind": "image", "crawl_file": "crawl.warc.gz", "crawl_offset": 1000, "page_url": "https://good.example/a?b=<c>&d='\"", "reason": "image_damaged", "detail": EVIL}
+    write_rejects(folder, "made", [row | {"image_url": EVIL}, row | {"kind": "document", "image_url": "", "crawl_offset": 500}])
     view(folder, output, images=images)
     for name, page in pages(output):
         policy = next(attributes["content"] for tag, attributes in page.tags if attributes.get("http-equiv") == "Content-Security-Policy")
@@ -164,10 +164,11 @@ def test_the_same_command_writes_the_same_and_leaves_nothing_of_a_larger_view(fo
 def test_what_was_left_out_nearby_is_shown(tmp_path: Path) -> None:
     folder = made_set(tmp_path / "shards", DOCUMENTS[3:5])
     pages_left_out = [
-        {"crawl_file": "crawl.warc.gz", "crawl_offset": offset, "page_url": f"https://left.example/{offset}", "image_url": "", "reason": "no_images", "detail": ""}
+        {"kind": "document", "crawl_file": "crawl.warc.gz", "crawl_offset": offset, "page_url": f"https://left.example/{offset}", "image_url": "", "reason": "no_images", "detail": ""}
         for offset in (100, 200, 300, 400, 3500, 9000)
     ]
-    image = {"crawl_file": "crawl.warc.gz", "crawl_offset": 4000, "page_url": DOCUMENTS[4].page_url, "image_url": "https://i.example/s.gif", "reason": "image_too_small", "detail": "3 x 3"}
+    place = {"crawl_file": "crawl.warc.gz", "crawl_offset": 4000, "page_url": DOCUMENTS[4].page_url}
+    image = {"kind": "image", **place, "image_url": "https://i.example/s.gif", "reason": "image_too_small", "detail": "3 x 3"}
     write_rejects(folder, "made", [*pages_left_out, image, {**image, "crawl_file": "other.warc.gz"}])
     assert read_rejects(folder, "crawl.warc.gz") == sorted([*pages_left_out, image], key=lambda row: row["crawl_offset"]) and read_rejects(folder, "none") == []
     view(folder, tmp_path / "view", per_page=1)

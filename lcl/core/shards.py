@@ -264,6 +264,14 @@ def _selected(folder: Path) -> list[Shard]:
     return shards
 
 
+def fingerprint_of(shards: Sequence[Shard]) -> str:
+    """Changes when any document does: a hash over the checksums of all tars, in order, and over the rows of those that are not whole."""
+    digest = hashlib.sha256()
+    for shard in shards:
+        digest.update(shard.sidecar["sha256"][".tar"].encode() + (b"" if shard.rows is None else shard.rows.astype("<i8").tobytes()))
+    return digest.hexdigest()[:16]
+
+
 class ShardSet:
     """All committed shards of some folders or selections, as one list of documents in a fixed order (by shard name).
 
@@ -283,11 +291,8 @@ class ShardSet:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any document does: a hash over the checksums of all tars, in order, and over the rows of those that are not whole."""
-        digest = hashlib.sha256()
-        for shard in self.shards:
-            digest.update(shard.sidecar["sha256"][".tar"].encode() + (b"" if shard.rows is None else shard.rows.astype("<i8").tobytes()))
-        return digest.hexdigest()[:16]
+        """Changes when any document does (`fingerprint_of`)."""
+        return fingerprint_of(self.shards)
 
     def read(self, index: int) -> Document:
         """Document `index`, 0 <= index < len. Raises ValueError naming the shard if its bytes are damaged."""
@@ -307,6 +312,20 @@ def read_bytes(path: Path, *, offset: int, length: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return os.pread(descriptor, length, offset)
+    finally:
+        os.close(descriptor)
+
+
+def read_last_member(path: Path, *, offset: int, length: int) -> bytes:
+    """The bytes of the last member in a slice of a tar: a document's JSON. Of its images only the headers are read. Raises ValueError as `read_members` does."""
+    end = offset + length
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while True:
+            _, size = _read_header(os.pread(descriptor, BLOCK, offset))
+            start, offset = offset + BLOCK, offset + BLOCK + size + -size % BLOCK
+            if offset >= end:
+                return os.pread(descriptor, size, start)
     finally:
         os.close(descriptor)
 

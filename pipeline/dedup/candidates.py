@@ -19,6 +19,8 @@ def find_candidates(work: Work, partition: int, *, alive: str) -> dict[str, int]
     settings = work.settings.near
     records = read_living(work, partition, kind="band", alive=alive, dtype=BAND)
     low, high, num_large = bucket_pairs(records["key"], records["doc"], max_bucket=settings.max_bucket, neighbours=settings.neighbours)
+    is_new = high >= work.corpus.num_known  # two known ones are not compared: both stay
+    low, high = low[is_new], high[is_new]
     write_by_group(work, "pair", partition, make_records(PAIR, low=low, high=high), field="low")
     mentioned = np.unique(high)
     write_by_group(work, "mentioned", partition, make_records(DOC, doc=mentioned))

@@ -1,6 +1,7 @@
 """The documents of all splits as one numbered sequence, in the order of (crawl file, offset): which of two comes first is a comparison of numbers.
 
     extracted/*.parquet --inspect--> splits in order --> Corpus: document i is row i - starts[s] of split s
+    known/*.parquet: documents of sets that a build extends, before all others, in any order among themselves; they are never dropped and get no list
     groups: documents [g * G, (g + 1) * G), the unit of a task that reads documents, whatever the splits' sizes
 """
 
@@ -23,11 +24,11 @@ COLUMNS = ("key", "file", "offset", "page_url", "domain", "text", "image_urls", 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """`names` of the splits in order; split s holds documents starts[s] to starts[s + 1]."""
+    """`paths` of the splits in order; split s holds documents starts[s] to starts[s + 1]. The first `num_known_splits` are of known documents."""
 
-    folder: Path
-    names: tuple[str, ...]
+    paths: tuple[Path, ...]
     starts: np.ndarray
+    num_known_splits: int
     group_documents: int
     signature: SignatureConfig
     has_image_hashes: bool
@@ -35,6 +36,11 @@ class Corpus:
     @property
     def num_documents(self) -> int:
         return int(self.starts[-1])
+
+    @property
+    def num_known(self) -> int:
+        """Documents below this number are known ones."""
+        return int(self.starts[self.num_known_splits])
 
     @property
     def num_groups(self) -> int:
@@ -53,7 +59,7 @@ class Corpus:
         while start < end:
             first, behind = int(self.starts[split]), int(self.starts[split + 1])
             if behind > start:
-                yield from _read_rows(self.folder / f"{self.names[split]}.parquet", start - first, min(end, behind) - first, columns, first)
+                yield from _read_rows(self.paths[split], start - first, min(end, behind) - first, columns, first)
                 start = behind
             split += 1
 
@@ -71,15 +77,11 @@ def _read_rows(path: Path, start: int, end: int, columns: Sequence[str], first_d
             row += len(batch)
 
 
-def inspect(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Of each split: number of rows, first and last (file, offset), fingerprint, settings of its signatures.
+def inspect(path: Path, *, is_known: bool) -> dict[str, Any]:
+    """Of a split: number of rows, first and last (file, offset), fingerprint, settings of its signatures.
 
-    Raises ValueError naming the file that lacks a column, is damaged, or whose rows are not in order.
+    Raises ValueError naming the file if it lacks a column or is damaged, or if its rows are not in order, which known ones need not be.
     """
-    return [_inspect(folder / f"{name}.parquet", name) for name in names]
-
-
-def _inspect(path: Path, name: str) -> dict[str, Any]:
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -89,40 +91,42 @@ def _inspect(path: Path, name: str) -> dict[str, Any]:
             signature = to_dict(settings_of(schema))
             last: tuple[str, int] | None = None
             first = None
-            for batch in file.iter_batches(columns=["file", "offset"]):
+            for batch in () if is_known else file.iter_batches(columns=["file", "offset"]):
                 for place in zip(batch["file"].to_pylist(), batch["offset"].to_pylist(), strict=True):
                     first = first or place
                     if last is not None and place < last:
                         raise ValueError(f"{place} stands behind {last}: documents must be in the order of (file, offset); extract it again")
                     last = place
             return {
-                "name": name, "rows": file.metadata.num_rows, "first": first, "last": last, "fingerprint": fingerprint(path), "signature": signature,
+                "path": path, "rows": file.metadata.num_rows, "is_known": is_known, "first": first, "last": last, "fingerprint": fingerprint(path), "signature": signature,
                 "image_hashes": "image_sha256" in schema.names,
             }  # fmt: skip
     except (pa.ArrowException, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def order_splits(folder: Path, inspected: Sequence[dict[str, Any]], *, group_documents: int) -> Corpus:
+def order_splits(inspected: Sequence[dict[str, Any]], *, group_documents: int) -> Corpus:
     """The corpus of inspected splits. Raises ValueError if two of them overlap, or if their signatures cannot be compared."""
-    filled = sorted((split for split in inspected if split["rows"]), key=lambda split: split["first"])
+    known = sorted((split for split in inspected if split["is_known"] and split["rows"]), key=lambda split: split["path"])
+    filled = sorted((split for split in inspected if not split["is_known"] and split["rows"]), key=lambda split: split["first"])
     for before, behind in zip(filled, filled[1:]):
         if tuple(before["last"]) >= tuple(behind["first"]):
             raise ValueError(
-                f"splits {before['name']} and {behind['name']} in {folder} overlap: one ends at {before['last']}, the other begins at {behind['first']}. "
-                "Remove what was extracted twice."
+                f"splits {before['path'].stem} and {behind['path'].stem} in {before['path'].parent} overlap: one ends at {before['last']}, the other begins at "
+                f"{behind['first']}. Remove what was extracted twice."
             )  # fmt: skip
+    compared = [*known, *filled]
+    for before, behind in zip(compared, compared[1:]):
         for what in ("signature", "image_hashes"):
             if before[what] != behind[what]:
-                raise ValueError(
-                    f"splits {before['name']} and {behind['name']} in {folder} have different {what}: {before[what]} and {behind[what]}; extract them again"
-                )
-    empty = sorted((split for split in inspected if not split["rows"]), key=lambda split: split["name"])
-    signature = filled[0]["signature"] if filled else to_dict(SignatureConfig())
+                raise ValueError(f"{before['path']} and {behind['path']} have different {what}: {before[what]} and {behind[what]}; extract them again")
+    empty = sorted((split for split in inspected if not split["is_known"] and not split["rows"]), key=lambda split: split["path"])
+    splits = [*compared, *empty]
+    signature = compared[0]["signature"] if compared else to_dict(SignatureConfig())
     return Corpus(
-        folder=folder, names=tuple(split["name"] for split in [*filled, *empty]), starts=np.cumsum([0, *(split["rows"] for split in [*filled, *empty])]),
-        group_documents=group_documents, signature=from_dict(SignatureConfig, signature, origin=str(folder)),
-        has_image_hashes=bool(filled) and filled[0]["image_hashes"],
+        paths=tuple(split["path"] for split in splits), starts=np.cumsum([0, *(split["rows"] for split in splits)]), num_known_splits=len(known),
+        group_documents=group_documents, signature=from_dict(SignatureConfig, signature, origin="extracted documents"),
+        has_image_hashes=bool(compared) and compared[0]["image_hashes"],
     )  # fmt: skip
 
 

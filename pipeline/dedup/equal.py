@@ -37,9 +37,10 @@ def drop_equal_documents(work: Work, partition: int, *, kind: str, alive: str) -
 def drop_equal_paragraphs(work: Work, partition: int, *, alive: str) -> dict[str, int]:
     """Drops every paragraph that stands earlier in the same domain, also in its own document."""
     records, first = sort_by_hash(read_living(work, partition, kind="paragraph", alive=alive, dtype=HASHED_PLACE))
-    repeated = records[first != np.arange(len(records))]
+    is_new = records["doc"] >= work.corpus.num_known
+    repeated = records[is_new & (first != np.arange(len(records)))]
     write_by_group(work, "drop_paragraph", partition, make_records(PLACE, doc=repeated["doc"], place=repeated["place"]))
-    return {"in": len(records), "dropped": len(repeated)}
+    return {"in": int(np.count_nonzero(is_new)), "dropped": len(repeated)}
 
 
 def make_image_sets(work: Work, group: int, *, alive: str, frequent: bool) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The global pass: extracted documents of all splits in, lists of what to leave out behind it.
 
-    extracted/*.parquet
+    extracted/*.parquet, and before them known/*.parquet: documents of sets that are extended, which always stay and get no list
       --> records (per group of documents; the only pass over all of them)
       --> contaminated                                        documents that share words with evaluation texts
       --> same URL --> same text                              per partition of hashes
@@ -42,15 +42,16 @@ SCHEMA = "lcl-dedup/1"
 SPLITS_PER_TASK = 256  # that one task inspects
 
 
-def find_duplicates(folder: Path, settings: DedupConfig, *, runner: Runner = in_process) -> dict[str, Any]:
+def find_duplicates(folder: Path, settings: DedupConfig, *, known: Path | None = None, runner: Runner = in_process) -> dict[str, Any]:
     """Writes `folder`/dedup for the splits in `folder`/extracted, and returns its report. The same call continues an interrupted pass.
 
+    `known` is a folder of documents that are there already, in the form of extracted ones: what is like one of them is dropped.
     The bytes of dedup/ follow from the documents and the settings; the runner, its workers, and sizes of groups and partitions do not change them.
     Raises ValueError if a split or an evaluation text cannot be read, if more MinHash values are asked for than the splits have, or if dedup/ is of
     other splits or settings.
     """
-    inspected = _inspect_splits((folder / EXTRACTED).resolve(), runner)
-    corpus = order_splits((folder / EXTRACTED).resolve(), inspected, group_documents=settings.group_documents)
+    inspected = _inspect_splits((folder / EXTRACTED).resolve(), known, runner)
+    corpus = order_splits(inspected, group_documents=settings.group_documents)
     _check_bands(corpus, settings)
     identity = _identity(inspected, settings)
     output = (folder / OUTPUT).resolve()
@@ -64,18 +65,18 @@ def find_duplicates(folder: Path, settings: DedupConfig, *, runner: Runner = in_
     return read_json(output / REPORT)
 
 
-def _inspect_splits(folder: Path, runner: Runner) -> list[dict[str, Any]]:
-    names = sorted(path.stem for path in folder.glob("*.parquet"))
-    if not names:
+def _inspect_splits(folder: Path, known: Path | None, runner: Runner) -> list[dict[str, Any]]:
+    splits = [(path, False) for path in sorted(folder.glob("*.parquet"))]
+    if not splits:
         raise ValueError(f"{folder} holds no extracted split (NAME.parquet); extract some first")
-    chunks = [names[start : start + SPLITS_PER_TASK] for start in range(0, len(names), SPLITS_PER_TASK)]
-    found = dict(runner(_inspect_chunk, (folder, chunks), range(len(chunks))))
+    splits += [(path, True) for path in sorted(known.resolve().glob("*.parquet"))] if known else []
+    chunks = tuple(splits[start : start + SPLITS_PER_TASK] for start in range(0, len(splits), SPLITS_PER_TASK))
+    found = dict(runner(_inspect_chunk, chunks, range(len(chunks))))
     return [split for index in sorted(found) for split in found[index]]
 
 
-def _inspect_chunk(shared: tuple[Path, Sequence[Sequence[str]]], index: int) -> list[dict[str, Any]]:
-    folder, chunks = shared
-    return inspect(folder, chunks[index])
+def _inspect_chunk(chunks: tuple[Sequence[tuple[Path, bool]], ...], index: int) -> list[dict[str, Any]]:
+    return [inspect(path, is_known=is_known) for path, is_known in chunks[index]]
 
 
 def _check_bands(corpus: Corpus, settings: DedupConfig) -> None:
@@ -96,8 +97,10 @@ def _identity(inspected: Sequence[dict[str, Any]], settings: DedupConfig) -> dic
     for path in texts:
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file of evaluation texts (contamination.texts)")
+    known = {"known": {split["path"].stem: split["fingerprint"] for split in inspected if split["is_known"]}}
     return {
-        "splits": {split["name"]: split["fingerprint"] for split in inspected},
+        "splits": {split["path"].stem: split["fingerprint"] for split in inspected if not split["is_known"]},
+        **(known if known["known"] else {}),
         "settings": plain,
         "evaluation_texts": sorted(sha256_of(Path(path)) for path in texts),
         "versions": {"pyarrow": versions(["pyarrow"])["pyarrow"]},
@@ -160,7 +163,7 @@ def _run(work: Work, runner: Runner) -> dict[str, Any]:
     for kind in images:
         _join_frequent(work, kind)
     dropped = {reason: documents[reason] for reason in REASONS.values() if documents[reason]}
-    assert documents["in"] == work.corpus.num_documents == documents["out"] + sum(dropped.values())
+    assert documents["in"] == work.corpus.num_documents - work.corpus.num_known == documents["out"] + sum(dropped.values())
     return {
         "documents": {"in": documents["in"], "out": documents["out"], "dropped": dropped},
         "near_duplicates": near,

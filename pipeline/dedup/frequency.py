@@ -17,18 +17,19 @@ FREQUENT = pa.schema([pa.field("value", pa.string(), nullable=False), pa.field("
 
 
 def drop_frequent_images(work: Work, partition: int, *, kind: str, alive: str, limit: int) -> dict[str, int]:
-    """Drops the images whose value occurs in more than `limit` documents that are left; more than once in a document counts as once."""
+    """Drops the images whose value occurs in more than `limit` documents that are left, known ones counted; more than once in a document counts as once."""
     images, first = sort_by_hash(read_living(work, partition, kind=kind, alive=alive, dtype=HASHED_PLACE))
     starts = np.unique(first)
     is_new_document = np.ones(len(images), bool)
     is_new_document[1:] = (images["doc"][1:] != images["doc"][:-1]) | (first[1:] != first[:-1])
     num_documents = np.add.reduceat(is_new_document, starts, dtype=np.int64) if len(images) else np.empty(0, np.int64)
     is_frequent = num_documents > limit
-    dropped, values = images[np.isin(first, starts[is_frequent])], images[starts[is_frequent]]
+    is_new = images["doc"] >= work.corpus.num_known
+    dropped, values = images[is_new & np.isin(first, starts[is_frequent])], images[starts[is_frequent]]
     write_by_group(work, f"drop_{kind}", partition, make_records(PLACE, doc=dropped["doc"], place=dropped["place"]))
     occurrences = make_records(VALUE, doc=values["doc"], place=values["place"], documents=num_documents[is_frequent])
     write_by_group(work, f"value_{kind}", partition, occurrences)
-    return {"in": len(images), "dropped": len(dropped), "values": len(values)}
+    return {"in": int(np.count_nonzero(is_new)), "dropped": len(dropped), "values": len(values)}
 
 
 def spell_frequent_values(work: Work, group: int, *, kind: str) -> dict[str, int]:

@@ -39,7 +39,7 @@ def write_lists(work: Work, group: int) -> dict[str, int]:
     """Writes the lists of the splits that begin in the group; counts documents by what became of them."""
     corpus, counts = work.corpus, Counter[str]()
     begins_in = np.minimum(corpus.starts[:-1] // corpus.group_documents, corpus.num_groups - 1)
-    splits = np.flatnonzero(begins_in == group)
+    splits = np.flatnonzero((begins_in == group) & (np.arange(len(begins_in)) >= corpus.num_known_splits))
     if not len(splits):
         return {}
     start, end = int(corpus.starts[splits[0]]), int(corpus.starts[splits[-1] + 1])
@@ -50,7 +50,7 @@ def write_lists(work: Work, group: int) -> dict[str, int]:
         bounds = int(corpus.starts[split]), int(corpus.starts[split + 1])
         own_drops, own_places = ({kind: _between(found, *bounds) for kind, found in records.items()} for records in (drops, places))
         table = _list_of(work, own_drops, own_places)
-        with open_aside(work.folder.parent / LISTS / f"{corpus.names[split]}.parquet") as file:
+        with open_aside(work.folder.parent / LISTS / corpus.paths[split].name) as file:
             pq.write_table(table, file, compression="zstd")
         counts.update(reason for reason in table["reason"].to_pylist() if reason is not None)
     dropped = counts.total()

@@ -31,7 +31,7 @@ def survivors(work: Work, stage: str) -> Survivors:
 
 
 def drop_documents(runner: Runner, work: Work, stage: str, *, before: str, drops: Sequence[Path]) -> str:
-    """Makes the survivors of `stage`: those of the stage before without what the DROP records in `drops` say. Returns `stage`."""
+    """Makes the survivors of `stage`: those of the stage before without what the DROP records in `drops` say, known ones apart. Returns `stage`."""
     run_step(runner, work, f"settle_{stage}", partial(_settle, stage=stage, before=before, drops=drops), 1)
     return stage
 
@@ -40,6 +40,7 @@ def _settle(work: Work, _: int, *, stage: str, before: str, drops: Sequence[Path
     bits = _read(work, before)
     for path in drops:
         documents = read_all(path, num_receivers=work.corpus.num_groups, dtype=DROP)["doc"]
+        documents = documents[documents >= work.corpus.num_known]
         np.bitwise_and.at(bits, documents >> 3, ~(np.uint8(1) << (documents & 7).astype(np.uint8)))
     with open_aside(work.folder / f"survivors-{stage}.bits") as file:
         file.write(bits.tobytes())
