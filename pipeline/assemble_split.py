@@ -28,7 +28,8 @@ from pipeline.image_index import ImageIndex
 from pipeline.load_images import FindImage, load_document
 from pipeline.raw import ImageReference, LostImages
 from pipeline.rejects import FOLDER, Keep, open_rejects, reject_row, write_rejects
-from pipeline.splits import check_identity
+from pipeline.removal import FOLDER as REMOVALS
+from pipeline.splits import CrawlChanged, check_identity
 
 
 def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = "") -> dict[str, Any]:
@@ -36,7 +37,7 @@ def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = ""
 
     `extends` is the fingerprint of the sets that the build extends.
 
-    Raises CrawlChanged if what decides its shards has changed since they were built. Whatever is raised, no shard of this split is left:
+    Raises CrawlChanged if what decides its shards has changed since they were built, documents taken down included. Whatever is raised, no shard of this split is left:
     shards belong to a record.
     """
     output = work.parent
@@ -54,6 +55,11 @@ def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = ""
         check_identity(record["identity"], identity, output=output)
         if all(is_whole(output / f"{shard}.json") for shard in record["shards"]) and (rejects.exists() or not config.keep_rejects):
             return record
+        if any((output / REMOVALS).glob(f"{name}-*.json")):
+            raise CrawlChanged(
+                f"a shard of {name} is lost, from which documents were taken down ({output / REMOVALS}): building it again would bring them back. "
+                "Build into another --output, and `lcl remove` there with the same lists."
+            )
     _remove(output, name)  # what an interrupted build left
     try:
         with (

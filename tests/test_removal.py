@@ -18,7 +18,9 @@ from pipeline.removal import RemoveConfig, remove_documents, without_images
 from pipeline.takedown import Takedown, read_takedown
 from pipeline.verify_shards import VerifyConfig
 from pipeline.verify_shards import main as verify
+from tests.builds import build_here
 from tests.conftest import Run, assert_one_line_error
+from tests.crawls import Capture, html, jpeg, write_warc
 from tests.kill_and_continue import leftovers, run_killed_inside
 from tests.made_shards import file_bytes, file_states, made_document, made_image, made_set
 
@@ -245,6 +247,22 @@ def test_the_lists_answer_for_a_build_too(tmp_path: Path) -> None:
     assert takedown.document_reason(page_url="https://begone.example/a", domain="begone.example") == ""
     assert takedown.image_reason(url="http://cdn.gone.example/i.jpg", hashes=(), phash="") == "domain gone.example"
     assert Takedown().document_reason(page_url="http://[broken", domain="") == "" == Takedown(urls=frozenset({"x"})).image_reason(url="http://[broken", hashes=(), phash="")
+
+
+def test_a_build_that_lost_a_shard_does_not_bring_back_what_was_removed(tmp_path: Path) -> None:
+    captures = [Capture(f"https://{site}.example/", html(f"<p>{site} of its own</p><img src='https://a.example/i.jpg'>")) for site in "ab"]
+    crawl = write_warc(tmp_path / "crawl.warc.gz", [*captures, Capture("https://a.example/i.jpg", jpeg((200, 0, 0)), "image/jpeg")])
+    output = tmp_path / "shards"
+    build_here([crawl], output, shard_documents=1)
+    (tmp_path / "domains.txt").write_text("b.example\n")
+    assert remove_documents(RemoveConfig(shards=(str(output),), domains=str(tmp_path / "domains.txt")))["documents"] == 1
+    build_here([crawl], output, shard_documents=1)  # nothing is lost: nothing to do
+    assert [document.page_url for document in ShardSet([output])] == ["https://a.example/"]
+    for path in output.glob("*-00000.*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="documents were taken down .*would bring them back.*lcl remove"):
+        build_here([crawl], output, shard_documents=1)
+    assert not any("b.example" in document.page_url for document in ShardSet([output]))
 
 
 def test_a_selection_is_refused_and_as_a_command(run: Run, folder: Path, tmp_path: Path) -> None:
