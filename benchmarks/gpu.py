@@ -190,7 +190,7 @@ def main(settings: GpuConfig) -> None:
     started = time.monotonic()
     set_up_logging()
     if not settings.toy and not torch.cuda.is_available():
-        raise ValueError("this machine has no CUDA GPU; --toy True runs the table on a CPU, as a test")
+        raise ValueError("this machine has no CUDA GPU; --toy runs the table on a CPU, as a test")
     jobs = table(toy_sizes() if settings.toy else full_sizes())
     unknown = {*settings.jobs, settings.job} - {job.name for job in jobs} - {""}
     if unknown:

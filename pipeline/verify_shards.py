@@ -1,6 +1,6 @@
 """Entry point: every checksum, count and catalogue row of shards, and the accounts of their build; damage is named with its cure.
 
-    python pipeline/verify_shards.py --shards A B --decode True
+    python pipeline/verify_shards.py --shards A B --decode
 """
 
 import os

@@ -98,7 +98,7 @@ def test_a_table_continues_with_what_is_left(run: Run, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
-    assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, CUDA_VISIBLE_DEVICES=""), "no CUDA GPU", "--toy True")
+    assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, CUDA_VISIBLE_DEVICES=""), "no CUDA GPU", "--toy")
     assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, "--toy", "True", "--jobs", "attentoin"), "attentoin", "attention")
     assert_one_line_error(run("python", "benchmarks/packing.py", "--output", tmp_path / "a.json", "--model", "toi"), "toi", "lcl_vit_b32_mmc4")
 

@@ -76,6 +76,12 @@ def test_a_description_goes_to_people_and_the_config_to_machines(dry_run: bool, 
     assert (json.loads(out), err, ran) == ({"width": 5}, "5 wide\n", []) if dry_run else (out, err, ran) == ("", "", [Size(width=5)])
 
 
+@config
+class Switched:
+    toy: bool = False
+    width: int = 1
+
+
 def test_a_mistake_that_a_description_finds_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     def describe(value: Size) -> str:
         raise ValueError("width is too small")
@@ -84,6 +90,17 @@ def test_a_mistake_that_a_description_finds_is_one_line(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit) as end:
         run_command(Size, print, describe=describe)
     assert end.value.code == 1 and capsys.readouterr().err == "error: width is too small\n"
+
+
+@pytest.mark.parametrize("words", [["--toy"], ["--toy", "True"], ["--toy=True"], ["--toy", "--width", "3"], ["--width", "3", "--toy"]])
+def test_a_switch_stands_alone_or_has_a_value(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    seen: list[Switched] = []
+    monkeypatch.setattr(sys, "argv", ["switched", *words])
+    run_command(Switched, seen.append)
+    assert seen == [Switched(toy=True, width=3 if "3" in words else 1)]
+    monkeypatch.setattr(sys, "argv", ["switched", "--toy", "False"])
+    run_command(Switched, seen.append)
+    assert seen[-1] == Switched(toy=False)
 
 
 def test_config_file_gives_the_same_config_back(run: Run, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,13 +54,25 @@ def _explain(cls: type, item: Mapping[str, Any]) -> str:
     return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "")
 
 
-def _dotted_keys(cls: type, prefix: str = "") -> list[str]:
-    keys = []
+def _dotted_keys(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Every key with the type of its value."""
+    keys = {}
     for field in dataclasses.fields(cls):
-        keys.append(prefix + field.name)
+        keys[prefix + field.name] = field.type
         if dataclasses.is_dataclass(field.type):
-            keys += _dotted_keys(field.type, f"{prefix}{field.name}.")
+            keys |= _dotted_keys(field.type, f"{prefix}{field.name}.")
     return keys
+
+
+def _with_values(cls: type[Any], arguments: Sequence[str]) -> list[str]:
+    """The arguments, with True behind each switch that stands alone: `--keep-rejects` says what `--keep-rejects True` says."""
+    switches = {"--" + key.replace("_", "-") for key, kind in _dotted_keys(cls).items() if kind is bool}
+    completed: list[str] = []
+    for item, following in pairwise([*arguments, "--"]):
+        completed.append(item)
+        if item.replace("_", "-") in switches and following.startswith("--"):
+            completed.append("True")
+    return completed
 
 
 def hash_of(value: Any, *, without: Sequence[str] = ()) -> str:
@@ -92,7 +105,7 @@ def run_command(
     notes.append("--config RUN.json starts from the config of an earlier run. --dry-run prints the resolved config and stops.")
     kwargs = {} if default is None else {"default": default}
     value, unknown = tyro.cli(
-        cls, args=rest, description="\n\n".join(notes), config=(tyro.conf.FlagConversionOff,), return_unknown_args=True, **kwargs
+        cls, args=_with_values(cls, rest), description="\n\n".join(notes), config=(tyro.conf.FlagConversionOff,), return_unknown_args=True, **kwargs
     )
     if unknown:
         flags = ["--" + key for key in _dotted_keys(cls)]
