@@ -24,6 +24,7 @@ from pipeline.fetch.image_store import ImageStore
 from pipeline.guard import Guard
 from pipeline.image_index import ImageIndex
 from pipeline.load_images import FindImage, load_document
+from pipeline.meter import Meter, storage_bytes
 from pipeline.raw import ImageReference
 from pipeline.splits import check_identity
 
@@ -50,13 +51,15 @@ def assemble_split(name: str, work: Path, config: BuildConfig) -> dict[str, Any]
     _remove_shards(output, name)  # of a build that was interrupted
     try:
         with (
+            Meter(work / "timing" / "assemble", name, total_documents=extracted["rows"]) as meter,
             Guard(work / "attempts", f"{name}.assemble", seconds=config.item_seconds) as guard,
             CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"], honour_opt_outs=config.honour_opt_outs) as captured,
         ):
             counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter()}
-            rows = read_rows(work / "extracted" / f"{name}.parquet")
+            rows = meter.over(read_rows(work / "extracted" / f"{name}.parquet"))
             documents = _documents(rows, read_drops(drops), _finder(captured, store), config, guard, counts)
             shards = _write_shards(documents, output, name, config, identity)
+            meter.bytes_written = storage_bytes(*(output / f"{shard}{suffix}" for shard in shards for suffix in SUFFIXES))
             set_aside = {str(number): why for number, why in sorted(guard.set_aside.items())}
         record = {
             "identity": identity, "shards": shards, "records": extracted["records"], "records_rejected": extracted["records_rejected"],

@@ -5,11 +5,15 @@
 """
 
 import logging
+from pathlib import Path
 
 from lcl.core.config import run_command
+from lcl.core.files import read_json
 from lcl.core.logs import set_up_logging
 from pipeline.build_config import PRESETS, BuildConfig
+from pipeline.plan import describe
 from pipeline.run_splits import build_shards
+from pipeline.timing import summary_lines
 
 
 def main(config: BuildConfig) -> None:
@@ -25,9 +29,11 @@ def main(config: BuildConfig) -> None:
     )
     for reason, count in sorted(documents["dropped"].items(), key=lambda item: -item[1]):
         logging.info("  left out: %6d %s", count, reason)
+    for line in summary_lines(read_json(Path(config.output) / "timing.json")):
+        logging.info(line)
     if not documents["out"]:
         raise ValueError(f"no page became a document; {config.output}/report.json says why each was left out. Check the rules (--pages.*, --images.*).")
 
 
 if __name__ == "__main__":
-    run_command(BuildConfig, main, presets=PRESETS, description=__doc__.splitlines()[0])
+    run_command(BuildConfig, main, presets=PRESETS, description=__doc__.splitlines()[0], describe=describe)

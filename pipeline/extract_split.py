@@ -4,12 +4,13 @@
                  +--> images, redirects, revisits --> work/images/NAME.npy (those that cannot be sought: work/crawls/NAME.warc)
     other source ----> RawDocument ------------------------+
                      counts, by reason --> work/extracted/NAME.json, written last: the split is extracted
+                     what it took      --> work/timing/extract/NAME.json (pipeline/meter.py)
 
 Bodies are read once and not kept: assembly reads those of images that documents show again, at their offset.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from pipeline.extracted import to_row, write_rows
 from pipeline.guard import Guard
 from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entry, address_hash, digest_hash, write_entries
 from pipeline.licenses import LicenseFilter
+from pipeline.meter import Meter, storage_bytes
 from pipeline.pages import read_page
 from pipeline.raw import ImageReference, RawDocument
+from pipeline.sample import page_in_sample
 from pipeline.sources.kinds import CRAWL, detect_source, read_source
-from pipeline.splits import check_identity, identity_of, split_name
+from pipeline.splits import check_identity, identity_of, size_in, split_name
 from pipeline.storage import Input
 from pipeline.text_rules import filter_text, resource_hashes
 
@@ -61,12 +64,17 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
         check_identity(record["identity"], identity, output=work.parent)
         return record
     found = Found()
-    with Guard(work / "attempts", f"{name}.extract", seconds=config.item_seconds) as guard, CrawlCopy(work / "crawls" / f"{name}.warc") as copy:
-        kind = detect_source(source) if config.source.kind == "auto" else config.source.kind
-        rows = _crawl_rows(source, config, guard, copy, found) if kind == CRAWL else _rows(source, config, found)
-        num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows, config.signature)
-    write_entries(work / "images" / f"{name}.npy", found.entries)
-    write_entries(work / "images" / f"{name}.copy.npy", found.copied)
+    with Meter(work / "timing" / "extract", name, total_bytes=size_in(identity)) as meter:
+        with Guard(work / "attempts", f"{name}.extract", seconds=config.item_seconds) as guard, CrawlCopy(work / "crawls" / f"{name}.warc") as copy:
+            kind = detect_source(source) if config.source.kind == "auto" else config.source.kind
+            if kind == CRAWL:
+                rows = _page_rows(meter.over(_pages(source, config, copy, found)), source, config, guard, found)
+            else:
+                rows = _document_rows(meter.over(_documents(source, config, found)), config, found)
+            num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows, config.signature)
+        write_entries(work / "images" / f"{name}.npy", found.entries)
+        write_entries(work / "images" / f"{name}.copy.npy", found.copied)
+        meter.bytes_written = storage_bytes(work / "extracted" / f"{name}.parquet", *(work / "images" / f"{name}{end}" for end in (".npy", ".copy.npy")), work / "crawls" / f"{name}.warc")
     record = {
         "identity": identity, "source": source.location, "anonymous": source.anonymous, "rows": num_rows, "records": dict(found.records),
         "records_rejected": dict(found.records_rejected), "documents": dict(found.documents), "paragraphs": dict(found.paragraphs),
@@ -76,7 +84,8 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
     return record
 
 
-def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCopy, found: Found) -> Iterator[dict[str, Any]]:
+def _pages(source: Input, config: BuildConfig, copy: CrawlCopy, found: Found) -> Iterator[Response]:
+    """The pages of a crawl that are in the sample; on the way, where the images of all of it lie."""
     for item in read_crawl(source):
         if isinstance(item, Rejected):
             found.records["damaged"] += 1
@@ -88,8 +97,12 @@ def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCop
         if hashes:
             offset = item.offset if item.seekable else copy.add(item)
             (found.entries if item.seekable else found.copied).extend(Entry(address, offset, number) for address, number in hashes)
-        if kind != "page":
-            continue
+        if kind == "page" and page_in_sample(item.url, file=source.name, offset=item.offset, fraction=config.sample):
+            yield item
+
+
+def _page_rows(pages: Iterable[Response], source: Input, config: BuildConfig, guard: Guard, found: Found) -> Iterator[dict[str, Any]]:
+    for item in pages:
         found.documents["in"] += 1
         try:
             if item.offset in guard.set_aside:
@@ -122,9 +135,17 @@ def _addresses(item: Response | Revisit, kind: str) -> Iterator[tuple[bytes, int
         yield address_hash(item.url), REDIRECT if kind == "redirect" else REVISIT
 
 
-def _rows(source: Input, config: BuildConfig, found: Found) -> Iterator[dict[str, Any]]:
-    for item in read_source(source, config.source):
+def _documents(source: Input, config: BuildConfig, found: Found) -> Iterator[RawDocument | Rejected]:
+    """The documents of another source that are in the sample, and those that are none."""
+    for number, item in enumerate(read_source(source, config.source)):
         found.records["document"] += 1
+        url = "" if isinstance(item, Rejected) else item.page_url
+        if page_in_sample(url, file=source.name, offset=number, fraction=config.sample):
+            yield item
+
+
+def _document_rows(documents: Iterable[RawDocument | Rejected], config: BuildConfig, found: Found) -> Iterator[dict[str, Any]]:
+    for item in documents:
         found.documents["in"] += 1
         try:
             if isinstance(item, Rejected):
