@@ -34,8 +34,7 @@ class Usage:
 
     wall_seconds: float = 0.0
     core_seconds: float = 0.0
-    start_core_seconds: float = 0.0     # of those, before the input is read
-    input_core_seconds: float = 0.0     # of those, to get documents from the input, past its other records
+    document_core_seconds: float = 0.0  # of those, on documents; the rest does not grow with them: the input's other records, starting, ending
     document_core_squares: float = 0.0  # squares of what each document took, summed
     held_core_seconds: float = 0.0      # wall seconds times the workers that were there
     documents: float = 0.0
@@ -102,10 +101,10 @@ class Meter:
 
     def __init__(self, folder: Path, name: str, *, total_bytes: float = 0, total_documents: float = 0) -> None:
         """The totals are of the task's input; one of them says what share of the task is done."""
-        self._ledger = Ledger(folder, name)
+        self._ledger, self._kind = Ledger(folder, name), folder.name
         self._total_bytes, self._total_documents = total_bytes, total_documents
         self.documents = self.bytes_written = 0
-        self._start_core = self._input_core = self._squares = 0.0
+        self._document_core = self._document_squares = 0.0
         self._wall, self._core, self._read = time.perf_counter(), time.process_time(), bytes_read()
         self._noted = self._wall
 
@@ -113,21 +112,20 @@ class Meter:
         return self
 
     def over(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, documents of the input. What it takes to get them is counted apart from what is done with them."""
-        iterator = iter(items)
-        asked = time.process_time()
-        self._start_core = asked - self._core
-        while True:
-            item = next(iterator, END)
-            got = time.process_time()
-            self._input_core += got - asked
-            if item is END:
-                return
+        """The items, documents of the input. What is done with each, until the next one is asked for, counts as spent on documents.
+
+        Not so the first of a process: it mostly loads tables and libraries.
+        """
+        for item in items:
             self.documents += 1
             self._note()
+            got = time.process_time()
             yield item
-            asked = time.process_time()
-            self._squares += (asked - got) ** 2
+            if self._kind in _warm:
+                spent = time.process_time() - got
+                self._document_core += spent
+                self._document_squares += spent**2
+            _warm.add(self._kind)
 
     def _note(self) -> None:
         now = time.perf_counter()
@@ -140,8 +138,8 @@ class Meter:
         read = bytes_read() - self._read
         done = self.documents / self._total_documents if self._total_documents else read / self._total_bytes if self._total_bytes else 0.0
         return Usage(
-            wall_seconds=time.perf_counter() - self._wall, core_seconds=time.process_time() - self._core, start_core_seconds=self._start_core,
-            input_core_seconds=self._input_core, document_core_squares=self._squares, documents=self.documents, bytes_read=read,
+            wall_seconds=time.perf_counter() - self._wall, core_seconds=time.process_time() - self._core,
+            document_core_seconds=self._document_core, document_core_squares=self._document_squares, documents=self.documents, bytes_read=read,
             bytes_written=self.bytes_written, share=min(1.0, done), peak_memory_bytes=peak_memory(),
         )  # fmt: skip
 
@@ -149,7 +147,7 @@ class Meter:
         self._ledger.close(self.usage(), lost=kind is not None)
 
 
-END: Any = object()
+_warm: set[str] = set()  # kinds of tasks that this process has met
 
 
 def measured(task: Callable[..., Result], *arguments: Any) -> tuple[Result, Usage]:

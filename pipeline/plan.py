@@ -32,7 +32,7 @@ def describe(config: BuildConfig) -> str:
 
 def _describe_inputs(inputs: Sequence[Input], config: BuildConfig) -> Iterator[str]:
     local = [source for source in inputs if source.is_local]
-    sizes = f"{_bytes(sum(os.path.getsize(source.location) for source in local))} in local files" if local else ""
+    sizes = f"{plain_bytes(sum(os.path.getsize(source.location) for source in local))} in local files" if local else ""
     remote = f"{len(inputs) - len(local)} elsewhere, whose sizes are not asked for" if len(local) < len(inputs) else ""
     yield f"inputs: {len(inputs)}, {', '.join(filter(None, (sizes, remote)))}"
     kinds = Counter(_kind(source, config) for source in local[:MAX_OPENED])
@@ -91,7 +91,7 @@ def _plain(value: Any) -> str:
 
 def _describe_room(config: BuildConfig, output: Path) -> Iterator[str]:
     there = next(folder for folder in (output.resolve(), *output.resolve().parents) if folder.is_dir())
-    yield f"room: {_bytes(shutil.disk_usage(there).free)} free on the disk of the output"
+    yield f"room: {plain_bytes(shutil.disk_usage(there).free)} free on the disk of the output"
     pilot = pilot_record(output)
     if not pilot.exists():
         yield "  needed: not known; `lcl pilot` with the same options predicts it from a sample"
@@ -99,7 +99,7 @@ def _describe_room(config: BuildConfig, output: Path) -> Iterator[str]:
     record = read_json(pilot)
     is_same = record["rules"] == rules_hash(replace(config, sample=1.0))
     needed = record["predictions"]["storage_bytes.in_all"]
-    yield f"  needed: {_bytes(needed['value'])} (95 %: {_bytes(needed['low'])} to {_bytes(needed['high'])}), says {pilot}" + ("" if is_same else ", of other rules")
+    yield f"  needed: {plain_bytes(needed['value'])} (95 %: {plain_bytes(needed['low'])} to {plain_bytes(needed['high'])}), says {pilot}" + ("" if is_same else ", of other rules")
 
 
 def pilot_record(output: Path) -> Path:
@@ -107,7 +107,8 @@ def pilot_record(output: Path) -> Path:
     return output.with_name(f"{output.name}.pilot.json")
 
 
-def _bytes(amount: float) -> str:
+def plain_bytes(amount: float) -> str:
+    """Bytes with a decimal prefix."""
     for power, unit in ((12, "TB"), (9, "GB"), (6, "MB"), (3, "kB")):
         if amount >= 10**power:
             return f"{amount / 10**power:.3g} {unit}"

@@ -110,9 +110,9 @@ def test_shards_are_closed_by_number_and_named_from_the_crawl(tmp_path: Path) ->
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a build leaves, but for its record of when it ran, where its inputs lay, and the card, which has the folder's name."""
+    """What a build leaves, but for its records of when it ran, how long, and where its inputs lay, and the card, which has the folder's name."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: data for name, data in files.items() if name not in ("run.json", "README.md") and not name.startswith("work")}
+    return {name: data for name, data in files.items() if name not in ("run.json", "timing.json", "README.md") and not name.startswith("work")}
 
 
 def test_a_repeated_build_gives_the_same_bytes_and_a_finished_one_is_not_redone(tmp_path: Path) -> None:
