@@ -67,6 +67,7 @@ class Ledger:
             self._book(read_note(self._note), lost=True)
         self._file = os.open(self._note, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self.note(Usage())
+        self.begun_at = os.fstat(self._file).st_mtime  # by the clock of the storage, which other machines share
 
     def note(self, usage: Usage) -> None:
         """Says how far the attempt is."""

@@ -17,7 +17,7 @@ from pipeline.build_config import rules_hash
 from pipeline.pilot_config import PilotConfig, whole_build
 from pipeline.plan import pilot_record, plain_bytes
 from pipeline.predict import duplicates_note, measure, predict, read_split
-from pipeline.ratio import Estimate
+from pipeline.ratio import Estimate, Sample
 from pipeline.run_splits import build_shards, prepare_output
 from pipeline.sample import name_in_sample
 from pipeline.splits import split_name
@@ -65,6 +65,7 @@ def run_pilot(config: PilotConfig) -> dict[str, Any]:
         "pilot_core_hours": timing["total"]["core_seconds"] / 3600, "peak_memory_bytes": max(phase["peak_memory_bytes"] for phase in timing["phases"].values()),
         "predictions": {name: asdict(value) for name, value in predicted.items()}, "per_million_documents_out": _costs(predicted, config.core_hour_price),
         "duplicates": duplicates_note(report, predicted, growth=growth, of_files=of_files),
+        "unseen_reason_at_most": None if of_files else Sample(sizes=report["documents"]["in"], total=predicted["documents_in"].value).expand_count(0).high,
         **({"compared": _compare(predicted, actual)} if config.compare else {}),
     }  # fmt: skip
     write_json(pilot_record(output), record)
@@ -128,7 +129,9 @@ def table_lines(record: Mapping[str, Any]) -> Iterator[str]:
         f"duplicates of other documents: {found['seen']} in the sample; {found['dropped_if_many_copies']:.0f} in the whole if they come in many copies (as in the table), "
         f"up to {found['dropped_if_pairs']:.0f} if in pairs, then {found['documents_out_if_pairs']:.0f} documents out"
     )
-    if record["sample_of"] == "files":
+    if record["unseen_reason_at_most"] is not None:
+        yield f"documents dropped for a reason that the sample does not have: up to {record['unseen_reason_at_most']:.0f} each (95 %)"
+    else:
         yield "images were looked up in the sampled files only: where they lie in others, more will be found"
     for name, amount in record["per_million_documents_out"].items():
         yield f"{name.replace('_', ' ')} per million documents out: {amount:.4g}"

@@ -32,7 +32,7 @@ class Phase:
         self._tasks, self._workers = work / "timing" / name, workers
         self._ledger = Ledger(work / "timing", name)
         self._used = Usage()
-        self._began_at, self._began = time.time(), time.perf_counter()
+        self._began = time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +52,7 @@ class Phase:
         notes = []
         for path in (self._tasks / RUNNING).glob("*.now"):
             try:
-                if path.stat().st_mtime >= self._began_at:  # others are of workers that an earlier session left dead
+                if path.stat().st_mtime >= self._ledger.begun_at:  # others are of workers that an earlier session left dead
                     notes.append(read_note(path))
             except FileNotFoundError:  # its task has ended
                 continue

@@ -23,7 +23,6 @@ from tests.conftest import Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_warc
 
 
-
 @pytest.fixture(scope="module")
 def crawls(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four files of 30 pages, most with images that lie in the next file; every tenth page is not found."""
@@ -107,6 +106,7 @@ def test_pilots_are_repeatable_and_leave_one_file(sample_of: str, crawls: list[P
     documents = predicted["documents_out"]
     assert documents["low"] < documents["value"] < documents["high"] and documents["low"] <= 108 <= documents["high"]
     assert predicted["core_hours.extract"]["value"] > 0 and predicted["storage_bytes.shards"]["value"] > 0
+    assert (records[0]["unseen_reason_at_most"] is None) == (sample_of == "files")
     text = "\n".join(table_lines(records[0]))
     assert "documents out" in text and ("in the sampled files only" in text) == (sample_of == "files")
 

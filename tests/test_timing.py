@@ -20,7 +20,6 @@ from tests.builds import build_here
 from tests.conftest import ROOT, Run
 from tests.crawls import Capture, html, jpeg, write_warc
 
-
 KILLED = """
 import os, time
 from pathlib import Path
