@@ -14,6 +14,7 @@ import ray
 
 from pipeline.build_config import BuildConfig
 from pipeline.dedup.settings import DedupConfig
+from pipeline.meter import peak_memory
 from pipeline.run_splits import build_shards
 
 
@@ -24,18 +25,12 @@ def main(kind: str, output: str, *crawls: str) -> None:
         num_workers = int(kind.removeprefix("ray-"))
         ray.init(num_cpus=num_workers, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         ray.get([_import_pipeline.remote() for _ in range(num_workers)])
-    before = _peak_mib()
+    before = peak_memory() / 2**20
     start = time.perf_counter()
     report = build_shards(settings)
-    measured = {"seconds": time.perf_counter() - start, "peak_mib": _peak_mib(), "mib_before": before, "documents": report["documents"]["in"]}
+    measured = {"seconds": time.perf_counter() - start, "peak_mib": peak_memory() / 2**20, "mib_before": before, "documents": report["documents"]["in"]}
     counts = {name: report[name] for name in ("documents", "images", "records_rejected")}
     Path(f"{output}.measured.json").write_text(json.dumps(measured | {"report": counts}))
-
-
-def _peak_mib() -> float:
-    """Of this program alone: ru_maxrss has that of the process from which it was started, too."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1024
 
 
 @ray.remote

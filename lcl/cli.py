@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "sample-crawl": ("pipeline.sample_crawl", "make a small crawl and labelled pictures to try everything on"),
     "build-shards": ("pipeline.build_shards", "crawl files to shards of interleaved documents"),
+    "pilot": ("pipeline.pilot", "what a build would give and cost, from the build of a sample"),
     "fetch-images": ("pipeline.fetch_images", "images that the crawl lacks, from their sites, politely"),
     "verify": ("pipeline.verify_shards", "check every checksum, count and row of shards, and the accounts of their build"),
     "stats": ("pipeline.make_stats", "histograms of shards, from their catalogues: JSON, pictures and an HTML page"),

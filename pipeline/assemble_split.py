@@ -26,6 +26,7 @@ from pipeline.fetch.image_store import ImageStore
 from pipeline.guard import Guard
 from pipeline.image_index import ImageIndex
 from pipeline.load_images import FindImage, load_document
+from pipeline.meter import Meter, storage_bytes
 from pipeline.raw import ImageReference, LostImages
 from pipeline.rejects import FOLDER, Keep, open_rejects, reject_row, write_rejects
 from pipeline.removal import FOLDER as REMOVALS
@@ -63,14 +64,16 @@ def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = ""
     _remove(output, name)  # what an interrupted build left
     try:
         with (
+            Meter(work / "timing" / "assemble", name, total_documents=extracted["rows"]) as meter,
             Guard(work / "attempts", f"{name}.assemble", seconds=config.item_seconds) as guard,
             CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"], honour_opt_outs=config.honour_opt_outs) as captured,
             open_rejects(own_rejects if config.keep_rejects else None) as keep,
         ):
             counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter()}
-            rows = read_rows(work / "extracted" / f"{name}.parquet")
+            rows = meter.over(read_rows(work / "extracted" / f"{name}.parquet"))
             documents = _documents(rows, read_drops(drops), _finder(captured, store), config, guard, counts, keep)
             shards = _write_shards(documents, output, name, config, identity)
+            meter.bytes_written = storage_bytes(*(output / f"{shard}{suffix}" for shard in shards for suffix in SUFFIXES))
             set_aside = {str(number): why for number, why in sorted(guard.set_aside.items())}
         if config.keep_rejects:
             phases = (read_rows(path) for path in (work / FOLDER / f"{name}.extract.parquet", own_rejects))

@@ -13,6 +13,7 @@ from pipeline.dedup.signature import SignatureConfig
 from pipeline.images import PRESETS as IMAGE_PRESETS
 from pipeline.images import ImageRules
 from pipeline.pages import PageRules
+from pipeline.sample import Fraction
 from pipeline.sources.options import SourceOptions
 from pipeline.text_rules import PRESETS as TEXT_PRESETS
 from pipeline.text_rules import TextRules
@@ -28,6 +29,8 @@ class BuildConfig:
     anonymous: bool = False
     """Ask object stores without credentials; otherwise they come from the environment."""
     source: SourceOptions = SourceOptions()
+    sample: Fraction = 1.0
+    """Part of the pages or documents to extract, as 0.001 or 0.1%, by a hash of their addresses; images are looked up in all. `lcl pilot` predicts the whole."""
     output: str
     """Folder for the shards; a build that was interrupted continues there."""
     extends: tuple[str, ...] = ()
@@ -60,10 +63,12 @@ class BuildConfig:
     """Wall-clock limit of one page, and of the images of one document; a worker that takes longer is ended, and after two times leaves it out."""
     max_failed_crawls: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Fraction of crawl files that may fail before the build ends with an error."""
+    core_hour_price: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a core for an hour, in any currency, for the costs in timing.json; 0: none are named."""
 
 
 # What changes no byte of a shard, given the inputs; and what may change between two runs of one build, which all but rejects may: a folder has those of all its splits, or none.
-FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "extends", "keep_rejects", "max_failed_crawls", "item_seconds", "executor", "until", "image_store")
+FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "extends", "keep_rejects", "max_failed_crawls", "item_seconds", "executor", "until", "image_store", "core_hour_price")
 CHANGEABLE_FIELDS = tuple(name for name in FREE_FIELDS if name != "keep_rejects")
 
 

@@ -5,12 +5,16 @@
 """
 
 import logging
+from pathlib import Path
 
 from lcl.core.config import run_command
+from lcl.core.files import read_json
 from lcl.core.logs import set_up_logging
 from pipeline.build_config import PRESETS, BuildConfig
 from pipeline.dedup.lists import REASONS
+from pipeline.plan import describe
 from pipeline.run_splits import build_shards
+from pipeline.timing import summary_lines
 
 
 def main(config: BuildConfig) -> None:
@@ -26,6 +30,8 @@ def main(config: BuildConfig) -> None:
     )
     for reason, count in sorted(documents["dropped"].items(), key=lambda item: -item[1]):
         logging.info("  left out: %6d %s", count, reason)
+    for line in summary_lines(read_json(Path(config.output) / "timing.json")):
+        logging.info(line)
     known = sum(documents["dropped"].get(reason, 0) for reason in REASONS.values())
     if config.extends and known and not documents["out"]:
         logging.info("nothing is new: %d of %d pages are in %s already, or like others; %s holds no shard", known, documents["in"], " ".join(config.extends), config.output)
@@ -34,4 +40,4 @@ def main(config: BuildConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(BuildConfig, main, presets=PRESETS, description=__doc__.splitlines()[0])
+    run_command(BuildConfig, main, presets=PRESETS, description=__doc__.splitlines()[0], describe=describe)

@@ -5,12 +5,13 @@
     other source ----> RawDocument ------------------------+
                      what is left out --> counted by reason; work/rejects/NAME.extract.parquet, where it is kept
                      counts --> work/extracted/NAME.json, written last: the split is extracted
+                     what it took      --> work/timing/extract/NAME.json (pipeline/meter.py)
 
 Bodies are read once and not kept: assembly reads those of images that documents show again, at their offset.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from pipeline.extracted import to_row, write_rows
 from pipeline.guard import Guard
 from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entries, address_hash, digest_hash
 from pipeline.licenses import LicenseFilter
+from pipeline.meter import Meter, storage_bytes
 from pipeline.pages import read_page
 from pipeline.raw import ImageReference, RawDocument
 from pipeline.rejects import FOLDER, Keep, Kind, open_rejects, reject_row
+from pipeline.sample import page_in_sample
 from pipeline.sources.kinds import CRAWL, detect_source, read_source
-from pipeline.splits import check_identity, identity_of, split_name
+from pipeline.splits import check_identity, identity_of, size_in, split_name
 from pipeline.storage import Input
 from pipeline.text_rules import filter_text, resource_hashes
 
@@ -69,17 +72,22 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
         record = read_json(record_path)
         check_identity(record["identity"], identity, output=work.parent)
         return record
-    with (
-        Guard(work / "attempts", f"{name}.extract", seconds=config.item_seconds) as guard,
-        CrawlCopy(work / "crawls" / f"{name}.warc") as copy,
-        open_rejects(work / FOLDER / f"{name}.extract.parquet" if config.keep_rejects else None) as keep,
-    ):
-        found = Found(keep)
-        kind = detect_source(source) if config.source.kind == "auto" else config.source.kind
-        rows = _crawl_rows(source, config, guard, copy, found) if kind == CRAWL else _rows(source, config, found)
-        num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows, config.signature)
-    found.entries.write(work / "images" / f"{name}.npy")
-    found.copied.write(work / "images" / f"{name}.copy.npy")
+    with Meter(work / "timing" / "extract", name, total_bytes=size_in(identity)) as meter:
+        with (
+            Guard(work / "attempts", f"{name}.extract", seconds=config.item_seconds) as guard,
+            CrawlCopy(work / "crawls" / f"{name}.warc") as copy,
+            open_rejects(work / FOLDER / f"{name}.extract.parquet" if config.keep_rejects else None) as keep,
+        ):
+            found = Found(keep)
+            kind = detect_source(source) if config.source.kind == "auto" else config.source.kind
+            if kind == CRAWL:
+                rows = _page_rows(meter.over(_pages(source, config, copy, found)), source, config, guard, found)
+            else:
+                rows = _document_rows(meter.over(_documents(source, config, found)), source, config, found)
+            num_rows = write_rows(work / "extracted" / f"{name}.parquet", rows, config.signature)
+        found.entries.write(work / "images" / f"{name}.npy")
+        found.copied.write(work / "images" / f"{name}.copy.npy")
+        meter.bytes_written = storage_bytes(work / "extracted" / f"{name}.parquet", *(work / "images" / f"{name}{end}" for end in (".npy", ".copy.npy")), work / "crawls" / f"{name}.warc")
     record = {
         "identity": identity, "source": source.location, "anonymous": source.anonymous, "rows": num_rows, "records": dict(found.records),
         "records_rejected": dict(found.records_rejected), "entries": {"crawl": len(found.entries), "copy": len(found.copied)}, "documents": dict(found.documents), "paragraphs": dict(found.paragraphs),
@@ -89,7 +97,8 @@ def extract_split(source: Input, work: Path, config: BuildConfig) -> dict[str, A
     return record
 
 
-def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCopy, found: Found) -> Iterator[dict[str, Any]]:
+def _pages(source: Input, config: BuildConfig, copy: CrawlCopy, found: Found) -> Iterator[Response]:
+    """The pages of a crawl that are in the sample; on the way, where the images of all of it lie."""
     offset = NO_RECORD
     for item in read_crawl(source):
         if isinstance(item, Rejected):
@@ -104,8 +113,12 @@ def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCop
             place = item.offset if item.seekable else copy.add(item)
             for address, number in hashes:
                 (found.entries if item.seekable else found.copied).add(address, place, number)
-        if kind != "page":
-            continue
+        if kind == "page" and page_in_sample(item.url, file=source.name, offset=item.offset, fraction=config.sample):
+            yield item
+
+
+def _page_rows(pages: Iterable[Response], source: Input, config: BuildConfig, guard: Guard, found: Found) -> Iterator[dict[str, Any]]:
+    for item in pages:
         found.documents["in"] += 1
         try:
             if item.offset in guard.set_aside:
@@ -113,7 +126,7 @@ def _crawl_rows(source: Input, config: BuildConfig, guard: Guard, copy: CrawlCop
             with guard.item(item.offset):
                 row = _row(read_page(item, crawl_file=source.name, honour_opt_outs=config.honour_opt_outs), config, found.paragraphs)
         except Rejected as rejected:
-            found.leave_out("document", rejected, source, offset=offset, page_url=item.url)
+            found.leave_out("document", rejected, source, offset=item.offset, page_url=item.url)
         else:
             yield row
 
@@ -138,10 +151,18 @@ def _addresses(item: Response | Revisit, kind: str) -> Iterator[tuple[bytes, int
         yield address_hash(item.url), REDIRECT if kind == "redirect" else REVISIT
 
 
-def _rows(source: Input, config: BuildConfig, found: Found) -> Iterator[dict[str, Any]]:
-    offset, page_url = NO_RECORD, ""
-    for item in read_source(source, config.source):
+def _documents(source: Input, config: BuildConfig, found: Found) -> Iterator[RawDocument | Rejected]:
+    """The documents of another source that are in the sample, and those that are none."""
+    for number, item in enumerate(read_source(source, config.source)):
         found.records["document"] += 1
+        url = "" if isinstance(item, Rejected) else item.page_url
+        if page_in_sample(url, file=source.name, offset=number, fraction=config.sample):
+            yield item
+
+
+def _document_rows(documents: Iterable[RawDocument | Rejected], source: Input, config: BuildConfig, found: Found) -> Iterator[dict[str, Any]]:
+    offset, page_url = NO_RECORD, ""
+    for item in documents:
         found.documents["in"] += 1
         try:
             if isinstance(item, Rejected):

@@ -6,13 +6,14 @@
     duplicates  work/extracted, work/known --> work/dedup/lists          (pipeline/dedup)
     wanted      work/extracted, work/index --> work/wanted, and stop     where images are to be fetched first (pipeline/wanted.py)
     assemble    work/extracted, work/index --> shards, splits/*.json     a task for each split (pipeline/assemble_split.py)
-    report      splits/*.json --> report.json
+    report      splits/*.json --> report.json; what it cost --> timing.json (pipeline/timing.py)
 """
 
 import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from pipeline.dedup.steps import in_process, on_ray
 from pipeline.extract_split import extract_split
 from pipeline.image_index import PARTS, merge_part
 from pipeline.known_documents import known_folder, known_shards, list_known
+from pipeline.meter import measured
 from pipeline.sources.kinds import ENDINGS
 from pipeline.splits import split_name
 from pipeline.storage import Input, find_inputs
-from pipeline.tasks import Outcome, run_tasks, start_ray
+from pipeline.tasks import Outcome, num_workers, run_tasks, start_ray
+from pipeline.timing import Phase, measuring, summarise_timing
 from pipeline.wanted import list_wanted
 
 log = logging.getLogger(__name__)
@@ -61,8 +64,8 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], list[Shard], Path]
         record = read_json(run_path)
         earlier = record.get("config", {})
         is_ours = "crawl" in earlier and "pages" in earlier
-        if is_ours and not any(output.glob("splits/*.json")) and not any(output.glob("work/extracted/*.json")):
-            run_path.unlink()  # a build that made nothing holds no folder
+        if is_ours and not _holds_results(output):
+            pass  # a build that made nothing holds no folder
         elif not is_ours:
             raise ValueError(f"{output} holds the run of another command (its run.json says which). Give another --output, or remove the folder.")
         elif changed := _changed(earlier, to_dict(config)) + [key for key, value in _fingerprints(inputs, known).items() if record.get(key) != value]:
@@ -76,6 +79,10 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], list[Shard], Path]
 def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Which settings differ of those that must be equal for two builds to share a folder; the names of their inputs must be too."""
     return [key for key in sorted({*earlier, *now}) if key not in CHANGEABLE_FIELDS and (key not in earlier or key not in now or earlier[key] != now[key])]
+
+
+def _holds_results(output: Path) -> bool:
+    return any(output.glob("splits/*.json")) or any(output.glob("work/extracted/*.json"))
 
 
 def _fingerprints(inputs: Sequence[Input], known: Sequence[Shard]) -> dict[str, str]:
@@ -92,7 +99,7 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
     inputs, known, output = prepare_output(config)
     work = output.resolve() / "work"
     work.mkdir(parents=True, exist_ok=True)
-    if not (output / "run.json").exists():
+    if not _holds_results(output):
         write_run_record(output, config, **_fingerprints(inputs, known))
     if config.executor == "ray":
         start_ray()
@@ -102,19 +109,33 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
 
 def _build(inputs: Sequence[Input], known: Sequence[Shard], output: Path, work: Path, config: BuildConfig) -> dict[str, Any]:
     splits = {split_name(source): source.absolute() for source in inputs}
-    extracted = run_tasks(extract_split, {name: (source, work, config) for name, source in splits.items()}, executor=config.executor, title="extracting", note=_say_extracted)
-    _merge_index(extracted, work, config)
+    phase = partial(Phase, work, workers=num_workers(config.executor))
+    with phase("extract") as now:
+        sources = {name: (source, work, config) for name, source in splits.items()}
+        extracted = run_tasks(extract_split, sources, executor=config.executor, title="extracting", note=_say_extracted, live=now.live)
+    with phase("index") as now:
+        _merge_index(extracted, work, config, now)
+    known_tables = None
+    if known:
+        with phase("known") as now:
+            known_tables = _list_known(known, work, config, now)
     if extracted.records:
-        find_duplicates(work, config.dedup, known=_list_known(known, work, config), runner=on_ray if config.executor == "ray" else in_process)
+        with phase("duplicates") as now:
+            runner = measuring(on_ray if config.executor == "ray" else in_process, now, work / "dedup")
+            find_duplicates(work, config.dedup, known=known_tables, runner=runner)
     if config.until == "wanted":
-        return _list_wanted(extracted, work, config)
+        with phase("wanted") as now:
+            return _list_wanted(extracted, work, config, now)
     extends = _fingerprints(inputs, known)["extends"]
-    built = run_tasks(assemble_split, {name: (name, work, config, extends) for name in extracted.records}, executor=config.executor, title="assembling", note=_say_built)
+    with phase("assemble") as now:
+        names = {name: (name, work, config, extends) for name in extracted.records}
+        built = run_tasks(assemble_split, names, executor=config.executor, title="assembling", note=_say_built, live=now.live)
     failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
     report = summarise(list(built.records.values()), failures, num_crawls=len(inputs))
     write_json(output / "report.json", report)
     if report["shards"]:
         write_card(output)
+    write_json(output / "timing.json", _timing(output, extracted, report, price=config.core_hour_price))
     if len(failures) > config.max_failed_crawls * len(inputs):
         first = next(iter(failures.values()))
         more = f" ({len(failures)} of {len(inputs)} inputs failed, see {output / 'report.json'})" if len(inputs) > 1 else ""
@@ -122,7 +143,13 @@ def _build(inputs: Sequence[Input], known: Sequence[Shard], output: Path, work: 
     return report
 
 
-def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
+def _timing(output: Path, extracted: Outcome, report: Mapping[str, Any], *, price: float) -> dict[str, Any]:
+    rows, documents = sum(record["rows"] for record in extracted.records.values()), report["documents"]
+    counts = {"extract": {"in": documents["in"], "out": rows}, "duplicates": {"in": rows}, "assemble": {"in": rows, "out": documents["out"]}}
+    return summarise_timing(output, counts=counts, images=report["images"]["out"], price=price)
+
+
+def _merge_index(extracted: Outcome, work: Path, config: BuildConfig, phase: Phase) -> None:
     """Merges what splits say of their images, unless it was done for the same crawl files."""
     index = work / "index"
     tables = []
@@ -135,34 +162,30 @@ def _merge_index(extracted: Outcome, work: Path, config: BuildConfig) -> None:
     if (index / "files.json").exists() and read_json(index / "files.json") == files:
         return
     index.mkdir(exist_ok=True)
-    merged = run_tasks(
-        merge_part, {f"{part:02d}": (part, tables, index) for part in range(PARTS)}, executor=config.executor, title="indexing images", note=lambda _: None
-    )
+    parts = {f"{part:02d}": (merge_part, part, tables, index) for part in range(PARTS)}
+    merged = run_tasks(measured, parts, executor=config.executor, title="indexing images", note=lambda found: phase.add(found[1]))
     if merged.failures:
         raise ValueError(f"the index of images could not be made: {next(iter(merged.failures.values()))['message']}")
     write_json(index / "files.json", files)
 
 
-def _list_known(shards: Sequence[Shard], work: Path, config: BuildConfig) -> Path | None:
-    """The folder of the tables of all documents that are known already; None if no set is extended."""
-    if not shards:
-        return None
+def _list_known(shards: Sequence[Shard], work: Path, config: BuildConfig, phase: Phase) -> Path:
+    """The folder of the tables of all documents that are known already."""
     folder = known_folder(work, shards, config.signature)
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = {f"{number:06d}": (shard, folder / f"{number:06d}.parquet", config.signature) for number, shard in enumerate(shards)}
-    listed = run_tasks(list_known, tasks, executor=config.executor, title="listing known documents", note=lambda _: None)
+    tasks = {f"{number:06d}": (list_known, shard, folder / f"{number:06d}.parquet", config.signature) for number, shard in enumerate(shards)}
+    listed = run_tasks(measured, tasks, executor=config.executor, title="listing known documents", note=lambda found: phase.add(found[1]))
     if listed.failures:
         raise ValueError(next(iter(listed.failures.values()))["message"])
-    log.info("%d documents are known already", sum(record["documents"] for record in listed.records.values()))
+    log.info("%d documents are known already", sum(record["documents"] for record, _ in listed.records.values()))
     return folder
 
 
-def _list_wanted(extracted: Outcome, work: Path, config: BuildConfig) -> dict[str, Any]:
+def _list_wanted(extracted: Outcome, work: Path, config: BuildConfig, phase: Phase) -> dict[str, Any]:
     """Lists the images that the crawl does not hold, and returns how many of each split."""
-    listed = run_tasks(
-        list_wanted, {name: (name, work, config.images) for name in extracted.records}, executor=config.executor, title="listing images", note=lambda _: None
-    )  # fmt: skip
-    return {"wanted": sum(record["wanted"] for record in listed.records.values()), "folder": str(work / "wanted"), "failed": extracted.failures | listed.failures}
+    splits = {name: (list_wanted, name, work, config.images) for name in extracted.records}
+    listed = run_tasks(measured, splits, executor=config.executor, title="listing images", note=lambda found: phase.add(found[1]))
+    return {"wanted": sum(record["wanted"] for record, _ in listed.records.values()), "folder": str(work / "wanted"), "failed": extracted.failures | listed.failures}
 
 
 def _say_extracted(record: Mapping[str, Any]) -> None:

@@ -29,6 +29,11 @@ def identity_of(source: Input, *, rules: str) -> dict[str, Any]:
     return {"crawl_file": source.name, "fingerprint": fingerprint(source), "rules": rules, "versions": versions(BYTE_LIBRARIES)}
 
 
+def size_in(identity: Mapping[str, Any]) -> int:
+    """The bytes of the input, as its fingerprint says."""
+    return int(identity["fingerprint"].partition("-")[0])
+
+
 def check_identity(then: Mapping[str, Any], now: Mapping[str, Any], *, output: Path) -> None:
     """Raises CrawlChanged naming what differs."""
     changed = [key for key in now if then.get(key) != now[key]]

@@ -182,6 +182,14 @@ def open_input(source: Input | Path) -> BinaryIO:
     return BufferedReader(_RetriedFile(source), buffer_size=BUFFER_BYTES)
 
 
+_read_so_far = [0]
+
+
+def bytes_read() -> int:
+    """Bytes of inputs that this process has read until now; as with `time.process_time`, differences are what tells."""
+    return _read_so_far[0]
+
+
 def size_of(source: Input | Path) -> int:
     """The input's size in bytes."""
     with open_input(source) as file:
@@ -267,6 +275,7 @@ class _RetriedFile(RawIOBase):
         data = self._retry(lambda: self._read_at(self._position, wanted))
         buffer[: len(data)] = data
         self._position += len(data)
+        _read_so_far[0] += len(data)
         return len(data)
 
     def _read_at(self, position: int, length: int) -> bytes:

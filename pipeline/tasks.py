@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import ray
 
-from lcl.core.logs import progress_bar
+from lcl.core.logs import Live, progress_bar
 from lcl.core.rejected import Reason
 from pipeline.crawl import NotACrawl
 from pipeline.sources.parquet_rows import NotASource
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 class Outcome:
     """What each task returned, and what is written of those that failed; by name, in the order of names."""
 
-    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -40,18 +40,25 @@ def start_ray() -> None:
         ray.init(address=os.environ.get("RAY_ADDRESS", "local"), include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING)
 
 
-Work = Callable[..., dict[str, Any]]
+Work = Callable[..., Any]
 Arguments = Mapping[str, tuple[Any, ...]]
 Executor = Literal["ray", "here"]
 
 
-def run_tasks(work: Work, arguments: Arguments, *, executor: Executor, title: str, note: Callable[[dict[str, Any]], None]) -> Outcome:
-    """Calls `work(*arguments[name])` for every name; `note` hears of each result. An exception of a task is a failure of its name alone.
+def num_workers(executor: Executor) -> int:
+    """Tasks that run at one time."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1))) if executor == "ray" else 1
+
+
+def run_tasks(
+    work: Work, arguments: Arguments, *, executor: Executor, title: str, note: Callable[[Any], None], live: Live | None = None
+) -> Outcome:  # fmt: skip
+    """Calls `work(*arguments[name])` for every name; `note` hears of each result, `live` tells of tasks under way. An exception is a failure of its name alone.
 
     ray: each in a process of a cluster, and again where the process dies. here: in this process, one after another.
     """
     outcome = Outcome()
-    with progress_bar(title, total=len(arguments)) as bar:
+    with progress_bar(title, total=len(arguments), live=live) as bar:
         for name, result in (_on_ray if executor == "ray" else _here)(work, arguments):
             if isinstance(result, Exception):
                 outcome.failures[name] = _failure(name, result)
@@ -59,11 +66,11 @@ def run_tasks(work: Work, arguments: Arguments, *, executor: Executor, title: st
             else:
                 outcome.records[name] = result
                 note(result)
-            bar.advance(note=name)
+            bar.advance(note=None if live else name)
     return Outcome(*({name: found[name] for name in sorted(found)} for found in (outcome.records, outcome.failures)))
 
 
-def _here(work: Work, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+def _here(work: Work, arguments: Arguments) -> Iterator[tuple[str, Any]]:
     for name in sorted(arguments):
         try:
             yield name, work(*arguments[name])
@@ -71,9 +78,9 @@ def _here(work: Work, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any
             yield name, error
 
 
-def _on_ray(work: Work, arguments: Arguments) -> Iterator[tuple[str, dict[str, Any] | Exception]]:
+def _on_ray(work: Work, arguments: Arguments) -> Iterator[tuple[str, Any]]:
     task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(work)
-    limit = max(1, int(ray.cluster_resources().get("CPU", 1))) * (1 + TASKS_PER_CPU)
+    limit = num_workers("ray") * (1 + TASKS_PER_CPU)
     waiting = sorted(arguments, reverse=True)
     running: dict[ray.ObjectRef, str] = {}
     while waiting or running:

@@ -44,7 +44,7 @@ def command(crawls: list[Path], output: Path) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: data for name, data in files.items() if name not in ("run.json", "README.md") and not name.startswith("work")}
+    return {name: data for name, data in files.items() if name not in ("run.json", "README.md", "timing.json") and not name.startswith("work")}
 
 
 def descendants(parent: int) -> list[int]:

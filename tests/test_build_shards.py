@@ -33,7 +33,7 @@ def crawls(tmp_path: Path) -> list[Path]:
 
 
 def shard_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "README.md") and "work" not in path.relative_to(folder).parts}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "README.md", "timing.json") and "work" not in path.relative_to(folder).parts}
 
 
 def test_an_embedded_ray_builds_and_continues(run: Run, crawls: list[Path], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl.core.files import open_aside, read_json, write_json
+from lcl.core.files import locked_folder, open_aside, read_json, write_json
 from lcl.core.logs import MetricsFile, read_metrics
 
 
@@ -43,3 +43,13 @@ def test_metrics_forget_what_a_resumed_run_will_redo(tmp_path: Path) -> None:
     metrics.write(3, {"loss": 9.0})
     assert [(line["step"], line["loss"]) for line in read_metrics(metrics.path)] == [(1, 1.0), (2, 2.0), (3, 9.0)]
     assert all(json.loads(line) for line in metrics.path.read_text().splitlines())
+
+
+def test_a_lock_removes_what_killed_writers_left_before_and_what_workers_left_behind(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    left = [tmp_path / "work" / ".a.json.123456.tmp", tmp_path / ".b.json.123456.tmp"]
+    left[0].write_bytes(b"of another run")
+    with locked_folder(tmp_path):
+        assert not left[0].exists()
+        left[1].write_bytes(b"of a worker that was killed and whose task was done by another")
+    assert list(tmp_path.iterdir()) == [tmp_path / "work"]

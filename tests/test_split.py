@@ -110,9 +110,9 @@ def test_shards_are_closed_by_number_and_named_from_the_crawl(tmp_path: Path) ->
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What a build leaves, but for its record of when it ran, where its inputs lay, and the card, which has the folder's name."""
+    """What a build leaves, but for its records of when it ran, how long, and where its inputs lay, and the card, which has the folder's name."""
     files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: data for name, data in files.items() if name not in ("run.json", "README.md") and not name.startswith("work")}
+    return {name: data for name, data in files.items() if name not in ("run.json", "timing.json", "README.md") and not name.startswith("work")}
 
 
 def test_a_repeated_build_gives_the_same_bytes_and_a_finished_one_is_not_redone(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_repeated_build_gives_the_same_bytes_and_a_finished_one_is_not_redone(
         build_here([crawl], folder, shard_documents=2)
     before = contents(one)
     assert before == contents(two) and sum(name.endswith(".tar") for name in before) == 2
-    times = {path: path.stat().st_mtime_ns for path in one.rglob("*") if path.is_file() and path.name not in ("report.json", "README.md")}
+    times = {path: path.stat().st_mtime_ns for path in one.rglob("*") if path.is_file() and path.name not in ("report.json", "README.md", "timing.json") and path.parent.name != "timing"}
     build_here([crawl], one, shard_documents=2)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     next(one.glob("*-00001.json")).unlink()  # as if killed before the last commit
@@ -153,7 +153,7 @@ def test_a_shard_that_lost_a_file_is_built_again_and_a_failed_split_leaves_none(
     monkeypatch.setattr(assemble_split, "check_accounts", fail)
     with pytest.raises(ValueError, match=r"its task failed \(RuntimeError: in the middle\)"):
         build_here([crawl], shards)
-    assert {path.name for path in shards.iterdir()} == {"splits", "work", "run.json", "report.json", "README.md"} and not list((shards / "splits").iterdir())
+    assert {path.name for path in shards.iterdir()} == {"splits", "work", "run.json", "report.json", "timing.json", "README.md"} and not list((shards / "splits").iterdir())
 
 
 def test_a_changed_crawl_file_is_refused(tmp_path: Path) -> None:

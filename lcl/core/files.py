@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask for the same lock out of `folder`, and first removes what killed writers left there.
+    """Keeps other processes that ask for the same lock out of `folder`, and removes what killed writers left there: first, and in the end what workers of ours did.
 
     Raises ValueError if another process holds it. The lock is the kernel's and ends with the process; it leaves no file.
     """
@@ -23,11 +23,16 @@ def locked_folder(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"another process is changing {folder}: wait until it is done") from error
-        for left in folder.rglob(".*.tmp"):
-            left.unlink()
+        _sweep(folder)
         yield
+        _sweep(folder)
     finally:
         os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    for left in folder.rglob(".*.tmp"):
+        left.unlink()
 
 
 @contextmanager
