@@ -20,7 +20,7 @@ from lcl.core.images import decode_image, encode_jpeg
 from lcl.core.rejected import Rejected
 from lcl.core.shards import Shard, ShardSet
 from pipeline.images import shrink
-from pipeline.rewrite import FREE_SETTINGS, Part, check_not_a_source, make_part, rewrite
+from pipeline.rewrite import FREE_SETTINGS, Change, Part, check_not_a_source, make_part, rewrite
 
 BYTE_LIBRARIES = ("pillow", "pyarrow")  # other versions may give other bytes
 
@@ -86,9 +86,9 @@ def _plan(source: ShardSet, settings: RepackConfig, output: Path) -> list[Part]:
         ends.append(len(order))
     rules = {key: value for key, value in to_dict(settings).items() if key not in FREE_SETTINGS}
     origin = {"repacked": rules, "source": source.fingerprint, "versions": versions(BYTE_LIBRARIES)}
-    change = partial(_with_smaller_images, side_px=settings.side_px, quality=settings.quality)
+    open_change = partial(_open_change, settings.side_px, settings.quality)
     return [
-        make_part(source, order[begin:end], name=f"repacked-{number:06d}", folder=output, change=change, origin=origin)
+        make_part(source, order[begin:end], name=f"repacked-{number:06d}", folder=output, open_change=open_change, origin=origin)
         for number, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))
     ]
 
@@ -105,6 +105,10 @@ def _sizes_after(shard: Shard, side_px: int) -> Float[np.ndarray, " documents"]:
     before = np.bincount(rows, weights=width * height, minlength=len(table))
     after = np.bincount(rows, weights=width * height * scale**2, minlength=len(table))
     return sizes * np.divide(after, before, out=np.ones_like(sizes), where=before > 0)
+
+
+def _open_change(side_px: int | None, quality: int) -> Change:
+    return partial(_with_smaller_images, side_px=side_px, quality=quality)
 
 
 def _with_smaller_images(document: Document, *, side_px: int | None, quality: int) -> tuple[Document, tuple[()]]:

@@ -41,15 +41,15 @@ class Part:
     shards: Int[np.ndarray, " documents"] = field(repr=False)   # places in `tars`
     offsets: Int[np.ndarray, " documents"] = field(repr=False)
     lengths: Int[np.ndarray, " documents"] = field(repr=False)
-    change: Change = field(repr=False)
+    open_change: Callable[[], Change] = field(repr=False)       # called once, where the part is written
     origin: dict[str, Any]
 
 
-def make_part(source: ShardSet, chosen: Int[np.ndarray, " documents"], *, name: str, folder: Path, change: Change, origin: dict[str, Any]) -> Part:
+def make_part(source: ShardSet, chosen: Int[np.ndarray, " documents"], *, name: str, folder: Path, open_change: Callable[[], Change], origin: dict[str, Any]) -> Part:
     """The part with these documents of the set, in this order."""
     owners, offsets, lengths = source.places(chosen)
     used, shards = np.unique(owners, return_inverse=True)
-    return Part(name, folder, tuple(source.tars[shard].resolve() for shard in used), shards.astype(np.int32), offsets, lengths, change, origin)
+    return Part(name, folder, tuple(source.tars[shard].resolve() for shard in used), shards.astype(np.int32), offsets, lengths, open_change, origin)
 
 
 def rewrite(source: ShardSet, parts: Sequence[Part], settings: Config, *, what: str, **inputs: str) -> dict[str, Any]:
@@ -94,11 +94,12 @@ def write_part(part: Part) -> str:
 
 def _documents(part: Part) -> Iterator[Document]:
     """The part's documents as they become. What was left out is written behind the last one, so before the sidecar commits the shard."""
+    change = part.open_change()
     rejects: list[Reject] = []
     for shard, offset, length in zip(part.shards.tolist(), part.offsets.tolist(), part.lengths.tolist(), strict=True):
         tar = part.tars[shard]
         try:
-            document, left_out = part.change(from_members(read_members(read_bytes(tar, offset=offset, length=length))))
+            document, left_out = change(from_members(read_members(read_bytes(tar, offset=offset, length=length))))
         except ValueError as error:
             raise ValueError(f"{tar}, the document at byte {offset}: {error}; `lcl verify` says more") from error
         rejects += left_out

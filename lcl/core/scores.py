@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from lcl.core.files import open_aside, read_json, sha256_of, write_json
 
 SCHEMA = "lcl-scores/1"
 RECORD = "scores.json"
+Kind = Literal["pairs", "images", "documents"]
 NO = -1  # in the place of an image's or a text's number
 SCORES = pa.schema(
     [
@@ -36,9 +37,10 @@ NEEDED = SCORES.names[:4]
 
 @dataclass(frozen=True)
 class ScoreFiles:
-    """Where scores lie. `fingerprint` changes with their bytes; `record` is `scores.json`, empty for a single file."""
+    """Where scores lie, and what each is of. `fingerprint` changes with their bytes; `record` is `scores.json`, empty for a single file."""
 
     path: Path
+    kind: Kind
     files: tuple[Path, ...]
     fingerprint: str
     record: Mapping[str, Any] = field(repr=False)
@@ -54,13 +56,16 @@ class DocumentScores:
     content: str | None
 
     def grid(self, images: Sequence[int], texts: Sequence[int]) -> Float[np.ndarray, "images texts"]:
-        """The value of each image with each text (float64). Raises ValueError unless there is one finite value for each and no other row."""
+        """The value of each image with each text, as the shortest decimal for its 32 bits, so that 0.1 is not above a limit of 0.1.
+
+        Raises ValueError unless there is one finite value for each and no other row.
+        """
         wanted = np.repeat(images, len(texts)), np.tile(texts, len(images))
         if not (np.array_equal(self.images, wanted[0]) and np.array_equal(self.texts, wanted[1])):
             raise ValueError(f"has {len(self.values)} scores that are not one for each of {len(images)} images and {len(texts)} texts")
         if not np.isfinite(self.values).all():
             raise ValueError("has a score that is no finite number")
-        return self.values.astype(np.float64).reshape(len(images), len(texts))
+        return self.values.astype(str).astype(np.float64).reshape(len(images), len(texts))
 
 
 def score_rows(key: str, values: Float[np.ndarray, "images texts"], *, texts: Sequence[int], content: str) -> pa.Table:
@@ -84,8 +89,7 @@ def commit_scores(folder: Path, files: Sequence[Path], record: Mapping[str, Any]
 def find_scores(path: Path) -> ScoreFiles:
     """The scores in a folder of `lcl score`, or in one parquet file. Raises ValueError naming what is missing, unfinished or damaged."""
     if path.is_file():
-        _check_columns(path)
-        return ScoreFiles(path, (path,), sha256_of(path), {})
+        return ScoreFiles(path, _kind_of(path, (path,)), (path,), sha256_of(path), {})
     if not (path / RECORD).is_file():
         raise ValueError(f"{path} holds no scores: it is no parquet file, nor a folder with a {RECORD}; make one with `lcl score`, or let it finish")
     record = read_json(path / RECORD)
@@ -95,16 +99,24 @@ def find_scores(path: Path) -> ScoreFiles:
         if not (path / name).is_file() or sha256_of(path / name) != checksum:
             raise ValueError(f"{path / name} is missing or damaged: its bytes do not give the checksum in {RECORD}: delete it and {RECORD}, and run `lcl score` again")
     fingerprint = hashlib.sha256("".join(record["sha256"].values()).encode()).hexdigest()
-    return ScoreFiles(path, tuple(path / name for name in record["sha256"]), fingerprint, record)
+    files = tuple(path / name for name in record["sha256"])
+    return ScoreFiles(path, _kind_of(path, files), files, fingerprint, record)
 
 
-def _check_columns(path: Path) -> None:
-    try:
-        names = pq.read_schema(path).names
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no parquet file, or a damaged one ({error})") from error
-    if lacking := [name for name in NEEDED if name not in names]:
-        raise ValueError(f"{path} has no column {', '.join(lacking)}; scores have {', '.join(NEEDED)}, one row per number")
+def _kind_of(path: Path, files: Sequence[Path]) -> Kind:
+    """What the first number is of; `grid` holds all others to that. Raises ValueError if there is none, or for a file that holds no scores."""
+    for file in files:
+        try:
+            parquet = pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file} is no parquet file, or a damaged one ({error})") from error
+        with parquet:
+            if lacking := [name for name in NEEDED if name not in parquet.schema_arrow.names]:
+                raise ValueError(f"{file} has no column {', '.join(lacking)}; scores have {', '.join(NEEDED)}, one row per number")
+            for batch in parquet.iter_batches(1, columns=["image", "text"]):
+                image, text = (batch[name][0].as_py() for name in ("image", "text"))
+                return "documents" if image == NO else "images" if text == NO else "pairs"
+    raise ValueError(f"{path} holds no score")
 
 
 def read_keys(path: Path) -> list[str]:
