@@ -5,7 +5,7 @@
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,7 +85,7 @@ class OnnxScorer:
         self.fingerprint = hashlib.sha256("".join(sha256_of(Path(file)) for file in files).encode()).hexdigest()
 
     def of_images(self, images: Sequence[bytes]) -> Float[np.ndarray, "images width"]:
-        (name,) = self._image.need_inputs(1)
+        name = self._image.only_input()
         rows = self._image.rows(len(images), lambda at, end: {name: np.stack([self._pixels(data) for data in images[at:end]])})
         return rows if self.kind == "pairs" else self._scores(rows)
 
@@ -110,10 +110,10 @@ class OnnxScorer:
         return values[:, column : column + 1]
 
     def of_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "texts width"]:
-        names = [name for name in self._text.need_inputs(1, optional=MASK) if name != MASK]
+        name = self._text.only_input(beside=MASK)
         encoded = self._tokenizer.encode_batch(list(texts))
         ids, mask = np.array([text.ids for text in encoded]), np.array([text.attention_mask for text in encoded])
-        inputs = {names[0]: ids} | ({MASK: mask} if MASK in self._text.inputs else {})
+        inputs = {name: ids} | ({MASK: mask} if MASK in self._text.inputs else {})
         return self._text.rows(len(texts), lambda at, end: {name: values[at:end] for name, values in inputs.items()})
 
 
@@ -141,22 +141,23 @@ class _Model:
             raise ValueError(f"{path} has the outputs {', '.join(outputs)}: say which with --onnx.{flag}-output")
         self._output = output or outputs[0]
 
-    def need_inputs(self, number: int, *, optional: str = "") -> list[str]:
-        """The names of the inputs. Raises ValueError if there are others than `number` and the optional one."""
-        if len(set(self.inputs) - {optional}) != number:
-            raise ValueError(f"{self.path} has the inputs {', '.join(self.inputs)}: --onnx.{self.flag} takes one{f' and {optional}' * bool(optional)}; export it so")
-        return list(self.inputs)
+    def only_input(self, *, beside: str = "") -> str:
+        """The name of the one input, besides one that may be there. Raises ValueError if there are others."""
+        names = [name for name in self.inputs if name != beside]
+        if len(names) != 1:
+            raise ValueError(f"{self.path} has the inputs {', '.join(self.inputs)}: --onnx.{self.flag} takes one{f' beside {beside}' * bool(beside)}; export it so")
+        return names[0]
 
-    def rows(self, number: int, feed: Any) -> Float[np.ndarray, "rows width"]:
+    def rows(self, number: int, feed: Callable[[int, int], dict[str, np.ndarray]]) -> Float[np.ndarray, "rows width"]:
         """The output for `number` items, in batches; `feed(at, end)` gives the inputs of some. A file with a batch of its own is filled with the last item."""
-        own = next(iter(self.inputs.values())).shape
-        size = own[0] if own and isinstance(own[0], int) else BATCH
-        parts = [self._run(feed(at, min(at + size, number)), size if size == own[0] else None) for at in range(0, number, size)]
-        return np.concatenate(parts)
+        first = next(iter(next(iter(self.inputs.values())).shape), None)
+        fixed = first if isinstance(first, int) else None
+        size = fixed or BATCH
+        return np.concatenate([self._run(feed(at, min(at + size, number)), fixed) for at in range(0, number, size)])
 
-    def _run(self, feed: dict[str, np.ndarray], size: int | None) -> Float[np.ndarray, "rows width"]:
+    def _run(self, feed: dict[str, np.ndarray], fixed: int | None) -> Float[np.ndarray, "rows width"]:
         number = len(next(iter(feed.values())))
-        filled = {name: np.concatenate([values, np.repeat(values[-1:], (size or number) - number, axis=0)]) for name, values in feed.items()}
+        filled = {name: np.concatenate([values, np.repeat(values[-1:], (fixed or number) - number, axis=0)]) for name, values in feed.items()}
         try:
             (found,) = self._session.run([self._output], {name: values.astype(ELEMENTS[self.inputs[name].type]) for name, values in filled.items()})
         except Exception as error:  # the library's errors have no common class of their own
