@@ -153,7 +153,8 @@ def _grid(document: Document, name: str, tables: Tables, *, images: Sequence[int
 
 def _why_left_out(document: Document, scores: Mapping[str, float | None], name: str, bounds: tuple[float, float]) -> tuple[Reason, str] | None:
     if name not in scores:
-        raise ValueError(f"document {document.key} ({document.page_url}) has an image without the score {name}, which --min or --max names: give --scores {name}=PATH")
+        option = "--similarities PATH" if name == SIMILARITY else f"--scores {name}=PATH"
+        raise ValueError(f"document {document.key} ({document.page_url}) has an image without the score {name}, which --min or --max names: give {option}")
     value = scores[name]
     if value is not None and bounds[0] <= value <= bounds[1]:
         return None

@@ -74,8 +74,10 @@ def smooth_picture(seed: int, *, width: int, height: int) -> Image.Image:
     """A picture of soft blobs, no two alike, made without any resampling."""
     chance = np.random.default_rng(seed)
     down, across = np.mgrid[0:height, 0:width] / max(width, height)
-    waves = [np.sin(2 * np.pi * (down * chance.uniform(-5, 5) + across * chance.uniform(-5, 5) + chance.uniform())) for _ in range(18)]
-    channels = [sum(waves[channel::3]) / 12 + 0.5 for channel in range(3)]
+    blobs = [
+        np.exp(-((down - chance.uniform()) ** 2 + (across - chance.uniform()) ** 2) / chance.uniform(0.01, 0.08) ** 2) * chance.uniform(-1, 1) for _ in range(240)
+    ]
+    channels = [np.clip(sum(blobs[channel::3]) / 4 + 0.5, 0, 1) for channel in range(3)]
     return Image.fromarray((np.stack(channels, axis=-1) * 255).round().astype(np.uint8))
 
 
@@ -86,11 +88,11 @@ def png(image: Image.Image) -> bytes:
 
 
 PDQ_BY_SIZE = {  # by pdqhash 0.2.8, bindings of the reference code: np.packbits(pdqhash.compute(np.asarray(picture))[0]).tobytes().hex()
-    (300, 200): "c1b7f4be41b7d43e01bf54ba0137003a013f003a0197548afec9fb46fef6ab51",
-    (64, 64): "d1faf13f51fac13f41fa413f00ba00170192d4c8fe84fc49fe26fed2fe1520c2",
-    (1000, 90): "f17ffcbe517ff4b6417ff4b2417f50b2017f54b2017f00b2017f00b2017f00b2",
-    (130, 513): "aa03baa3a803aaab2003aaab000100010000fff8fffceeaafffdfffffffd4400",
-    (40, 50): "9069555e4079545f0078145f0059004b004bff20ffa6aaa5ff96ffabff8daaa3",
+    (300, 200): "96689ce56b908d3c26e376cf1d9e79e2896f6358b179ce1bcf0710f182f81026",
+    (64, 64): "f0c307be3d869ce2c923a6bb235cb3f92c75ce1a4f175d4790f0a7d0902c5827",
+    (1000, 90): "21a302312c2e426324ae061a65aee27365af467367ae467367aec259bdae9b5f",
+    (130, 513): "c80d37d7dcec2bf3ddd82627d893622b8805f4945544c97caabbd5c22f788889",
+    (40, 50): "1f2770ce0762cf3af2539d2f68ded4e9873f2b8d1987b343f0381168f4142613",
 }
 
 

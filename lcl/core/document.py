@@ -175,7 +175,7 @@ def text_hash(document: Document) -> str:
 
 def content_hash(document: Document) -> str:
     """xxh128 over all text and the stored images, in order: equal where scores of one document hold for the other."""
-    return xxhash.xxh128_hexdigest("\n".join([text_hash(document), *(image.metadata.sha256 for image in document.images)]))
+    return xxhash.xxh128_hexdigest("\n".join([text_hash(document), *(image.metadata.sha256 for image in document.images)]).encode())
 
 
 def summary_of_images(images: Sequence[ImageSegment]) -> dict[str, float]:
