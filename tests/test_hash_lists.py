@@ -12,8 +12,11 @@ from PIL import Image
 
 from lcl.core.images import encode_jpeg
 from lcl.core.rejected import Reason, Rejected
+from lcl.core.shards import ShardSet
 from pipeline.dedup.hash_lists import ImageLists, ImageListsConfig, NearHashes, read_hashes
 from pipeline.dedup.pdq import pdq_hash, pdq_of_image
+from tests.builds import build_captures
+from tests.crawls import Capture, html
 
 
 def distance(ours: bytes, theirs: bytes) -> int:
@@ -121,3 +124,17 @@ def test_images_near_a_listed_pdq_hash_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(Rejected) as caught:
         lists.check_bytes(b"no image")
     assert caught.value.reason == Reason.IMAGE_UNKNOWN_FORMAT
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha256", "pdq"])
+def test_a_build_leaves_out_what_is_listed(tmp_path: Path, kind: str) -> None:
+    listed, other = (png(smooth_picture(seed, width=300, height=200)) for seed in (1, 2))
+    value = pdq_of_image(listed).hex() if kind == "pdq" else hashlib.new(kind, listed).hexdigest()
+    captures = [
+        Capture("https://a.example/1", html("<img src='/a.png'><p>text</p><img src='/b.png'>")),
+        Capture("https://a.example/a.png", listed, "image/png"), Capture("https://a.example/b.png", other, "image/png"),
+    ]  # fmt: skip
+    record = build_captures(tmp_path, captures, image_lists={f"forbidden_{kind}": list(write(tmp_path / "list.txt", value))})
+    assert record["images"] == {"in": 2, "out": 1, Reason.IMAGE_FORBIDDEN: 1}
+    (document,) = ShardSet([tmp_path / "shards"])
+    assert [image.metadata.url for image in document.images] == ["https://a.example/b.png"]

@@ -29,7 +29,7 @@ from lcl.scoring import ScoreConfig, score_set
 from lcl.train_config import PRESETS
 from lcl.zero_shot import text_features
 from pipeline.applying import ApplyConfig, apply_to_set
-from tests.conftest import Run, assert_one_line_error
+from tests.conftest import Run
 from tests.made_shards import file_bytes, file_states, made_document, made_image, made_set
 
 DOCUMENTS = [made_document(number) for number in range(8)]
@@ -99,6 +99,8 @@ def test_interrupted_and_run_again_gives_the_same_bytes(source: Path, checkpoint
     after = file_states(tmp_path / "a")
     assert {name: data for name, (data, _) in before.items()} == {name: data for name, (data, _) in after.items()}
     assert after["scores-000000.parquet"] == before["scores-000000.parquet"]
+    with pytest.raises(ValueError, match="holds scores of other documents or settings"):
+        score(source, tmp_path / "a", checkpoint=str(checkpoint), unit="sentence")
 
 
 # ---- ONNX: vectors are mean colours, and texts the colours that they name
@@ -273,4 +275,3 @@ def test_as_a_command(run: Run, source: Path, checkpoint: Path, tmp_path: Path) 
     result = run(*words)
     assert result.returncode == 0 and "scores of pairs in 8 documents" in result.stdout, result.stderr
     assert read_json(tmp_path / "s" / "scores.json")["unit"] == "paragraph" and len(file_bytes(tmp_path / "s")) == 4
-    assert_one_line_error(run(*words, "--unit", "sentence"), "holds scores of other documents or settings")
