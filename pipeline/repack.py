@@ -125,6 +125,6 @@ def _smaller(segment: ImageSegment, side_px: int, quality: int) -> ImageSegment:
     try:
         image = shrink(decode_image(segment.data, draft_px=side_px), side_px)
     except Rejected as rejected:
-        raise ValueError(f"an image cannot be decoded ({rejected})") from rejected
+        raise ValueError(f"the image with SHA-256 {segment.metadata.sha256} cannot be decoded ({rejected}); `lcl verify --decode True` names its shard") from rejected
     data = encode_jpeg(image, quality=quality)
     return ImageSegment(data, replace(segment.metadata, width=image.width, height=image.height, sha256=sha256_hex(data)), "jpg")

@@ -28,7 +28,7 @@ FREE_SETTINGS = ("shards", "output", "num_workers")  # that decide no byte
 
 Reject = Mapping[str, Any]  # a row of rejects/NAME.parquet
 Change = Callable[[Document], tuple[Document | None, Sequence[Reject]]]
-"""What becomes of a document (None: it is left out), and a row for it and each image that was left out. Raises ValueError if it cannot be told."""
+"""What becomes of a document (None: it is left out), and a row for it and each image that was left out. Raises ValueError naming the document."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,13 @@ def _documents(part: Part) -> Iterator[Document]:
     for shard, offset, length in zip(part.shards.tolist(), part.offsets.tolist(), part.lengths.tolist(), strict=True):
         tar = part.tars[shard]
         try:
-            document, left_out = change(from_members(read_members(read_bytes(tar, offset=offset, length=length))))
+            document = from_members(read_members(read_bytes(tar, offset=offset, length=length)))
         except ValueError as error:
             raise ValueError(f"{tar}, the document at byte {offset}: {error}; `lcl verify` says more") from error
+        changed, left_out = change(document)
         rejects += left_out
-        if document is not None:
-            yield document
+        if changed is not None:
+            yield changed
     if rejects:
         write_rejects(part.folder, part.name, rejects)
 

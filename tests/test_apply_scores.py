@@ -28,6 +28,7 @@ from pipeline.rejects import read_rejects
 from pipeline.selecting import SelectConfig, select_documents
 from pipeline.verify_shards import VerifyConfig
 from pipeline.verify_shards import main as verify
+from pipeline.viewer import ViewConfig, page_name, view_shards
 from tests.conftest import Run, assert_one_line_error
 from tests.kill_and_continue import leftovers, run_killed_inside
 from tests.made_documents import document
@@ -173,6 +174,9 @@ def test_what_came_in_came_out_or_is_counted_and_all_scores_are_kept(source: Pat
             assert became.scores["similarity_mean"] == pytest.approx(np.mean(values))
     assert checked > 5
     verify(VerifyConfig(shards=(str(tmp_path / "b"),), num_workers=1))
+    view_shards(ViewConfig(shards=(str(tmp_path / "b"),), output=str(tmp_path / "pages"), num_documents=50))
+    shown = next(image.metadata for made in found.values() for image in made.images)
+    assert f"similarity {shown.similarity:.3f}, nsfw {shown.scores['nsfw']:.3f}" in (tmp_path / "pages" / page_name(1)).read_text()
     record = select_documents(SelectConfig(shards=(str(tmp_path / "b"),), where="score.similarity_mean >= 0.3", output=str(tmp_path / "picked")))
     assert record["documents"] == sum(made.scores.get("similarity_mean", -1) >= 0.3 for made in found.values()) > 0
 
