@@ -42,7 +42,9 @@ class RunScorer:
     kind: Kind = "pairs"
 
     def __init__(self, checkpoint: Path, *, weights: Weights, device: Device) -> None:
-        """Raises ValueError as `load_model` does."""
+        """Raises ValueError as `load_model` does, and for a device that is not there."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: PyTorch sees no such device here; leave it out, or install a PyTorch for this machine's")
         folder = find_checkpoint(checkpoint)
         model, self._tokenizer = load_model(folder, weights=weights)
         self._model = model.to(device)

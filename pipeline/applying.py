@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt64
 from pydantic import Field
 
 from lcl.core.config import config, to_dict, versions
-from lcl.core.document import SIMILARITY, Document, ImageSegment, content_hash, summary_of_images
+from lcl.core.document import SIMILARITY, Document, ImageSegment, content_hash, with_summary
 from lcl.core.rejected import Reason
 from lcl.core.scores import NO, DocumentScores, Kind, ScoreFiles, find_scores, read_keys, read_scores
 from lcl.core.shards import Shard, ShardSet
@@ -176,10 +176,8 @@ def _rebuild(
         given = iter(images)
         segments = tuple(next(given) if isinstance(segment, ImageSegment) else segment for segment in document.segments)
         changed = without_images(replace(document, segments=segments), list(reasons))
-    earlier = summary_of_images(document.images)
-    others = {name: value for name, value in document.scores.items() if name not in earlier}
     own = {name: float(_grid(document, name, tables, images=[NO], texts=[NO])[0, 0]) for name, kind in rules.kinds.items() if kind == "documents"}
-    return replace(changed, scores=others | own | summary_of_images(kept)), rejects
+    return with_summary(replace(changed, scores=dict(document.scores) | own), before=document), rejects
 
 
 def _reject(document: Document, image: ImageSegment | None, reason: Reason, detail: str) -> Reject:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lcl.core.document import Document, TextSegment, content_hash, from_members, to_members
+from lcl.core.document import Document, TextSegment, content_hash, from_members, to_members, with_summary
 from lcl.core.files import read_json
 from lcl.core.rejected import Reason
 from lcl.core.scores import NO, commit_scores, find_scores, read_scores, score_rows, write_score_file
@@ -25,6 +25,7 @@ from lcl.core.text_units import Unit, joined, text_units
 from pipeline.applying import ApplyConfig, apply_to_set
 from pipeline.assignment import UNMATCHED, before_their_texts, match, nearest_texts
 from pipeline.rejects import read_rejects
+from pipeline.removal import without_images
 from pipeline.selecting import SelectConfig, select_documents
 from pipeline.verify_shards import VerifyConfig
 from pipeline.verify_shards import main as verify
@@ -270,6 +271,15 @@ def test_scores_of_images_survive_their_document_and_old_shards_stay_as_they_are
     image = replace(made.images[0], metadata=replace(made.images[0].metadata, scores={"nsfw": 0.25}))
     assert from_members(to_members(replace(made, segments=(image,)))).images == [image]
     assert b'"similarity": null, "sentence": null}' in to_members(made)[-1][1]
+
+
+def test_what_a_document_says_of_its_images_holds_after_a_removal() -> None:
+    made = made_document(2)
+    first, second = (replace(image, metadata=replace(image.metadata, similarity=value)) for image, value in zip(made.images, (0.1, 0.3), strict=True))
+    scored = with_summary(replace(made, segments=(first, *made.segments[:1], second)), before=made)
+    assert scored.scores == dict(made.scores) | {"similarity_min": 0.1, "similarity_mean": 0.2, "similarity_max": 0.3}
+    assert without_images(scored, [0]).scores == dict(made.scores) | {"similarity_min": 0.3, "similarity_mean": 0.3, "similarity_max": 0.3}
+    assert without_images(scored, [0, 1]).scores == made.scores
 
 
 def shorter(source: Path, folder: Path) -> dict[str, object]:

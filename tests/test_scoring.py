@@ -83,6 +83,12 @@ def test_similarities_are_the_cosines_of_a_model_in_float64(source: Path, checkp
     assert all(row["content"] == contents[row["key"]] for row in rows)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="only where there is no CUDA device")
+def test_a_device_that_is_not_there_is_refused(source: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--device cuda: PyTorch sees no such device here"):
+        score(source, tmp_path / "s", checkpoint=str(checkpoint), device="cuda")
+
+
 def test_cosines_of_known_vectors() -> None:
     found = cosines(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32), np.array([[1.0, 0.0], [0.0, 2.0]], np.float32))
     assert np.allclose(found, [[0.6, 0.8], [0.0, 0.0]])

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -190,6 +190,12 @@ def summary_of_images(images: Sequence[ImageSegment]) -> dict[str, float]:
         for name, found in sorted(values.items())
         for kind, value in (("min", min(found)), ("mean", math.fsum(found) / len(found)), ("max", max(found)))
     }
+
+
+def with_summary(document: Document, *, before: Document) -> Document:
+    """The document, changed from `before`, with scores that sum up the images that it has now."""
+    others = {name: value for name, value in document.scores.items() if name not in summary_of_images(before.images)}
+    return replace(document, scores=others | summary_of_images(document.images))
 
 
 def sha256_hex(data: bytes) -> str:
