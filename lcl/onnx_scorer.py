@@ -170,12 +170,12 @@ class _Model:
 
 
 def _open(path: Path, flag: str, device: Device) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file (--onnx.{flag})")
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ValueError("ONNX files are run by onnxruntime: pip install 'lcl[onnx]'") from error
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file (--onnx.{flag})")
     if PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise ValueError(f"--device {device}: this onnxruntime has only {', '.join(onnxruntime.get_available_providers())}; install onnxruntime-gpu in its place")
     try:

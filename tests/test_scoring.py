@@ -1,5 +1,6 @@
 """`lcl score`: similarities against float64 by hand, ONNX models made here, and pictures that are told apart from end to end."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,6 +235,7 @@ def test_preprocessing_is_as_said(tmp_path: Path) -> None:
 
 
 def no_onnx(folder: Path) -> dict[str, Any]:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     (folder / "x.onnx").write_bytes(b"nothing")
     return {"onnx": OnnxConfig(image=str(folder / "x.onnx"))}
 
@@ -270,10 +272,15 @@ def halves_of_two_models(folder: Path) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_mistakes_are_refused(source: Path, tmp_path: Path, options: Callable[[Path], dict[str, Any]], message: str) -> None:
-    if "onnx" in str(message):
-        pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     with pytest.raises(ValueError, match=message):
         score(source, tmp_path / "s", **options(tmp_path))
+
+
+def test_without_onnxruntime_its_installation_is_named(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "x.onnx").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"pip install 'lcl\[onnx\]'"):
+        score(source, tmp_path / "s", onnx=OnnxConfig(image=str(tmp_path / "x.onnx")))
 
 
 def test_as_a_command(run: Run, source: Path, checkpoint: Path, tmp_path: Path) -> None:
