@@ -122,6 +122,7 @@ def _report(source: ShardSet, parts: Sequence[Part]) -> dict[str, Any]:
     came = {"documents": len(source), "images": int(source.catalogue["num_images"].to_numpy().sum())}
     for kind, counts in dropped.items():
         if came[kind] != kept[kind] + counts.total():
-            raise ValueError(f"{parts[0].folder}: {came[kind]} {kind} came in, {kept[kind]} out, {counts.total()} are in {FOLDER}/: it was changed; remove the folder and run again")
+            listed = f"{came[kind]} {kind} came in, {kept[kind]} out, {counts.total()} are in {FOLDER}/"
+            raise ValueError(f"{parts[0].folder}: {listed}: it was changed; remove the folder and run again")
     funnels = {kind: {"in": came[kind], "out": kept[kind], "dropped": dict(sorted(counts.items()))} for kind, counts in dropped.items()}
     return {"schema": SCHEMA, "sources": sorted({shard.path.parent.name for shard in source.shards}), **funnels, "shards": len(parts)}

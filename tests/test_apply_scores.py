@@ -374,5 +374,6 @@ def test_a_file_of_scores_without_any_is_named(tmp_path: Path) -> None:
 def test_as_a_command(run: Run, source: Path, tmp_path: Path) -> None:
     words = ("python", "-m", "lcl.cli", "apply-scores", "--shards", source / "shards", "--output", tmp_path / "b", "--similarities", source / "similarities.parquet")
     result = run(*words, "--assign", "unordered", "--min", "similarity=0.2", "--scores", f"nsfw={source / 'nsfw.parquet'}", "--max", "nsfw=0.9")
-    assert result.returncode == 0 and "of 21 images; left out: " in result.stdout and "image_score" in result.stdout and "3 shards: " in result.stdout, result.stderr + result.stdout
+    assert result.returncode == 0, result.stderr
+    assert "of 21 images; left out: " in result.stdout and "image_score" in result.stdout and "3 shards: " in result.stdout
     assert_one_line_error(run(*words), "other documents or settings")

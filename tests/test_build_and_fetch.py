@@ -81,9 +81,11 @@ def test_licences_and_lists_of_images_that_must_not_be_kept(tmp_path: Path) -> N
 
 
 def test_published_similarities_reach_the_shards_and_can_be_selected_by(tmp_path: Path) -> None:
-    rows = [{"image_name": name, "raw_url": f"https://a.example/{name}.jpg", "matched_text_index": place, "matched_sim": sim} for name, place, sim in (("a", 1, 0.31), ("b", 0, 0.17))]
+    matches = (("a", 1, 0.31), ("b", 0, 0.17))
+    rows = [{"raw_url": f"https://a.example/{name}.jpg", "matched_text_index": place, "matched_sim": similarity} for name, place, similarity in matches]
+    sentences = ["The first sentence is about a picture of blue.", "The second one is about red, and no other."]
     source = tmp_path / "docs_no_face_shard_7_v3.jsonl"
-    source.write_text(json.dumps({"url": "https://a.example/page", "text_list": ["The first sentence is about a picture of blue.", "The second one is about red, and no other."], "image_info": rows}))
+    source.write_text(json.dumps({"url": "https://a.example/page", "text_list": sentences, "image_info": rows}))
     crawl = write_warc(tmp_path / "a.warc.gz", [Capture(f"https://a.example/{name}.jpg", data, "image/jpeg") for name, data in (("a", HERE), ("b", THERE))])
     build_here([source, crawl], tmp_path / "out")
     (document,) = ShardSet([tmp_path / "out"])

@@ -229,7 +229,8 @@ def test_preprocessing_is_as_said(tmp_path: Path) -> None:
     for fit, box in (("centre", (12, 0, 28, 16)), ("squash", (0, 0, 40, 16))):
         for interpolation in ("bicubic", "bilinear", "lanczos", "nearest"):
             (row,) = score(folder, tmp_path / f"{fit}-{interpolation}", onnx=replace(base, fit=fit, interpolation=interpolation))
-            resized = decode_image(data, draft_px=8).resize((8, 8), Image.Resampling[interpolation.upper()], box=tuple(side * decode_image(data, draft_px=8).width / 40 for side in box))
+            decoded = decode_image(data, draft_px=8)
+            resized = decoded.resize((8, 8), Image.Resampling[interpolation.upper()], box=tuple(side * decoded.width / 40 for side in box))
             assert row["value"] == pytest.approx(to_pixels(resized)[:, :, 0].mean() / 255, abs=1e-6)
         assert row["value"] == pytest.approx({"centre": 2 / 16, "squash": 14 / 40}[fit], abs=0.08)
 
