@@ -14,6 +14,8 @@ COMMANDS = {
     "view": ("pipeline.view_shards", "documents of shards as searchable HTML pages"),
     "select": ("pipeline.select_documents", "documents that meet a condition, as a set that copies no bytes"),
     "repack": ("pipeline.repack_shards", "shuffle shards into others of a chosen size and image side"),
+    "score": ("lcl.score_shards", "similarities of images and texts, or scores of images, by any encoder, as parquet"),
+    "apply-scores": ("pipeline.apply_scores", "put such scores into shards: kept, as limits for images, to assign images to texts"),
     "remove": ("pipeline.remove_documents", "take documents and images down from shards, in place"),
     "card": ("pipeline.write_card", "a README for a set of shards: sources, licences, filters, counts, how to load it"),
     "train-tokenizer": ("lcl.train_tokenizer", "a byte-level tokenizer from the texts of shards, in the place of CLIP's"),

@@ -3,14 +3,15 @@
     DATA/train/<class>/*    DATA/test/<class>/*    DATA/classes.json   {"classes": [...], "templates": ["a picture of {}"]}
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from torch import Tensor
 
 from lcl.core.files import read_json
@@ -20,6 +21,8 @@ from lcl.crops import Crop, centre_box, cut
 from lcl.model import LCL
 from lcl.rows import ImageInput, stack_inputs
 from lcl.vision import VisionConfig, normalise
+
+Decoded = TypeVar("Decoded")
 
 SPLITS = ("train", "test")
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
@@ -70,19 +73,18 @@ def find_labelled(folder: Path) -> LabelledSet:
 
 def load_pixels(files: tuple[Path, ...], *, side_px: int) -> UInt8[np.ndarray, "images height width 3"]:
     """The centre square of each image at `side_px`. Raises ValueError naming a file that is no image."""
-    images = [_read(file, draft_px=side_px) for file in files]
+    images = [_read(file, partial(decode_image, draft_px=side_px)) for file in files]
     return np.stack([to_pixels(cut(image, Crop(centre_box(*image.size), (1, 1)), patch_px=side_px)) for image in images])
 
 
 def load_inputs(files: tuple[Path, ...], vision: VisionConfig) -> list[ImageInput]:
     """What the encoder takes of each image, cut as in evaluation. Raises ValueError naming a file that is no image."""
-    images = (_read(file, draft_px=vision.tower().image_px if vision.kind == "vit" else None) for file in files)
-    return [vision.input_of(image, vision.evaluation_crop(*image.size)) for image in images]
+    return [_read(file, vision.evaluation_input) for file in files]
 
 
-def _read(file: Path, *, draft_px: int | None) -> Image.Image:
+def _read(file: Path, decode: Callable[[bytes], Decoded]) -> Decoded:
     try:
-        return decode_image(file.read_bytes(), draft_px=draft_px)
+        return decode(file.read_bytes())
     except Rejected as rejected:
         raise ValueError(f"{file} cannot be read as an image ({rejected}); remove it") from rejected
 

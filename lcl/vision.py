@@ -18,7 +18,7 @@ from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import Tensor, nn
 
 from lcl.core.config import config
-from lcl.core.images import to_pixels
+from lcl.core.images import decode_image, to_pixels
 from lcl.crops import Crop, Grid, centre_box, cut, grid_within, random_box, random_box_of_same_aspect
 from lcl.rows import ImageInput
 
@@ -111,6 +111,11 @@ class VisionConfig:
 
     def _own_grid(self, width: float, height: float) -> Grid:
         return grid_within(width, height, patch_px=self.patch_px, max_patches=self.max_patches)
+
+    def evaluation_input(self, data: bytes) -> ImageInput:
+        """What the encoder takes of an image file, cut as in evaluation. Raises Rejected as `decode_image` does."""
+        image = decode_image(data, draft_px=self.tower().image_px if self.kind == "vit" else None)
+        return self.input_of(image, self.evaluation_crop(*image.size))
 
     def input_of(self, image: Image.Image, crop: Crop) -> ImageInput:
         """What the encoder takes of the crop of an RGB image."""

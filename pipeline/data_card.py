@@ -14,7 +14,7 @@ from lcl.core.selection import RECORD, is_selection
 from pipeline.shard_stats import gather_stats
 
 CARD = "README.md"
-PLACES = ("crawl", "shards", "output", "extends", "image_store", "num_workers")  # settings that say where, not what: they are of the machine
+PLACES = ("crawl", "shards", "output", "extends", "image_store", "num_workers", "similarities", "scores")  # settings that say where, not what: they are of the machine
 MAX_NAME = 80
 
 LIMITS = """\

@@ -6,9 +6,10 @@
 import base64
 import binascii
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
-from lcl.core.document import PARAGRAPH_BREAK, Document, ImageSegment, Segment, TextSegment, sha256_hex
+from lcl.core.document import PARAGRAPH_BREAK, Document, ImageSegment, Segment, TextSegment, sha256_hex, summary_of_images
 from lcl.core.rejected import Reason, Rejected
 from pipeline.build_config import BuildConfig
 from pipeline.dedup.hash_lists import ImageLists
@@ -43,7 +44,7 @@ def load_document(raw: RawDocument, *, key: str, language: str, find_image: Find
         raise Rejected(Reason.TOO_MANY_IMAGES, str(num_images))
     return Document(
         key=key, segments=tuple(segments), page_url=raw.page_url, crawl=raw.crawl, order=raw.order, language=language,
-        license=raw.license, scores=raw.scores,
+        license=raw.license, scores=dict(raw.scores) | summary_of_images([segment for segment in segments if segment.kind == "image"]),
     )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def _load_image(reference: ImageReference, find_image: FindImage, rules: ImageRu
             lists.check_bytes(data)
             image = make_image_segment(data, url=url, alt=reference.alt, rules=rules)
             lists.check_phash(image.metadata.phash)
-            return image
+            return replace(image, metadata=replace(image.metadata, similarity=reference.similarity, sentence=reference.sentence))
         except Rejected as rejected:
             first = first or rejected
     raise first or Rejected(Reason.IMAGE_NOT_IN_CRAWL, next(iter(reference.candidates), ""))

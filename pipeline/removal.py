@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from lcl.core.config import config
-from lcl.core.document import PARAGRAPH_BREAK, Document, ImageSegment, Segment, TextSegment, from_members
+from lcl.core.document import PARAGRAPH_BREAK, Document, ImageSegment, Segment, TextSegment, from_members, with_summary
 from lcl.core.files import locked_folder, sync_folder, write_json
 from lcl.core.logs import progress_bar
 from lcl.core.selection import is_selection
@@ -71,7 +71,7 @@ def find_hits(table: pa.Table, takedown: Takedown) -> dict[int, Hit]:
 
 
 def without_images(document: Document, numbers: Sequence[int]) -> Document:
-    """The document without these of its images; texts that meet are joined by a paragraph break."""
+    """The document without these of its images and what its scores said of them; texts that meet are joined by a paragraph break."""
     segments: list[Segment] = []
     number = -1
     for segment in document.segments:
@@ -83,7 +83,7 @@ def without_images(document: Document, numbers: Sequence[int]) -> Document:
             segments[-1] = TextSegment(segments[-1].text + PARAGRAPH_BREAK + segment.text)
             continue
         segments.append(segment)
-    return replace(document, segments=tuple(segments))
+    return with_summary(replace(document, segments=tuple(segments)), before=document)
 
 
 def remove_documents(settings: RemoveConfig) -> dict[str, int]:

@@ -1,13 +1,10 @@
 """Documents in a new order, in shards of a chosen size, with images of a chosen side. The same documents and settings give the same tars.
 
-    catalogues --> order by a hash of each key --> shards of so many documents and bytes --> tasks: read, shrink, write --> report.json
-
-A shard that its sidecar commits is not written again, so the same command continues after a kill. Memory is some 100 bytes a document,
-and one document at a time in each worker.
+    catalogues --> order by a hash of each key --> shards of so many documents and bytes --> pipeline/rewrite.py: read, shrink, write
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,17 +14,15 @@ import xxhash
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from lcl.core.config import config, to_dict, versions, write_run_record
-from lcl.core.document import SCHEMA, Document, ImageSegment, from_members, sha256_hex
-from lcl.core.files import locked_folder, read_json, write_json
+from lcl.core.config import config, to_dict, versions
+from lcl.core.document import Document, ImageSegment, sha256_hex
 from lcl.core.images import decode_image, encode_jpeg
 from lcl.core.rejected import Rejected
-from lcl.core.shards import Shard, ShardSet, is_whole, read_bytes, read_members, write_shard
+from lcl.core.shards import Shard, ShardSet
 from pipeline.images import shrink
-from pipeline.parallel import run_tasks
+from pipeline.rewrite import FREE_SETTINGS, Change, Part, check_not_a_source, make_part, rewrite
 
-NOT_RULES = ("shards", "output", "num_workers")  # settings that decide no byte
-BYTE_LIBRARIES = ("pillow", "pyarrow")           # other versions may give other bytes
+BYTE_LIBRARIES = ("pillow", "pyarrow")  # other versions may give other bytes
 
 
 @config
@@ -50,21 +45,6 @@ class RepackConfig:
     """Processes that write side by side; the bytes do not depend on it."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """One shard to write: where its documents lie, in order."""
-
-    name: str
-    folder: Path
-    tars: tuple[Path, ...]
-    shards: Int[np.ndarray, " documents"] = field(repr=False)   # places in `tars`
-    offsets: Int[np.ndarray, " documents"] = field(repr=False)
-    lengths: Int[np.ndarray, " documents"] = field(repr=False)
-    side_px: int | None
-    quality: int
-    origin: dict[str, Any]
-
-
 def repack(settings: RepackConfig) -> dict[str, Any]:
     """Writes the new shards and `report.json`, and returns the report.
 
@@ -72,31 +52,8 @@ def repack(settings: RepackConfig) -> dict[str, Any]:
     """
     source = ShardSet([Path(folder) for folder in settings.shards])
     output = Path(settings.output)
-    if any(output.resolve() == Path(folder).resolve() for folder in settings.shards):
-        raise ValueError(f"--output {output} is one of --shards; give another folder")
-    parts = _plan(source, settings, output.resolve())
-    output.mkdir(parents=True, exist_ok=True)
-    with locked_folder(output):
-        _check_output(output, settings, source.fingerprint)
-        missing = [part for part in parts if not _is_done(part)]
-        for _ in run_tasks(write_part, missing, num_workers=settings.num_workers, title="shards"):
-            pass
-        report = _report(source, parts)
-        write_json(output / "report.json", report)
-    return report
-
-
-def _check_output(output: Path, settings: RepackConfig, fingerprint: str) -> None:
-    run_path = output / "run.json"
-    if run_path.exists():
-        earlier = read_json(run_path)
-        rules = {key: value for key, value in to_dict(settings).items() if key not in NOT_RULES}
-        if earlier.get("source") != fingerprint or {key: earlier["config"].get(key) for key in rules} != rules:
-            raise ValueError(f"--output {output} holds shards of other documents or settings (its run.json says which); give another folder, or remove it")
-    elif any(output.iterdir()):
-        raise ValueError(f"--output {output} is not empty and holds no repacked shards; give another folder")
-    else:
-        write_run_record(output, settings, source=fingerprint)
+    check_not_a_source(output, settings.shards)
+    return rewrite(source, _plan(source, settings, output.resolve()), settings, what="repacked shards")
 
 
 def shuffled_order(keys: pa.ChunkedArray, seed: int) -> Int[np.ndarray, " documents"]:
@@ -117,7 +74,7 @@ def shuffled_order(keys: pa.ChunkedArray, seed: int) -> Int[np.ndarray, " docume
 
 def _plan(source: ShardSet, settings: RepackConfig, output: Path) -> list[Part]:
     order = shuffled_order(source.catalogue["key"], settings.seed)
-    offsets, lengths = source.catalogue["offset"].to_numpy(), source.catalogue["length"].to_numpy()
+    lengths = source.catalogue["length"].to_numpy()
     sizes = lengths if settings.side_px is None else np.concatenate([_sizes_after(shard, settings.side_px) for shard in source.shards])
     ends, num_bytes, start = [], 0.0, 0
     for place, size in enumerate(sizes[order]):
@@ -127,19 +84,13 @@ def _plan(source: ShardSet, settings: RepackConfig, output: Path) -> list[Part]:
             num_bytes, start = 0.0, place + 1
     if start < len(order):
         ends.append(len(order))
-    rules = {key: value for key, value in to_dict(settings).items() if key not in NOT_RULES}
+    rules = {key: value for key, value in to_dict(settings).items() if key not in FREE_SETTINGS}
     origin = {"repacked": rules, "source": source.fingerprint, "versions": versions(BYTE_LIBRARIES)}
-    tars = [path.resolve() for path in source.tars]
-    parts = []
-    for number, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        chosen = order[begin:end]
-        used, shards = np.unique(np.searchsorted(source.starts, chosen, side="right") - 1, return_inverse=True)
-        part = Part(
-            f"repacked-{number:06d}", output, tuple(tars[shard] for shard in used), shards.astype(np.int32), offsets[chosen], lengths[chosen],
-            settings.side_px, settings.quality, origin,
-        )
-        parts.append(part)
-    return parts
+    open_change = partial(_open_change, settings.side_px, settings.quality)
+    return [
+        make_part(source, order[begin:end], name=f"repacked-{number:06d}", folder=output, open_change=open_change, origin=origin)
+        for number, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))
+    ]
 
 
 def _sizes_after(shard: Shard, side_px: int) -> Float[np.ndarray, " documents"]:
@@ -156,35 +107,15 @@ def _sizes_after(shard: Shard, side_px: int) -> Float[np.ndarray, " documents"]:
     return sizes * np.divide(after, before, out=np.ones_like(sizes), where=before > 0)
 
 
-def _is_done(part: Part) -> bool:
-    """Whether the shard is there. Raises ValueError if it was made by other versions of the libraries."""
-    path = part.folder / f"{part.name}.json"
-    if not is_whole(path):
-        return False
-    made_by = read_json(path)["origin"]
-    if made_by != part.origin:
-        raise ValueError(f"{path} was made by {made_by.get('versions')}, here are {part.origin['versions']}: continue with those, or give another --output")
-    return True
+def _open_change(side_px: int | None, quality: int) -> Change:
+    return partial(_with_smaller_images, side_px=side_px, quality=quality)
 
 
-def write_part(part: Part) -> str:
-    """Writes one shard and returns its name."""
-    write_shard(part.folder, part.name, _documents(part), origin=part.origin)
-    return part.name
-
-
-def _documents(part: Part) -> Iterator[Document]:
-    for shard, offset, length in zip(part.shards.tolist(), part.offsets.tolist(), part.lengths.tolist(), strict=True):
-        tar = part.tars[shard]
-        try:
-            document = from_members(read_members(read_bytes(tar, offset=offset, length=length)))
-            yield document if part.side_px is None else _with_smaller_images(document, part.side_px, part.quality)
-        except ValueError as error:
-            raise ValueError(f"{tar}, the document at byte {offset}: {error}; `lcl verify` says more") from error
-
-
-def _with_smaller_images(document: Document, side_px: int, quality: int) -> Document:
-    return replace(document, segments=tuple(_smaller(item, side_px, quality) if isinstance(item, ImageSegment) else item for item in document.segments))
+def _with_smaller_images(document: Document, *, side_px: int | None, quality: int) -> tuple[Document, tuple[()]]:
+    if side_px is None:
+        return document, ()
+    segments = (_smaller(item, side_px, quality) if isinstance(item, ImageSegment) else item for item in document.segments)
+    return replace(document, segments=tuple(segments)), ()
 
 
 def _smaller(segment: ImageSegment, side_px: int, quality: int) -> ImageSegment:
@@ -194,13 +125,6 @@ def _smaller(segment: ImageSegment, side_px: int, quality: int) -> ImageSegment:
     try:
         image = shrink(decode_image(segment.data, draft_px=side_px), side_px)
     except Rejected as rejected:
-        raise ValueError(f"an image cannot be decoded ({rejected})") from rejected
+        raise ValueError(f"the image with SHA-256 {segment.metadata.sha256} cannot be decoded ({rejected}); `lcl verify --decode True` names its shard") from rejected
     data = encode_jpeg(image, quality=quality)
     return ImageSegment(data, replace(segment.metadata, width=image.width, height=image.height, sha256=sha256_hex(data)), "jpg")
-
-
-def _report(source: ShardSet, parts: Sequence[Part]) -> dict[str, Any]:
-    """The accounts of a repacking: all that came in came out."""
-    counts = {"documents": len(source), "images": int(source.catalogue["num_images"].to_numpy().sum())}
-    funnels = {kind: {"in": count, "out": count, "dropped": {}} for kind, count in counts.items()}
-    return {"schema": SCHEMA, "sources": sorted({shard.path.parent.name for shard in source.shards}), **funnels, "shards": len(parts)}

@@ -18,7 +18,7 @@ from pipeline.parallel import run_tasks
 
 CURE = (
     "To mend a shard: delete its sidecar and its split's record in splits/, and run the build again, which makes the same bytes; or copy the shard from elsewhere. "
-    "Of a repacked set, delete the sidecar and run `lcl repack` again."
+    "Of a set that `lcl repack` or `lcl apply-scores` wrote, delete the sidecar and run that again."
 )
 
 

@@ -1,14 +1,17 @@
 """From pages without their images to shards: extract, fetch from a real server on loopback, assemble. What refuses training stays out."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from lcl.core.rejected import Reason
 from lcl.core.shards import ShardSet
 from pipeline.fetch.run_fetch import fetch_images
+from pipeline.selecting import SelectConfig, select_documents
 from tests.bad_server import Server, Site, gives
 from tests.builds import build_captures, build_here
 from tests.crawls import Capture, html, jpeg, write_warc
@@ -75,3 +78,18 @@ def test_licences_and_lists_of_images_that_must_not_be_kept(tmp_path: Path) -> N
     assert record["images"] == {"in": 2, "out": 1, Reason.IMAGE_FORBIDDEN: 1}
     (document,) = ShardSet([tmp_path / "shards"])
     assert document.license == "https://creativecommons.org/licenses/by/4.0/" and "CC BY" in (tmp_path / "shards" / "README.md").read_text().upper().replace("-", " ")
+
+
+def test_published_similarities_reach_the_shards_and_can_be_selected_by(tmp_path: Path) -> None:
+    matches = (("a", 1, 0.31), ("b", 0, 0.17))
+    rows = [{"raw_url": f"https://a.example/{name}.jpg", "matched_text_index": place, "matched_sim": similarity} for name, place, similarity in matches]
+    sentences = ["The first sentence is about a picture of blue.", "The second one is about red, and no other."]
+    source = tmp_path / "docs_no_face_shard_7_v3.jsonl"
+    source.write_text(json.dumps({"url": "https://a.example/page", "text_list": sentences, "image_info": rows}))
+    crawl = write_warc(tmp_path / "a.warc.gz", [Capture(f"https://a.example/{name}.jpg", data, "image/jpeg") for name, data in (("a", HERE), ("b", THERE))])
+    build_here([source, crawl], tmp_path / "out")
+    (document,) = ShardSet([tmp_path / "out"])
+    assert [(image.metadata.similarity, image.metadata.sentence) for image in document.images] == [(0.17, 0), (0.31, 1)]
+    assert document.scores["similarity_min"] == 0.17 and document.scores["similarity_mean"] == pytest.approx(0.24)
+    chosen = SelectConfig(shards=(str(tmp_path / "out"),), where="score.similarity_min > 0.15 and score.similarity_max < 0.32", output=str(tmp_path / "picked"))
+    assert select_documents(chosen)["documents"] == 1

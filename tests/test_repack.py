@@ -153,8 +153,8 @@ def other_versions(source: Path, output: Path) -> None:
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (wrong_options, "holds shards of other documents or settings"),
-        (other_source, "holds shards of other documents or settings"),
+        (wrong_options, "holds repacked shards of other documents or settings"),
+        (other_source, "holds repacked shards of other documents or settings"),
         (foreign_folder, "is not empty and holds no repacked shards"),
         (twice, "is there twice; give --shards that share no documents|is given twice"),
         (other_versions, "was made by .* here are"),

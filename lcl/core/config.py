@@ -178,6 +178,23 @@ def write_run_record(folder: Path, value: Any, **inputs: str) -> None:
     write_json(folder / "run.json", record | {"started": time.strftime("%FT%TZ", time.gmtime())})
 
 
+def claim_folder(folder: Path, value: Any, *, free: Sequence[str], what: str, **inputs: str) -> None:
+    """Writes `run.json` into an empty output folder; in another one, checks that it is of the same settings and inputs.
+
+    `free` names settings that decide no byte, `what` is what the folder is to hold ("repacked shards"). Raises ValueError if it holds something else.
+    """
+    path = folder / "run.json"
+    if path.exists():
+        earlier = read_json(path)
+        rules = {key: value for key, value in to_dict(value).items() if key not in free}
+        if any(earlier.get(name) != found for name, found in inputs.items()) or {key: earlier["config"].get(key) for key in rules} != rules:
+            raise ValueError(f"--output {folder} holds {what} of other documents or settings (its run.json says which); give another folder, or remove it")
+    elif any(folder.iterdir()):
+        raise ValueError(f"--output {folder} is not empty and holds no {what}; give another folder")
+    else:
+        write_run_record(folder, value, **inputs)
+
+
 def versions(names: Sequence[str] = ("lcl", "torch", "deepspeed", "ray", "numpy", "pillow", "open_clip_torch", "timm", "transformers", "tokenizers")) -> dict[str, str]:
     """Installed versions by package name; a package that is not installed is left out."""
     found = {"python": sys.version.split()[0]}

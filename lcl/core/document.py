@@ -5,8 +5,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ import xxhash
 
 SCHEMA = "lcl-shard/1"
 PARAGRAPH_BREAK = "\n\n"
+SIMILARITY = "similarity"  # the name under which an image's similarity goes among its scores
 
 Order = Literal["page", "matched", "none"]
 
@@ -29,8 +31,9 @@ class ImageMetadata:
     source_sha256: str
     phash: str
     alt: str = ""
-    similarity: float | None = None  # of the image to its matched sentence, where a source gives one (MMC4)
-    sentence: int | None = None      # index of that sentence
+    similarity: float | None = None  # of the image to its matched text, from a source (MMC4) or from `lcl apply-scores`
+    sentence: int | None = None      # index of that text: of MMC4's sentence, or of a text unit (lcl/core/text_units.py)
+    scores: Mapping[str, float] = field(default_factory=dict)  # of `lcl apply-scores`, by name
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def to_members(document: Document) -> list[tuple[str, bytes]]:
             members.append((name, segment.data))
             texts.append(None)
             images.append(name)
-            metadata.append(asdict(segment.metadata))
+            metadata.append(_record_of(segment.metadata))
     record = {
         "schema": SCHEMA,
         "key": document.key,
@@ -127,6 +130,12 @@ def to_members(document: Document) -> list[tuple[str, bytes]]:
     }
     members.append((f"{document.key}.json", json.dumps(record, ensure_ascii=False, allow_nan=False).encode()))
     return members
+
+
+def _record_of(metadata: ImageMetadata) -> dict[str, Any]:
+    """The metadata as JSON values; `scores` only where there are any, so that shards without stay as they were."""
+    record = asdict(metadata)
+    return record if record["scores"] else {name: value for name, value in record.items() if name != "scores"}
 
 
 def from_members(members: Sequence[tuple[str, bytes]]) -> Document:
@@ -162,6 +171,31 @@ def from_members(members: Sequence[tuple[str, bytes]]) -> Document:
 def text_hash(document: Document) -> str:
     """xxh128 over all text, for exact deduplication."""
     return xxhash.xxh128_hexdigest(PARAGRAPH_BREAK.join(document.texts).encode("utf-8", "surrogatepass"))
+
+
+def content_hash(document: Document) -> str:
+    """xxh128 over all text and the stored images, in order: equal where scores of one document hold for the other."""
+    return xxhash.xxh128_hexdigest("\n".join([text_hash(document), *(image.metadata.sha256 for image in document.images)]).encode())
+
+
+def summary_of_images(images: Sequence[ImageSegment]) -> dict[str, float]:
+    """`NAME_min`, `NAME_mean`, `NAME_max` over the images that have a score NAME, their similarity included: what `lcl select` can ask for."""
+    values: dict[str, list[float]] = {}
+    for image in images:
+        own = {} if image.metadata.similarity is None else {SIMILARITY: image.metadata.similarity}
+        for name, value in (own | dict(image.metadata.scores)).items():
+            values.setdefault(name, []).append(value)
+    return {
+        f"{name}_{kind}": value
+        for name, found in sorted(values.items())
+        for kind, value in (("min", min(found)), ("mean", math.fsum(found) / len(found)), ("max", max(found)))
+    }
+
+
+def with_summary(document: Document, *, before: Document) -> Document:
+    """The document, changed from `before`, with scores that sum up the images that it has now."""
+    others = {name: value for name, value in document.scores.items() if name not in summary_of_images(before.images)}
+    return replace(document, scores=others | summary_of_images(document.images))
 
 
 def sha256_hex(data: bytes) -> str:

@@ -80,6 +80,8 @@ class Reason(StrEnum):
     IMAGE_BLANK = "image_blank"                        # next to no contrast
     IMAGE_URL_WORDS = "image_url_words"                # a banned word in its address
     IMAGE_REPEATED = "image_repeated"                  # the same picture earlier in the same document
+    IMAGE_SCORE = "image_score"                        # below or above what `lcl apply-scores` was told, its similarity included
+    IMAGE_UNMATCHED = "image_unmatched"                # no text was left for it when images were assigned to texts
     IMAGES_CRASH = "images_crash"                      # the worker died at the images of its document, again and again
     IMAGE_PAGE_DROPPED = "image_page_dropped"          # the image was fine, its page was not
     # fetching

@@ -294,6 +294,10 @@ class ShardSet:
         """Changes when any document does (`fingerprint_of`)."""
         return fingerprint_of(self.shards)
 
+    def places(self, chosen: Int[np.ndarray, " documents"]) -> tuple[Int[np.ndarray, " documents"], Int[np.ndarray, " documents"], Int[np.ndarray, " documents"]]:
+        """Where some documents lie: which of `shards`, and offset and length (bytes) in its tar."""
+        return np.searchsorted(self.starts, chosen, side="right") - 1, self._offsets[chosen], self._lengths[chosen]
+
     def read(self, index: int) -> Document:
         """Document `index`, 0 <= index < len. Raises ValueError naming the shard if its bytes are damaged."""
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1

@@ -5,7 +5,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from pydantic import Field
 from lcl.core.config import config
 from lcl.core.files import sha256_of
 from lcl.core.rejected import Reason, Rejected
+from pipeline.dedup.pdq import pdq_of_image
 
 WORD_BITS = 64
 
@@ -107,29 +108,26 @@ class NearHashes:
 
 
 class ImageLists:
-    """All lists of a config, read once per worker. Raises ValueError for a file that is none, and for PDQ lists without a way to compute PDQ."""
+    """All lists of a config, read once per worker."""
 
-    def __init__(self, settings: ImageListsConfig, *, pdq_of: Callable[[bytes], bytes] | None = None) -> None:
-        """`pdq_of` gives the 32 bytes of an image's PDQ hash, or raises Rejected; needed with `forbidden_pdq` alone."""
-        if settings.forbidden_pdq and pdq_of is None:
-            raise ValueError("forbidden_pdq is given and nothing computes PDQ hashes: install the package pdqhash, or leave the list out")
-        self._pdq_of = pdq_of
+    def __init__(self, settings: ImageListsConfig) -> None:
+        """Raises ValueError for a file that is missing or holds something else than hashes."""
         self._evaluation_sha256 = set(read_hashes(settings.evaluation_sha256, bits=256, flag="evaluation_sha256"))
         self._forbidden_md5 = set(read_hashes(settings.forbidden_md5, bits=128, flag="forbidden_md5"))
         self._forbidden_sha256 = set(read_hashes(settings.forbidden_sha256, bits=256, flag="forbidden_sha256"))
         phashes = read_hashes(settings.evaluation_phash, bits=64, flag="evaluation_phash")
         self._evaluation_phash = NearHashes(phashes, bits=64, max_distance=settings.max_phash_distance)
         pdqs = read_hashes(settings.forbidden_pdq, bits=256, flag="forbidden_pdq")
-        self._forbidden_pdq = NearHashes(pdqs, bits=256, max_distance=settings.max_pdq_distance)
+        self._forbidden_pdq = NearHashes(pdqs, bits=256, max_distance=settings.max_pdq_distance) if pdqs else None
 
     def check_bytes(self, data: bytes) -> None:
-        """Raises Rejected if an image's bytes, as fetched, are listed. Costs no decoding, except where PDQ hashes are listed."""
+        """Raises Rejected if an image's bytes, as fetched, are listed; and where PDQ hashes are, for which it is decoded, if it cannot be."""
         sha256 = hashlib.sha256(data)
         if sha256.digest() in self._forbidden_sha256 or (self._forbidden_md5 and hashlib.md5(data, usedforsecurity=False).digest() in self._forbidden_md5):
             raise Rejected(Reason.IMAGE_FORBIDDEN, sha256.hexdigest())
         if sha256.digest() in self._evaluation_sha256:
             raise Rejected(Reason.IMAGE_CONTAMINATED, sha256.hexdigest())
-        if self._pdq_of is not None and self._forbidden_pdq.distance(self._pdq_of(data)) is not None:
+        if self._forbidden_pdq is not None and self._forbidden_pdq.distance(pdq_of_image(data)) is not None:
             raise Rejected(Reason.IMAGE_FORBIDDEN, sha256.hexdigest())
 
     def check_phash(self, phash: str) -> None:
