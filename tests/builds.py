@@ -29,6 +29,15 @@ def build_here(crawls: Sequence[Path | str], output: Path, **rules: object) -> l
     return [read_json(output / "splits" / f"{split_name(Input(str(crawl)))}.json") for crawl in crawls]
 
 
+OF_THE_RUN = ("run.json", "timing.json", "README.md")
+
+
+def built_bytes(folder: Path) -> dict[str, bytes]:
+    """What a build leaves beside work/, but for its records of when it ran, how long, and where its inputs lay, and the card, which has the folder's name."""
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name not in OF_THE_RUN and not name.startswith("work/")}
+
+
 def build_captures(folder: Path, captures: list[Capture], **rules: object) -> dict[str, Any]:
     """Builds `folder`/shards from one crawl file of these captures and returns its record."""
     (record,) = build_here([write_warc(folder / "crawl.warc.gz", captures)], folder / "shards", **rules)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lcl.core.shards import verify_shard
+from tests.builds import built_bytes
 from tests.conftest import ROOT
 from tests.crawls import Capture, html, jpeg, write_warc
 
@@ -42,11 +43,6 @@ def command(crawls: list[Path], output: Path) -> list[str]:
     return [sys.executable, "pipeline/build_shards.py", "--crawl", *map(str, crawls), "--output", str(output), "--shard-documents", "7", "--dedup.max-image-url-documents", "0", "--keep-rejects", "True"]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: data for name, data in files.items() if name not in ("run.json", "README.md", "timing.json") and not name.startswith("work")}
-
-
 def descendants(parent: int) -> list[int]:
     """Process ids of the tree below `parent`, of workers only: the rest of Ray dies with its driver."""
     parents, names = {}, {}
@@ -68,7 +64,7 @@ def descendants(parent: int) -> list[int]:
 @pytest.mark.slow
 def test_killed_builds_give_the_bytes_of_an_undisturbed_one(crawls: list[Path], tmp_path: Path) -> None:
     assert subprocess.run(command(crawls, tmp_path / "whole"), cwd=ROOT, capture_output=True, timeout=200).returncode == 0
-    expected = contents(tmp_path / "whole")
+    expected = built_bytes(tmp_path / "whole")
     assert sum(name.endswith(".tar") for name in expected) >= 8
     chance = random.Random(0)
     kills = 0
@@ -86,7 +82,7 @@ def test_killed_builds_give_the_bytes_of_an_undisturbed_one(crawls: list[Path], 
             if process.returncode == 0:
                 break
         assert process.returncode == 0, printed
-        assert contents(output) == expected, f"trial {trial}"
+        assert built_bytes(output) == expected, f"trial {trial}"
         assert not [path for path in output.rglob("*.tmp")]
     assert kills >= NUM_TRIALS // 2
     for tar in (tmp_path / "whole").glob("*.tar"):

@@ -13,7 +13,7 @@ import pytest
 
 from lcl.core.shards import ShardSet, verify_shard
 from lcl.demo import ray_head
-from tests.builds import build_here
+from tests.builds import build_here, built_bytes
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_warc
 from tests.s3_server import s3_server
@@ -32,10 +32,6 @@ def crawls(tmp_path: Path) -> list[Path]:
     return [write_site(tmp_path / f"site-{number}.warc.gz", number) for number in range(3)]
 
 
-def shard_bytes(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("run.json", "README.md", "timing.json") and "work" not in path.relative_to(folder).parts}
-
-
 def test_an_embedded_ray_builds_and_continues(run: Run, crawls: list[Path], tmp_path: Path) -> None:
     """One good build; the same again changes nothing; a build that lost a shard is mended; the report adds up."""
     output = tmp_path / "shards"
@@ -46,18 +42,18 @@ def test_an_embedded_ray_builds_and_continues(run: Run, crawls: list[Path], tmp_
     assert report["documents"] == {"in": 15, "out": 12, "dropped": {"no_images": 3}}
     assert report["images"] == {"in": 12, "out": 12, "dropped": {}}
     assert len(ShardSet([output])) == 12
-    before = shard_bytes(output)
+    before = built_bytes(output)
     lost = sorted(output.glob("site-1-*.json"))[0]
     lost.unlink()
     lost.with_suffix(".tar").unlink()
     again = run(sys.executable, SCRIPT, "--crawl", *reversed(crawls), "--output", output)
     assert again.returncode == 0, again.stderr
-    assert shard_bytes(output) == before
+    assert built_bytes(output) == before
     for sidecar in (path.with_suffix(".json") for path in output.glob("*.tar")):
         verify_shard(sidecar)
     other_rules = run(sys.executable, SCRIPT, "--crawl", *crawls, "--output", output, "--images.min-side-px", 20)
     assert_one_line_error(other_rules, "holds another run's shards", "--output")
-    assert shard_bytes(output) == before
+    assert built_bytes(output) == before
 
 
 @pytest.mark.slow
@@ -77,7 +73,7 @@ def test_a_list_of_crawls_on_s3_gives_the_bytes_of_local_files(run: Run, crawls:
         assert_one_line_error(run(sys.executable, SCRIPT, *options, 0.3), "holds another run's shards")
     failed = json.loads((remote / "report.json").read_text())["crawls"]["failed"]["none.warc.gz"]
     assert failed["reason"] == "crawl_unreadable" and "s3://bucket/crawl-data/none.warc.gz cannot be read: FileNotFoundError" in failed["message"]
-    built, expected = ({name: data for name, data in shard_bytes(folder).items() if name != "report.json"} for folder in (remote, local))
+    built, expected = ({name: data for name, data in built_bytes(folder).items() if name != "report.json"} for folder in (remote, local))
     assert built == expected and len(built) == 12
 
 
@@ -114,7 +110,7 @@ def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: tuple
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads((output / "report.json").read_text())
     assert report["crawls"]["in"] == 4 and report["crawls"]["failed"]["bad.warc.gz"]["reason"] == "not_a_crawl"
-    built, expected = ({name: data for name, data in shard_bytes(folder).items() if name != "report.json"} for folder in (output, local))  # bad is in one alone
+    built, expected = ({name: data for name, data in built_bytes(folder).items() if name != "report.json"} for folder in (output, local))  # bad is in one alone
     assert built == expected and len(built) == 15
 
 

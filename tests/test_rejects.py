@@ -16,9 +16,8 @@ from pipeline import assemble_split, rejects
 from pipeline.check_shard import check_accounts
 from pipeline.rejects import MAX_DETAIL, open_rejects, reject_row
 from pipeline.viewer import ViewConfig, view_shards
-from tests.builds import build_here
+from tests.builds import build_here, built_bytes
 from tests.crawls import FILLER, Capture, html, jpeg, write_warc
-from tests.made_shards import file_bytes
 
 RED = jpeg((200, 0, 0))
 IMAGES = [
@@ -135,10 +134,10 @@ def test_the_bytes_of_the_shards_do_not_depend_on_it_and_those_of_rejects_not_on
     crawls = losses(tmp_path)
     build_here(crawls, tmp_path / "one", **RULES)
     build_here(crawls, tmp_path / "without", **{**RULES, "keep_rejects": False})
-    one, without = (file_bytes(tmp_path / name) for name in ("one", "without"))
-    same = {name: data for name, data in without.items() if not name.startswith(("work", "splits", "README"))}
+    one, without = (built_bytes(tmp_path / name) for name in ("one", "without"))
+    same = {name: data for name, data in without.items() if not name.startswith("splits")}
     assert sum(name.endswith(".tar") for name in same) == 1 and all(one[name] == data for name, data in same.items())
-    assert {name for name in one.keys() - without.keys() if not name.startswith("work")} == {f"rejects/{Path(name).stem}.parquet" for name in one if name.startswith("splits")}
+    assert {name for name in one.keys() - without.keys() } == {f"rejects/{Path(name).stem}.parquet" for name in one if name.startswith("splits")}
     monkeypatch.setattr(rejects, "ROWS", 3)
     build_here(crawls, tmp_path / "small", **RULES)
     assert rows_of(tmp_path / "small") == rows_of(tmp_path / "one")
@@ -157,15 +156,13 @@ def test_an_interrupted_split_leaves_none_and_a_rerun_makes_them_equal(tmp_path:
             build_here(crawls, output, **RULES)
     assert not list(output.glob("rejects/*")) and not list(output.glob("*.tar"))
     build_here(crawls, output, **RULES)
-    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     build_here(crawls, tmp_path / "whole", **RULES)
-    whole = tmp_path / "whole"
-    for folder in ("rejects", "splits"):
-        assert {path.name: path.read_bytes() for path in (output / folder).iterdir()} == {path.name: path.read_bytes() for path in (whole / folder).iterdir()}
+    before = built_bytes(tmp_path / "whole")
+    assert built_bytes(output) == before
     next(output.glob("rejects/b-*")).unlink()  # lost later: made again
     assert any("is missing or damaged" in problem for problem in check_accounts(output, find_shards([output])))
     build_here(crawls, output, **RULES)
-    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    assert built_bytes(output) == before
 
 
 def test_a_build_without_them_does_not_go_on_with_them(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lcl.core.shards import ShardSet, verify_shard
 from pipeline import assemble_split
 from pipeline.assemble_split import check_accounts
 from pipeline.splits import split_name
-from tests.builds import build_captures, build_here
+from tests.builds import OF_THE_RUN, build_captures, build_here, built_bytes
 from tests.crawls import FILLER, Capture, html, jpeg, write_warc
 
 NO_DEDUP = {f"dedup__{name}": False for name in ("exact_url", "exact_text", "image_set", "paragraphs")} | {"dedup__max_image_url_documents": 0}
@@ -109,30 +109,24 @@ def test_shards_are_closed_by_number_and_named_from_the_crawl(tmp_path: Path) ->
         verify_shard(tar.with_suffix(".json"))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """What a build leaves, but for its records of when it ran, how long, and where its inputs lay, and the card, which has the folder's name."""
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: data for name, data in files.items() if name not in ("run.json", "timing.json", "README.md") and not name.startswith("work")}
-
-
 def test_a_repeated_build_gives_the_same_bytes_and_a_finished_one_is_not_redone(tmp_path: Path) -> None:
     captures = [page(str(number), f"{ONE_IMAGE}<p>{number}</p>") for number in range(3)] + IMAGES
     crawl = write_warc(tmp_path / "crawl.warc.gz", captures)
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         build_here([crawl], folder, shard_documents=2)
-    before = contents(one)
-    assert before == contents(two) and sum(name.endswith(".tar") for name in before) == 2
-    times = {path: path.stat().st_mtime_ns for path in one.rglob("*") if path.is_file() and path.name not in ("report.json", "README.md", "timing.json") and path.parent.name != "timing"}
+    before = built_bytes(one)
+    assert before == built_bytes(two) and sum(name.endswith(".tar") for name in before) == 2
+    times = {path: path.stat().st_mtime_ns for path in one.rglob("*") if path.is_file() and path.name not in ("report.json", *OF_THE_RUN) and path.parent.name != "timing"}
     build_here([crawl], one, shard_documents=2)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     next(one.glob("*-00001.json")).unlink()  # as if killed before the last commit
     next(one.glob("splits/*.json")).unlink()
     build_here([crawl], one, shard_documents=2)
-    assert contents(one) == before
+    assert built_bytes(one) == before
     shutil.rmtree(one / "work")  # not needed any more
     build_here([crawl], one, shard_documents=2)
-    assert contents(one) == before
+    assert built_bytes(one) == before
 
 
 def test_a_shard_that_lost_a_file_is_built_again_and_a_failed_split_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from pipeline.crawl import read_crawl
 from pipeline.sources.kinds import detect_source, read_source
 from pipeline.sources.options import SourceOptions
 from pipeline.storage import Input, InputUnreadable, find_inputs, fingerprint, open_input, size_of
-from tests.builds import build_here
+from tests.builds import build_here, built_bytes
 from tests.crawls import Capture, html, jpeg, write_warc
 from tests.s3_server import s3_server
 
@@ -274,8 +274,8 @@ def test_a_crawl_and_a_parquet_from_s3_give_the_same_as_local_files(tmp_path: Pa
         for name, source in (("local", str(crawl)), ("remote", expected[0].location)):
             (record,) = build_here([source], tmp_path / name)
             assert record["documents"] == {"in": 1, "out": 1}
-        files = {name: {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.*") if path.is_file() and path.name not in ("run.json", "README.md")} for name in ("local", "remote")}
-        assert files["local"] == files["remote"] and len(files["local"]) == 4
+        local, remote = ({path: data for path, data in built_bytes(tmp_path / name).items() if "/" not in path} for name in ("local", "remote"))
+        assert local == remote and len(local) == 4
         (remote,) = find_inputs(["s3://bucket/tables/"])
         assert detect_source(remote) == "pairs"
         documents = list(read_source(remote, SourceOptions()))
