@@ -28,8 +28,8 @@ from selectolax.lexbor import LexborHTMLParser
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 from lcl.core.rejected import Rejected
-from pipeline.extract import decode_page, extract_page
-from pipeline.image_addresses import image_addresses
+from pipeline.pages.extract import decode_page, extract_page
+from pipeline.pages.image_addresses import image_addresses
 from pipeline.raw import ImageReference
 
 log = logging.getLogger(__name__)

@@ -33,13 +33,13 @@ from lcl.core.document import PARAGRAPH_BREAK
 from lcl.core.logs import set_up_logging
 from lcl.core.rejected import Rejected
 from pipeline.crawl import Response, read_crawl
-from pipeline.extract import decode_page, extract_pieces
-from pipeline.language import LanguageRules
-from pipeline.line_scores import split_paragraphs
-from pipeline.personal_data import PersonalDataRules
-from pipeline.text_arrays import Texts
-from pipeline.text_rules import PRESETS, Scorer, TextRules, WordLists, broken_bounds, filter_text
-from pipeline.word_lists import hash_words, stop_words
+from pipeline.pages.extract import decode_page, extract_pieces
+from pipeline.text.language import LanguageRules
+from pipeline.text.line_scores import split_paragraphs
+from pipeline.text.personal_data import PersonalDataRules
+from pipeline.text.text_arrays import Texts
+from pipeline.text.text_rules import PRESETS, Scorer, TextRules, WordLists, broken_bounds, filter_text
+from pipeline.text.word_lists import hash_words, stop_words
 
 log = logging.getLogger(__name__)
 

@@ -65,7 +65,7 @@ def main(settings: DemoConfig) -> None:
     labelled, results = sample / "labelled", output / "results"
 
     _say("1/5 sample crawl and labelled pictures")
-    _run([sys.executable, "pipeline/sample_crawl.py", "--output", sample, "--num-pages", settings.num_pages])
+    _run([sys.executable, "pipeline/samples/sample_crawl.py", "--output", sample, "--num-pages", settings.num_pages])
 
     _say("2/5 shards, by a Ray job")
     with ray_head(output) as (address, environment):

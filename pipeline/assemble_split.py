@@ -29,8 +29,8 @@ from pipeline.load_images import FindImage, load_document
 from pipeline.meter import Meter, storage_bytes
 from pipeline.raw import ImageReference, LostImages
 from pipeline.rejects import FOLDER, Keep, open_rejects, reject_row, write_rejects
-from pipeline.removal import FOLDER as REMOVALS
 from pipeline.splits import CrawlChanged, check_identity
+from pipeline.tools.removal import FOLDER as REMOVALS
 
 
 def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = "") -> dict[str, Any]:

@@ -12,11 +12,11 @@ from pipeline.dedup.settings import DedupConfig
 from pipeline.dedup.signature import SignatureConfig
 from pipeline.images import PRESETS as IMAGE_PRESETS
 from pipeline.images import ImageRules
-from pipeline.pages import PageRules
+from pipeline.pages.read_page import PageRules
 from pipeline.sample import Fraction
 from pipeline.sources.options import SourceOptions
-from pipeline.text_rules import PRESETS as TEXT_PRESETS
-from pipeline.text_rules import TextRules
+from pipeline.text.text_rules import PRESETS as TEXT_PRESETS
+from pipeline.text.text_rules import TextRules
 
 
 @config

@@ -12,7 +12,7 @@ from lcl.core.files import read_json
 from lcl.core.logs import set_up_logging
 from pipeline.build_config import PRESETS, BuildConfig
 from pipeline.dedup.lists import REASONS
-from pipeline.plan import describe
+from pipeline.planning.plan import describe
 from pipeline.run_splits import build_shards
 from pipeline.timing import summary_lines
 

@@ -24,16 +24,16 @@ from pipeline.crawl_copy import CrawlCopy
 from pipeline.extracted import to_row, write_rows
 from pipeline.guard import Guard
 from pipeline.image_index import IMAGE, REDIRECT, REVISIT, Entries, address_hash, digest_hash
-from pipeline.licenses import LicenseFilter
 from pipeline.meter import Meter, storage_bytes
-from pipeline.pages import read_page
+from pipeline.pages.licenses import LicenseFilter
+from pipeline.pages.read_page import read_page
 from pipeline.raw import ImageReference, RawDocument
 from pipeline.rejects import FOLDER, Keep, Kind, open_rejects, reject_row
 from pipeline.sample import page_in_sample
 from pipeline.sources.kinds import CRAWL, detect_source, read_source
 from pipeline.splits import check_identity, identity_of, size_in, split_name
 from pipeline.storage import Input
-from pipeline.text_rules import filter_text, resource_hashes
+from pipeline.text.text_rules import filter_text, resource_hashes
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 NO_RECORD = -1  # offset of what is left out before any record could be read

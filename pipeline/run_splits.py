@@ -26,7 +26,6 @@ from lcl.core.shards import Shard, fingerprint_of
 from pipeline.assemble_split import assemble_split
 from pipeline.build_config import CHANGEABLE_FIELDS, BuildConfig
 from pipeline.crawl import CRAWL_ENDINGS
-from pipeline.data_card import write_card
 from pipeline.dedup.find_duplicates import find_duplicates
 from pipeline.dedup.steps import in_process, on_ray
 from pipeline.extract_split import extract_split
@@ -38,6 +37,7 @@ from pipeline.splits import split_name
 from pipeline.storage import Input, find_inputs
 from pipeline.tasks import Outcome, num_workers, run_tasks, start_ray
 from pipeline.timing import Phase, measuring, summarise_timing
+from pipeline.tools.data_card import write_card
 from pipeline.wanted import list_wanted
 
 log = logging.getLogger(__name__)

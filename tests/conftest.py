@@ -42,7 +42,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small sample crawl (sample.warc.gz) and its labelled pictures (labelled/)."""
-    from pipeline.sample_crawl import SampleCrawlConfig, main
+    from pipeline.samples.sample_crawl import SampleCrawlConfig, main
 
     folder = tmp_path_factory.mktemp("sample")
     main(SampleCrawlConfig(output=str(folder), num_pages=24, num_labelled_train=40, num_labelled_test=20))

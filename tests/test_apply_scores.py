@@ -22,14 +22,14 @@ from lcl.core.rejected import Reason
 from lcl.core.scores import NO, commit_scores, find_scores, read_scores, score_rows, write_score_file
 from lcl.core.shards import ShardSet
 from lcl.core.text_units import Unit, joined, text_units
-from pipeline.applying import ApplyConfig, apply_to_set
-from pipeline.assignment import UNMATCHED, before_their_texts, match, nearest_texts
 from pipeline.rejects import read_rejects
-from pipeline.removal import without_images
-from pipeline.selecting import SelectConfig, select_documents
-from pipeline.verify_shards import VerifyConfig
-from pipeline.verify_shards import main as verify
-from pipeline.viewer import ViewConfig, page_name, view_shards
+from pipeline.tools.applying import ApplyConfig, apply_to_set
+from pipeline.tools.assignment import UNMATCHED, before_their_texts, match, nearest_texts
+from pipeline.tools.removal import without_images
+from pipeline.tools.selecting import SelectConfig, select_documents
+from pipeline.tools.verify_shards import VerifyConfig
+from pipeline.tools.verify_shards import main as verify
+from pipeline.tools.viewer import ViewConfig, page_name, view_shards
 from tests.conftest import Run, assert_one_line_error
 from tests.kill_and_continue import leftovers, run_killed_inside
 from tests.made_documents import document
@@ -244,7 +244,7 @@ def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> Non
     for trial in range(2):
         output = tmp_path / f"trial-{trial}"
         code = (
-            "from pipeline.applying import ApplyConfig, apply_to_set; print('ready', flush=True); "
+            "from pipeline.tools.applying import ApplyConfig, apply_to_set; print('ready', flush=True); "
             f"apply_to_set(ApplyConfig(shards=({str(tmp_path / 'shards')!r},), output={str(output)!r}, **{options!r}))"
         )
         run_killed_inside(code, chance=chance, longest_seconds=longest)

@@ -11,7 +11,7 @@ import pytest
 from lcl.core.rejected import Reason
 from lcl.core.shards import ShardSet
 from pipeline.fetch.run_fetch import fetch_images
-from pipeline.selecting import SelectConfig, select_documents
+from pipeline.tools.selecting import SelectConfig, select_documents
 from tests.bad_server import Server, Site, gives
 from tests.builds import build_captures, build_here
 from tests.crawls import Capture, html, jpeg, write_warc

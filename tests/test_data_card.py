@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lcl.core.files import write_json
-from pipeline.data_card import write_card
-from pipeline.repack import RepackConfig, repack
-from pipeline.selecting import SelectConfig, select_documents
+from pipeline.tools.data_card import write_card
+from pipeline.tools.repack import RepackConfig, repack
+from pipeline.tools.selecting import SelectConfig, select_documents
 from tests.conftest import Run, assert_one_line_error
 from tests.made_shards import made_document, made_set
 

@@ -22,9 +22,9 @@ from pipeline.dedup.signature import SignatureConfig
 from pipeline.extracted import read_rows
 from pipeline.known_documents import list_known
 from pipeline.rejects import read_rejects
-from pipeline.selecting import SelectConfig, select_documents
 from pipeline.splits import split_name
 from pipeline.storage import InputUnreadable
+from pipeline.tools.selecting import SelectConfig, select_documents
 from tests.builds import build_here, built_bytes
 from tests.conftest import Run
 from tests.crawls import Capture, jpeg, write_warc

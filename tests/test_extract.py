@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcl.core.rejected import Reason, Rejected
-from pipeline.extract import MAX_PICTURES, Extracted, decode_page, extract_page, extract_pieces
-from pipeline.image_addresses import MAX_ADDRESS, MAX_SOURCES
-from pipeline.page_guard import MAX_ATTRIBUTES, MAX_DEPTH, MAX_PAGE_CHARACTERS, MAX_TAGS, check_page, cut_scripts
+from pipeline.pages.extract import MAX_PICTURES, Extracted, decode_page, extract_page, extract_pieces
+from pipeline.pages.image_addresses import MAX_ADDRESS, MAX_SOURCES
+from pipeline.pages.page_guard import MAX_ATTRIBUTES, MAX_DEPTH, MAX_PAGE_CHARACTERS, MAX_TAGS, check_page, cut_scripts
 from pipeline.raw import ImageReference
 
 URL = "https://site.example/blog/post/index.html"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lcl.core.rejected import Reason, Rejected
-from pipeline.language import UNKNOWN, Language, LanguageRules, check_language, identify_language
+from pipeline.text.language import UNKNOWN, Language, LanguageRules, check_language, identify_language
 
 ENGLISH = "The harbour was quiet in the morning, and nobody had come to see the boats that were leaving with the tide. " * 3
 GERMAN = "Der Hafen war am Morgen still, und niemand war gekommen, um die Boote zu sehen, die mit der Flut ausliefen. " * 3

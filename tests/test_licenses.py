@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.licenses import FAMILIES, LicenseFilter, normal_license
+from pipeline.pages.licenses import FAMILIES, LicenseFilter, normal_license
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.personal_data import BANK_ACCOUNT_LENGTHS, Kind, PersonalDataRules, passes_luhn, passes_modulo_97, redact
+from pipeline.text.personal_data import BANK_ACCOUNT_LENGTHS, Kind, PersonalDataRules, passes_luhn, passes_modulo_97, redact
 
 KINDS = get_args(Kind)
 ALL = PersonalDataRules(redact=KINDS)

@@ -12,10 +12,10 @@ import pytest
 from lcl.core.config import from_dict, to_dict
 from lcl.core.files import read_json
 from pipeline.build_config import BuildConfig
-from pipeline.pilot_config import PilotConfig, whole_build
-from pipeline.plan import describe
-from pipeline.ratio import Sample
-from pipeline.run_pilot import run_pilot, table_lines
+from pipeline.planning.pilot_config import PilotConfig, whole_build
+from pipeline.planning.plan import describe
+from pipeline.planning.ratio import Sample
+from pipeline.planning.run_pilot import run_pilot, table_lines
 from pipeline.run_splits import build_shards
 from pipeline.sample import page_in_sample, parse_fraction
 from tests.builds import build_here
@@ -138,7 +138,7 @@ def test_a_folder_that_is_no_pilot_is_not_removed(run: Run, crawls: list[Path], 
     mine = tmp_path / "shards.pilot" / "mine"
     mine.parent.mkdir()
     mine.touch()
-    result = run(sys.executable, "pipeline/pilot.py", "--crawl", *crawls, "--output", tmp_path / "shards", "--executor", "here", "--sample", "5%")
+    result = run(sys.executable, "pipeline/planning/pilot.py", "--crawl", *crawls, "--output", tmp_path / "shards", "--executor", "here", "--sample", "5%")
     assert_one_line_error(result, "is not empty and holds no shard build")
     assert mine.exists()
 

@@ -13,9 +13,9 @@ from lcl.core.files import read_json
 from lcl.core.rejected import Reason, Rejected
 from lcl.core.shards import ShardSet, find_shards
 from pipeline import assemble_split, rejects
-from pipeline.check_shard import check_accounts
 from pipeline.rejects import MAX_DETAIL, open_rejects, reject_row
-from pipeline.viewer import ViewConfig, view_shards
+from pipeline.tools.check_shard import check_accounts
+from pipeline.tools.viewer import ViewConfig, view_shards
 from tests.builds import build_here, built_bytes
 from tests.crawls import FILLER, Capture, html, jpeg, write_warc
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from lcl.core.document import Document, from_members, to_members
 from lcl.core.files import read_json
 from lcl.core.shards import Shard, ShardSet, is_whole, read_bytes, read_members, read_sidecar
-from pipeline.removal import RemoveConfig, remove_documents, without_images
-from pipeline.takedown import Takedown, read_takedown
-from pipeline.verify_shards import VerifyConfig
-from pipeline.verify_shards import main as verify
+from pipeline.tools.removal import RemoveConfig, remove_documents, without_images
+from pipeline.tools.takedown import Takedown, read_takedown
+from pipeline.tools.verify_shards import VerifyConfig
+from pipeline.tools.verify_shards import main as verify
 from tests.builds import build_here
 from tests.conftest import Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_warc
@@ -154,7 +154,7 @@ def test_the_log_says_what_went_and_why(folder: Path) -> None:
     assert log["images"] == [{"key": DOCUMENTS[11].key, "url": images.metadata.url, "sha256": images.metadata.sha256, "reason": "sha256"}]
 
 
-CODE = "from pipeline.removal import RemoveConfig, remove_documents; print('ready', flush=True); remove_documents(RemoveConfig(shards=({folder!r},), domains={domains!r}))"
+CODE = "from pipeline.tools.removal import RemoveConfig, remove_documents; print('ready', flush=True); remove_documents(RemoveConfig(shards=({folder!r},), domains={domains!r}))"
 
 
 def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from lcl.core.document import to_members
 from lcl.core.files import read_json
 from lcl.core.images import decode_image
 from lcl.core.shards import ShardSet
-from pipeline.repack import RepackConfig, repack
-from pipeline.selecting import SelectConfig, select_documents
-from pipeline.verify_shards import VerifyConfig
-from pipeline.verify_shards import main as verify
+from pipeline.tools.repack import RepackConfig, repack
+from pipeline.tools.selecting import SelectConfig, select_documents
+from pipeline.tools.verify_shards import VerifyConfig
+from pipeline.tools.verify_shards import main as verify
 from tests.conftest import Run, assert_one_line_error
 from tests.kill_and_continue import leftovers, run_killed_inside
 from tests.made_shards import file_bytes, made_document, made_image, made_set
@@ -112,7 +112,7 @@ def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> Non
     for trial in range(5):
         output = tmp_path / f"trial-{trial}"
         code = (
-            "from pipeline.repack import RepackConfig, repack; print('ready', flush=True); "
+            "from pipeline.tools.repack import RepackConfig, repack; print('ready', flush=True); "
             f"repack(RepackConfig(shards=({str(source)!r},), output={str(output)!r}, shard_documents=5))"
         )
         for _ in range(2):

@@ -15,14 +15,14 @@ from lcl.core.config import from_dict
 from lcl.core.files import read_json
 from lcl.core.images import decode_image
 from lcl.core.rejected import Reason, Rejected
-from pipeline import sample_crawl, sample_pictures, sample_text
 from pipeline.crawl import Response, read_crawl
-from pipeline.extract import extract_pieces
+from pipeline.pages.extract import extract_pieces
 from pipeline.raw import ImageReference
-from pipeline.sample_crawl import SampleCrawlConfig, main
-from pipeline.sample_pages import FAULTS, PICTURE_SIDE_PX, REFERENCES, SITE, TRAITS, Page, compose_site
-from pipeline.sample_pictures import COLOURS, SPLITS, Split, Supply, load_supplies
-from pipeline.sample_text import DIGIT_WORDS, TOPICS, write_filler, write_mention
+from pipeline.samples import sample_crawl, sample_pictures, sample_text
+from pipeline.samples.sample_crawl import SampleCrawlConfig, main
+from pipeline.samples.sample_pages import FAULTS, PICTURE_SIDE_PX, REFERENCES, SITE, TRAITS, Page, compose_site
+from pipeline.samples.sample_pictures import COLOURS, SPLITS, Split, Supply, load_supplies
+from pipeline.samples.sample_text import DIGIT_WORDS, TOPICS, write_filler, write_mention
 
 DIGIT_WORD = re.compile(rf"\b({'|'.join(DIGIT_WORDS)})\b", re.IGNORECASE)
 SAMPLE = {"num_pages": 24, "num_labelled_train": 40, "num_labelled_test": 20}  # as the fixture `sample`

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lcl.core.selection import RECORD, ROWS
 from lcl.core.shards import ShardSet, find_shards, write_shard
-from pipeline.select_documents import main
-from pipeline.selecting import SelectConfig, select_documents
+from pipeline.tools.select_documents import main
+from pipeline.tools.selecting import SelectConfig, select_documents
 from tests.made_shards import file_bytes, made_document, made_set
 
 DOCUMENTS = [made_document(number) for number in range(20)]

@@ -16,12 +16,12 @@ from PIL import Image
 from pyarrow import parquet as pq
 
 from lcl.core.files import read_json, write_json
-from pipeline.charts import Chart, draw_chart
-from pipeline.make_stats import StatsConfig, main
-from pipeline.removal import RemoveConfig, remove_documents
-from pipeline.selecting import SelectConfig, select_documents
-from pipeline.shard_stats import Histogram, gather_stats
-from pipeline.tally import Tally
+from pipeline.tools.charts import Chart, draw_chart
+from pipeline.tools.make_stats import StatsConfig, main
+from pipeline.tools.removal import RemoveConfig, remove_documents
+from pipeline.tools.selecting import SelectConfig, select_documents
+from pipeline.tools.shard_stats import Histogram, gather_stats
+from pipeline.tools.tally import Tally
 from tests.conftest import Run, assert_one_line_error
 from tests.made_shards import made_document, made_set
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from lcl.core.config import from_dict, hash_of, to_dict
 from lcl.core.document import PARAGRAPH_BREAK
 from lcl.core.rejected import Reason, Rejected
-from pipeline.extract import decode_page, extract_pieces
-from pipeline.language import LanguageRules
-from pipeline.line_scores import split_paragraphs
-from pipeline.personal_data import PersonalDataRules
+from pipeline.pages.extract import decode_page, extract_pieces
 from pipeline.raw import ImageReference, Piece
-from pipeline.text_rules import PRESETS, REASONS, SCORES, TextBounds, TextRules, filter_text, resource_hashes, url_words
+from pipeline.text.language import LanguageRules
+from pipeline.text.line_scores import split_paragraphs
+from pipeline.text.personal_data import PersonalDataRules
+from pipeline.text.text_rules import PRESETS, REASONS, SCORES, TextBounds, TextRules, filter_text, resource_hashes, url_words
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "text-rules.md"
 IMAGE = ImageReference(("https://a.example/a.jpg",), alt="a boat")

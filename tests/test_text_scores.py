@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import line_scores, text_scores
-from pipeline.line_scores import split_lines
-from pipeline.text_arrays import Texts, hash_words, is_in
-from pipeline.text_rules import SCORES, Scorer, TextBounds, WordLists
-from pipeline.word_lists import GOPHER_STOP_WORDS, STOP_WORDS, stop_words
+from pipeline.text import line_scores, text_scores
+from pipeline.text.line_scores import split_lines
+from pipeline.text.text_arrays import Texts, hash_words, is_in
+from pipeline.text.text_rules import SCORES, Scorer, TextBounds, WordLists
+from pipeline.text.word_lists import GOPHER_STOP_WORDS, STOP_WORDS, stop_words
 
 STOP = STOP_WORDS["en"].split()
 LISTS = WordLists(stop=stop_words("en"), gopher=hash_words(GOPHER_STOP_WORDS["en"].split()), flagged=hash_words(["cat"]), common=hash_words(["dog", "cat"]))

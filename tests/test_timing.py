@@ -14,7 +14,7 @@ from lcl.core.files import read_json
 from pipeline import meter
 from pipeline.build_config import PRESETS, BuildConfig
 from pipeline.meter import Ledger, Meter, Usage, read_note, storage_bytes
-from pipeline.plan import describe
+from pipeline.planning.plan import describe
 from pipeline.timing import Phase, summary_lines
 from tests.builds import build_here
 from tests.conftest import ROOT, Run

@@ -14,10 +14,10 @@ import pytest
 from lcl.core.document import ImageSegment, sha256_hex
 from lcl.core.files import read_json, sha256_of, write_json
 from lcl.core.shards import CATALOGUE, find_shards, sidecar_checksum
-from pipeline.check_shard import ShardCheck, check_accounts, check_shard
-from pipeline.removal import RemoveConfig, remove_documents
 from pipeline.run_splits import summarise
-from pipeline.verify_shards import VerifyConfig, main
+from pipeline.tools.check_shard import ShardCheck, check_accounts, check_shard
+from pipeline.tools.removal import RemoveConfig, remove_documents
+from pipeline.tools.verify_shards import VerifyConfig, main
 from tests.conftest import Run, assert_one_line_error
 from tests.made_shards import made_document, made_image, made_set
 

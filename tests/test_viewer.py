@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lcl.core.document import Document, ImageSegment, TextSegment, sha256_hex
 from pipeline.rejects import read_rejects, write_rejects
-from pipeline.viewer import ViewConfig, view_shards, web_link
+from pipeline.tools.viewer import ViewConfig, view_shards, web_link
 from tests.conftest import Run, assert_one_line_error
 from tests.made_shards import file_bytes, made_document, made_image, made_set
 

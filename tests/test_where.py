@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcl.core.shards import CATALOGUE, catalogue_row
-from pipeline.where import Condition, score_names
+from pipeline.tools.where import Condition, score_names
 from tests.made_shards import made_document
 
 DOCUMENTS = [made_document(number) for number in range(20)]

@@ -1,0 +1,1 @@
+"""An invented site, its crawl and labelled pictures, to try everything on (`lcl sample-crawl`)."""

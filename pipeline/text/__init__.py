@@ -1,0 +1,1 @@
+"""Rules and scores of texts, language, personal data (`text_rules.filter_text` is the way in)."""
