@@ -13,7 +13,7 @@ from lcl.core.rejected import Reason, Rejected
 from pipeline.raw import Piece, RawDocument
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.parquet_rows import read_parquet_rows, read_schema
-from pipeline.sources.pieces import field, image_at, raw_document
+from pipeline.sources.pieces import each, field, image_at, raw_document
 from pipeline.storage import Input
 
 IMAGE_TOKEN = "<__dj__image>"  # data_juicer.utils.mm_utils.SpecialTokens
@@ -27,14 +27,7 @@ def is_data_juicer(schema: pa.Schema) -> bool:
 def read_data_juicer(source: Input, options: SourceOptions) -> Iterator[RawDocument | Rejected]:
     """Documents in row order. Raises NotASource without the columns `text` and `images`."""
     columns = ["text", "images", *(name for name in ("image_bytes",) if name in read_schema(source).names)]
-    for item in read_parquet_rows(source, columns):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        try:
-            yield _document(*item, file=source.name)
-        except Rejected as rejected:
-            yield rejected
+    return each(read_parquet_rows(source, columns), lambda item: _document(*item, file=source.name))
 
 
 def _document(number: int, row: Mapping[str, Any], *, file: str) -> RawDocument:

@@ -12,7 +12,7 @@ from pipeline.raw import ImageReference, Piece, RawDocument
 from pipeline.sources.json_rows import read_json_rows
 from pipeline.sources.obelics import page_of, texts_beside
 from pipeline.sources.options import SourceOptions
-from pipeline.sources.pieces import SCHEMES, finite, image_at, raw_document
+from pipeline.sources.pieces import SCHEMES, each, finite, image_at, raw_document
 from pipeline.storage import Input, InputUnreadable, open_input
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -26,15 +26,7 @@ def read_local_json(source: Input, options: SourceOptions) -> Iterator[RawDocume
     A path is taken from the folder of the file and never leads out of it; an image that is not there or is larger than
     MAX_IMAGE_BYTES is unusable. A document may have `alts` beside its `images`.
     """
-    for item in read_json_rows(source):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        number, row = item
-        try:
-            yield _document(row, source, number) if "texts" in row else _pair(row, source, number)
-        except Rejected as rejected:
-            yield rejected
+    return each(read_json_rows(source), lambda item: (_document if "texts" in item[1] else _pair)(item[1], source, item[0]))
 
 
 def _document(row: dict[str, Any], source: Input, number: int) -> RawDocument:

@@ -17,7 +17,7 @@ from lcl.core.rejected import Reason, Rejected
 from pipeline.raw import ImageReference, Piece, RawDocument
 from pipeline.sources.obelics import page_of, texts_beside
 from pipeline.sources.options import SourceOptions
-from pipeline.sources.pieces import MAX_DOCUMENT_BYTES, MAX_PIECES, finite, image_at, raw_document, web_address
+from pipeline.sources.pieces import MAX_DOCUMENT_BYTES, MAX_PIECES, each, finite, image_at, raw_document, web_address
 from pipeline.sources.tar_samples import Sample, read_samples
 from pipeline.storage import Input
 
@@ -34,14 +34,7 @@ def read_mint(source: Input, options: SourceOptions) -> Iterator[RawDocument | R
     Frame k of the TIFF is the k-th name in `images` (or the k-th different one, if there are as many frames as different names); it is
     stored without loss. A damaged frame is an unusable image; another number of frames than of images rejects the document.
     """
-    for sample in read_samples(source):
-        if isinstance(sample, Rejected):
-            yield sample
-            continue
-        try:
-            yield _document(sample, file=source.name)
-        except Rejected as rejected:
-            yield rejected
+    return each(read_samples(source), lambda sample: _document(sample, file=source.name))
 
 
 def _document(sample: Sample, *, file: str) -> RawDocument:

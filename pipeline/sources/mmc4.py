@@ -11,7 +11,7 @@ from lcl.core.rejected import Rejected
 from pipeline.raw import ImageReference, Piece, RawDocument
 from pipeline.sources.json_rows import read_json_rows
 from pipeline.sources.options import SourceOptions
-from pipeline.sources.pieces import field, image_at, raw_document
+from pipeline.sources.pieces import each, field, image_at, raw_document
 from pipeline.storage import Input
 
 
@@ -21,14 +21,7 @@ def read_mmc4(source: Input, options: SourceOptions) -> Iterator[RawDocument | R
     An image keeps the similarity and the index of its sentence; those of one sentence stand in the order of `image_info`. Sentences
     between two images are joined by spaces. The similarity matrix is not kept: it says nothing about the order beyond the matching.
     """
-    for item in read_json_rows(source):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        try:
-            yield _document(*item, file=source.name)
-        except Rejected as rejected:
-            yield rejected
+    return each(read_json_rows(source), lambda item: _document(*item, file=source.name))
 
 
 def _document(number: int, row: dict[str, Any], *, file: str) -> RawDocument:

@@ -14,7 +14,7 @@ from lcl.core.rejected import Reason, Rejected
 from pipeline.raw import Piece, RawDocument
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.parquet_rows import read_parquet_rows, read_schema
-from pipeline.sources.pieces import field, image_at, raw_document
+from pipeline.sources.pieces import each, field, image_at, raw_document
 from pipeline.storage import Input
 
 COLUMNS = ("texts", "images")
@@ -29,15 +29,8 @@ def is_obelics(schema: pa.Schema) -> bool:
 def read_obelics(source: Input, options: SourceOptions) -> Iterator[RawDocument | Rejected]:
     """Documents of a parquet file in row order. Raises NotASource without the columns `texts` and `images`."""
     schema = read_schema(source)
-    for item in read_parquet_rows(source, [*COLUMNS, *(name for name in OTHER_COLUMNS if name in schema.names)]):
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        try:
-            number, row = item
-            yield interleaved(row, file=source.name, number=number)
-        except Rejected as rejected:
-            yield rejected
+    rows = read_parquet_rows(source, [*COLUMNS, *(name for name in OTHER_COLUMNS if name in schema.names)])
+    return each(rows, lambda item: interleaved(item[1], file=source.name, number=item[0]))
 
 
 def interleaved(row: Mapping[str, Any], *, file: str, number: int) -> RawDocument:

@@ -12,7 +12,7 @@ from lcl.core.rejected import Rejected
 from pipeline.raw import RawDocument
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.parquet_rows import NotASource, read_parquet_rows, read_schema
-from pipeline.sources.pieces import image_at, raw_document, scores_of
+from pipeline.sources.pieces import each, image_at, raw_document, scores_of
 from pipeline.storage import Input
 
 URL_COLUMNS = ("url", "image_url", "img_url", "image_link")
@@ -42,18 +42,15 @@ def read_pairs(source: Input, options: SourceOptions) -> Iterator[RawDocument | 
         raise NotASource(f"{source} has the columns {', '.join(schema.names)}: say which is which by --source.text-column, --source.url-column, --source.image-column")
     similarity = _column(schema, "", SIMILARITY_COLUMNS)
     others = [name for name in schema.names if name.lower() in SCORE_COLUMNS]
-    for item in read_parquet_rows(source, list(dict.fromkeys([name for name in (text, url, image) if name] + others))):
-        if isinstance(item, Rejected):
-            yield item
-            continue
+
+    def document(item: tuple[int, dict[str, Any]]) -> RawDocument:
         number, row = item
         address = row.get(url) if url else ""
         reference = image_at(address, similarity=row.get(similarity), data=_bytes(row.get(image)) if image else None)
         caption = row[text] if isinstance(row[text], str) else ""
-        try:
-            yield raw_document([reference, caption], file=source.name, row=number, page_url=address, order="none", scores=scores_of(row, others))
-        except Rejected as rejected:
-            yield rejected
+        return raw_document([reference, caption], file=source.name, row=number, page_url=address, order="none", scores=scores_of(row, others))
+
+    return each(read_parquet_rows(source, list(dict.fromkeys([name for name in (text, url, image) if name] + others))), document)
 
 
 def _column(schema: pa.Schema, given: str, known: Sequence[str]) -> str:

@@ -5,14 +5,15 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from lcl.core.document import PARAGRAPH_BREAK, CrawlOrigin, Order
 from lcl.core.rejected import Reason, Rejected
 from pipeline.raw import ImageReference, Piece, RawDocument
 
+Item = TypeVar("Item")
 MAX_PIECES = 10_000
 MAX_DOCUMENT_BYTES = 256 << 20  # of the images that a source holds itself
 MAX_ADDRESS_CHARACTERS = 8_192
@@ -20,6 +21,18 @@ MAX_INLINE_CHARACTERS = 16 << 20
 SCHEMES = ("http://", "https://", "//", "data:")
 BLANK_LINE = re.compile(r"\n\s*\n")
 SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def each(items: Iterable[Item | Rejected], make: Callable[[Item], RawDocument]) -> Iterator[RawDocument | Rejected]:
+    """The document of each item, or the Rejected that comes in its place or out of `make`."""
+    for item in items:
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        try:
+            yield make(item)
+        except Rejected as rejected:
+            yield rejected
 
 
 def raw_document(

@@ -11,7 +11,7 @@ from pipeline.raw import RawDocument
 from pipeline.sources.mint import read_json_member
 from pipeline.sources.options import SourceOptions
 from pipeline.sources.pairs import SCORE_COLUMNS, SIMILARITY_COLUMNS
-from pipeline.sources.pieces import finite, image_at, raw_document, scores_of
+from pipeline.sources.pieces import each, finite, image_at, raw_document, scores_of
 from pipeline.sources.tar_samples import Sample, read_samples
 from pipeline.storage import Input
 
@@ -26,14 +26,7 @@ def read_webdataset_pairs(source: Input, options: SourceOptions) -> Iterator[Raw
     The caption is the sample's text member, else `caption` or `text` of its .json; the address is the .json's `url`. Other members
     (.cls, .npy, .pyd, ...) are left alone.
     """
-    for sample in read_samples(source):
-        if isinstance(sample, Rejected):
-            yield sample
-            continue
-        try:
-            yield _document(sample, file=source.name)
-        except Rejected as rejected:
-            yield rejected
+    return each(read_samples(source), lambda sample: _document(sample, file=source.name))
 
 
 def _document(sample: Sample, *, file: str) -> RawDocument:
