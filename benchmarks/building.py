@@ -56,6 +56,10 @@ class BuildingConfig:
     """Splits whose records a continued build reads."""
     large_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000
     """Size of the large crawl file."""
+    bomb_bytes: Annotated[int, Field(ge=1)] = 4 << 30
+    """What one page expands to."""
+    bomb_records: Annotated[int, Field(ge=1)] = 5_000_000
+    """Records of a file of a few megabytes."""
 
 
 def main(settings: BuildingConfig) -> None:
@@ -99,10 +103,10 @@ def measure_memory(folder: Path, settings: BuildingConfig) -> dict[str, Any]:
     made = {
         "one small page": write_crawl(folder / "small.warc.gz", 1, 1),
         "large crawl": write_large(folder / "large.warc", settings.large_bytes),
-        "page of 1.7 MB": write_page(folder / "page.warc.gz", b"<p>word " * 200_000 + b"<img src=/a.jpg>" * 10_000),
+        "page of 1.7 MB": write_page(folder / "page.warc.gz", (b"<p>" + b"some words of a page " * 40 + b"</p><img src=/a.jpg>") * 2_000),
         "page of a million images": write_page(folder / "images.warc.gz", b"<p>words</p>" + b"<img src=a.jpg>" * 1_000_000),
-        "bomb of one record": write_bomb(folder / "bomb.warc.gz"),
-        "bomb of records": write_record_bomb(folder / "records.warc.gz"),
+        "bomb of one record": write_bomb(folder / "bomb.warc.gz", settings.bomb_bytes),
+        "bomb of records": write_record_bomb(folder / "records.warc.gz", settings.bomb_records),
     }
     found = {}
     for name, path in made.items():
@@ -153,7 +157,7 @@ def _html(chance: random.Random) -> str:
     words = lambda number: " ".join(f"w{chance.randrange(NUM_WORDS)}" for _ in range(number))  # noqa: E731
     menu = "".join(f"<li><a href='/{number}'>{words(2)}</a></li>" for number in range(40))
     body = "".join(f"<p>{words(60)}.</p>" + (f"<figure><img src='{number}.jpg' alt='{words(4)}'></figure>" if number < IMAGES_A_PAGE else "") for number in range(PARAGRAPHS))
-    base = "<base href='{base}'>"
+    base = "<base href='{base}'>"  # the page's own address, filled in when it is written
     return f"<html><head><title>{words(6)}</title>{base}</head><body><ul>{menu}</ul><article>{body}</article><footer>{words(30)}</footer></body></html>"
 
 
@@ -193,10 +197,10 @@ def write_page(path: Path, html: bytes) -> Path:
     return path
 
 
-def write_bomb(path: Path) -> Path:
-    """A page and an image whose bodies are 4 GB of zeros, gzipped twice: by the site and by the crawl."""
+def write_bomb(path: Path, num_bytes: int) -> Path:
+    """A page and an image whose bodies are zeros, gzipped twice: by the site and by the crawl."""
     squeeze = zlib.compressobj(9, wbits=31)
-    body = b"".join([*(squeeze.compress(bytes(1 << 20)) for _ in range(4096)), squeeze.flush()])
+    body = b"".join([*(squeeze.compress(bytes(1 << 20)) for _ in range(num_bytes >> 20)), squeeze.flush()])
     with open(path, "wb") as file:
         warc = WARCWriter(file, gzip=True)
         _write(warc, "https://a.example/", body, "text/html", **{"Content-Encoding": "gzip"})
@@ -205,10 +209,10 @@ def write_bomb(path: Path) -> Path:
     return path
 
 
-def write_record_bomb(path: Path) -> Path:
-    """Five million redirects in one gzip member, alike but for a number: a file of some megabytes."""
+def write_record_bomb(path: Path, num_records: int) -> Path:
+    """Redirects in one gzip member, alike but for a number."""
     def records() -> Iterator[bytes]:
-        for number in range(5_000_000):
+        for number in range(num_records):
             body = b"HTTP/1.1 301 M\r\nLocation: /\r\n\r\n"
             yield b"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http\r\nWARC-Target-URI: http://a/%d\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n" % (number, len(body), body)
 

@@ -97,6 +97,15 @@ def test_a_table_continues_with_what_is_left(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "gpu" / "shards.json").stat().st_mtime_ns == made and not (tmp_path / "gpu" / "gradients.json").exists()
 
 
+def test_building_stays_within_its_memory(run: Run, tmp_path: Path) -> None:
+    options = ["--parts", "memory", "--large-bytes", 20_000_000, "--bomb-bytes", 300_000_000, "--bomb-records", 20_000]
+    result = run("python", "benchmarks/building.py", "--output", tmp_path / "building.json", *options)
+    assert result.returncode == 0, result.stderr
+    found = measured(tmp_path / "building.json")["memory"]
+    assert all(one["peak_mib"] < 1024 for one in found.values()) and found["large crawl"]["report"]["documents"]["out"] == 9
+    assert found["bomb of one record"]["report"]["records_rejected"] == {"body_too_large": 2}
+
+
 def test_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
     assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, CUDA_VISIBLE_DEVICES=""), "no CUDA GPU", "--toy")
     assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, "--toy", "True", "--jobs", "attentoin"), "attentoin", "attention")
