@@ -53,7 +53,7 @@ class BuildingConfig:
     """Numbers of crawl files."""
     soak_pages: Annotated[int, Field(ge=1)] = 40
     ledger: Annotated[int, Field(ge=1)] = 100_000
-    """Splits whose records a continued build reads."""
+    """Tasks whose records the driver keeps; a tenth as many splits are built."""
     large_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000
     """Size of the large crawl file."""
     bomb_bytes: Annotated[int, Field(ge=1)] = 4 << 30
@@ -117,18 +117,18 @@ def measure_memory(folder: Path, settings: BuildingConfig) -> dict[str, Any]:
 
 
 def measure_ledger(folder: Path, settings: BuildingConfig) -> dict[str, Any]:
-    """A finished build of many splits, continued: what the driver needs to see that nothing is left to do."""
-    source = folder / "ledger"
-    source.mkdir()
-    template = write_crawl(source / "000000.warc.gz", 7, 1).read_bytes()
-    for number in range(1, settings.ledger):
-        (source / f"{number:06d}.warc.gz").write_bytes(template)
-    first = one([source], folder / "out-ledger", "ray-2")
-    again = one([source], folder / "out-ledger", "ray-2")
-    return {
-        "splits": settings.ledger, "built": {key: first[key] for key in ("seconds", "peak_mib", "documents")},
-        "continued": {key: again[key] for key in ("seconds", "peak_mib", "documents")},
-    }  # fmt: skip
+    """Many splits: tiny crawl files built, and built again when all is done, a tenth as many; and as many tasks as splits through the driver alone."""
+    found = {}
+    for number in (settings.ledger // 100, settings.ledger // 10):
+        source = folder / f"ledger-{number}"
+        source.mkdir()
+        data = write_crawl(source / "000000.warc.gz", 7, 1).read_bytes()
+        for file in range(1, number):
+            (source / f"{file:06d}.warc.gz").write_bytes(data)
+        runs = [one([source], folder / f"out-ledger-{number}", "ray-2") for _ in range(2)]
+        found[str(number)] = {name: {"ms_per_split": 1e3 * run["seconds"] / number, "peak_mib": run["peak_mib"]} for name, run in zip(("built", "continued"), runs, strict=True)}
+    run = one([], folder / "out-tasks", f"tasks-{settings.ledger}")
+    return {"builds": found, "tasks": {"number": settings.ledger, "ms_per_task": 1e3 * run["seconds"] / settings.ledger, "peak_mib": run["peak_mib"], "mib_before": run["mib_before"]}}
 
 
 PARTS = {"workers": measure_workers, "soak": measure_soak, "memory": measure_memory, "ledger": measure_ledger}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -33,15 +34,18 @@ def config(cls: type[Config]) -> type[Config]:
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
+_adapter = cache(pydantic.TypeAdapter)  # takes milliseconds to make, and a task of a build asks for it several times
+
+
 def to_dict(value: Any) -> dict[str, Any]:
     """The config as plain JSON values."""
-    return pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
+    return _adapter(type(value)).dump_python(value, mode="json")
 
 
 def from_dict(cls: type[Config], values: Mapping[str, Any], *, origin: str) -> Config:
     """The config that `values` spell out. Raises ValueError naming `origin`, the key and the nearest known key."""
     try:
-        return pydantic.TypeAdapter(cls).validate_python(values)
+        return _adapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
         raise ValueError(f"{origin}: {'; '.join(_explain(cls, item) for item in error.errors())}") from error
 
@@ -200,10 +204,13 @@ def versions(names: Sequence[str] = ("lcl", "torch", "deepspeed", "ray", "numpy"
     found = {"python": sys.version.split()[0]}
     for name in names:
         try:
-            found[name] = version(name)
+            found[name] = _version(name)
         except ModuleNotFoundError:  # PackageNotFoundError is one
             continue
     return found
+
+
+_version = cache(version)  # it reads and parses the package's metadata
 
 
 def _commit() -> str:
