@@ -125,7 +125,7 @@ def test_hostile_documents_stay_text(tmp_path: Path, images: str) -> None:
             if tag == "img":
                 assert attributes["src"].startswith(("images/", "data:image/jpeg;"))
         if name != "index.html":
-            assert "{{ 7 * 7 }}" in page.text and "no picture that can be shown" in page.text and "left out nearby: 1 images" in page.text
+            assert "{{ 7 * 7 }}" in page.text and "no picture that can be shown" in page.text and "left out nearby: 1 image of" in page.text
     assert {path.suffix for path in output.rglob("*") if path.is_file()} <= {".html", ".jpeg", ".json"}
 
 
@@ -174,7 +174,7 @@ def test_what_was_left_out_nearby_is_shown(tmp_path: Path) -> None:
     view(folder, tmp_path / "view", per_page=1)
     first, second = (dict(pages(tmp_path / "view"))[f"page-000{number}.html"].text for number in (1, 2))
     assert "0 images of this page, 5 pages" in first and "left.example/100" not in first and "left.example/200" in first
-    assert "1 images of this page, 4 pages" in second and "image too small" in second and "https://i.example/s.gif 3 x 3" in second
+    assert "1 image of this page, 4 pages" in second and "image too small" in second and "https://i.example/s.gif 3 x 3" in second
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")

@@ -9,7 +9,7 @@ function item(entry) {
   link.href = `page-${String(entry.page).padStart(4, "0")}.html#${entry.id}`;
   link.textContent = entry.title;
   address.textContent = entry.url;
-  note.append(address, ` · ${entry.images} images${entry.language ? ` · ${entry.language}` : ""}`);
+  note.append(address, ` · ${entry.images} image${entry.images === 1 ? "" : "s"}${entry.language ? ` · ${entry.language}` : ""}`);
   line.append(link, note);
   return line;
 }
