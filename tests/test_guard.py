@@ -28,7 +28,7 @@ def poisoned(item, **options):
     return usual(item, **options)
 
 setattr(module, name, poisoned)
-build_here([Path(sys.argv[1])], Path(sys.argv[2]), item_seconds=0.5)
+build_here([Path(sys.argv[1])], Path(sys.argv[2]), item_seconds=2.0)
 """
 
 
