@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -169,7 +169,7 @@ def _is_arc(start: bytes) -> bool:
     return start.startswith(ARC_MAGIC)
 
 
-def _read_warc(file: BinaryIO) -> Records:
+def _read_warc(file: BinaryIO | RawIOBase) -> Records:
     # Decoding is ours: auto_decode='all' ends the file at a record that says `chunked` but was stored de-chunked.
     records = ArchiveIterator(file, record_types=WarcRecordType.any_type, parse_http=True, quirks_mode=True, auto_decode="none")
     while True:
@@ -230,7 +230,7 @@ def _from_warc(record: WarcRecord) -> Iterator[Response | Rejected | None]:
         yield Rejected(Reason.RECORD_DAMAGED, f"{url}: {len(body)} of {record.content_length} bytes")
 
 
-def _read_arc(file: BinaryIO) -> Records:
+def _read_arc(file: BinaryIO | RawIOBase) -> Records:
     records = ArcIterator(file)
     while True:
         try:
