@@ -74,9 +74,10 @@ def listed_addresses(node: LexborNode) -> list[str]:
     parent = node.parent
     if parent is not None and parent.tag == "picture":
         elements = [child for child in islice(parent.iter(), MAX_SOURCES) if child.tag == "source"] + elements
-    sized = [pair for element in elements for name in SOURCE_SETS if (value := element.attributes.get(name)) for pair in parse_source_set(value)]
+    attributes = [element.attributes for element in elements]  # each call makes a dict of them
+    sized = [pair for values in attributes for name in SOURCE_SETS if (value := values.get(name)) for pair in parse_source_set(value)]
     sized.sort(key=lambda pair: -pair[0])
-    plain = [value for name in (*LAZY_ATTRIBUTES, "src") if (value := (node.attributes.get(name) or "").strip())]
+    plain = [value for name in (*LAZY_ATTRIBUTES, "src") if (value := (attributes[-1].get(name) or "").strip())]
     return [address for _, address in sized] + plain
 
 
