@@ -2,15 +2,15 @@
 
 from collections import OrderedDict
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from lcl.core.rejected import Rejected
 from pipeline.addresses import join
-from pipeline.crawl import Response, Revisit, read_record
+from pipeline.crawl import CrawlFile, Response, Revisit
 from pipeline.fetch.fetch_config import AGENT
 from pipeline.fetch.opt_out import opt_out
 from pipeline.image_index import REDIRECT, ImageIndex, address_hash, digest_hash
-from pipeline.storage import Input, open_input
+from pipeline.storage import Input
 
 MAX_HOPS = 6
 OPEN_FILES = 16
@@ -22,7 +22,7 @@ class CapturedImages:
     def __init__(self, index: ImageIndex, *, own_file: str, anonymous: bool = False, honour_opt_outs: bool = True) -> None:
         """Of several captures of one address, one in `own_file` is taken first, else that of the first file."""
         self._index, self._own_file, self._anonymous, self._honour_opt_outs = index, own_file, anonymous, honour_opt_outs
-        self._open: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._open: OrderedDict[str, CrawlFile] = OrderedDict()
 
     def __enter__(self) -> Self:
         return self
@@ -57,9 +57,9 @@ class CapturedImages:
         else:
             if len(self._open) == OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[path] = open_input(Input(path, self._anonymous))
+            self._open[path] = CrawlFile(Input(path, self._anonymous))
         try:
-            return read_record(self._open[path], offset)
+            return self._open[path].record_at(offset)
         except Rejected:  # larger, once decoded, than any image may be
             return None
 

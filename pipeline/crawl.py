@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,13 +19,14 @@ from warcio.archiveiterator import ArchiveIterator as ArcIterator
 from warcio.exceptions import ArchiveLoadFailed
 
 from lcl.core.rejected import Reason, Rejected
-from pipeline.expand import GZIP_MAGIC, ZIP_MAGIC, limit_of, starts_with, zip_members
+from pipeline.expand import GZIP_MAGIC, ZIP_MAGIC, limit_of, zip_members
 from pipeline.fetch.opt_out import merge_headers
-from pipeline.storage import Input, as_input, open_input
+from pipeline.storage import Input, as_input, open_input, open_scattered
 
 MAX_BODY_BYTES = 64 << 20  # twice the largest image that MAX_PIXELS of JPEG at 4 bits a pixel gives
 MAX_RECORDS = 5_000_000  # a file of Common Crawl has a hundred thousand; the table of their images stays below 500 MB
 ARC_MAGIC = b"filedesc://"
+START_BYTES = 4096  # of a file, by which ARC is told from WARC
 CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF")
@@ -39,7 +40,7 @@ class Response:
     """One captured answer: byte `offset` of its record, ISO 8601 date, lower-case header names, decoded body.
 
     `digest` is the record's WARC-Payload-Digest (as `sha1:BASE32`), by which revisits refer to it; empty where there is none.
-    `seekable`: `read_record` finds it again at its offset.
+    `seekable`: `CrawlFile.record_at` finds it again at its offset.
     """
 
     offset: int
@@ -109,17 +110,26 @@ def read_crawl(source: Path | Input) -> Iterator[Response | Revisit | Rejected]:
         raise NotACrawl(f"{source} is no crawl: it holds no WARC or ARC record (give .warc, .warc.gz, .warc.zst, .arc, .arc.gz or .wacz files)")
 
 
-def read_record(file: BinaryIO, offset: int) -> Response | Revisit | None:
-    """The response or revisit whose record begins at `offset` of a crawl file; None if there is none any more."""
-    is_arc = starts_with(file, ARC_MAGIC) or _is_arc(file.read(4096))
-    file.seek(offset)
-    record = next(_read_arc(file) if is_arc else _read_warc(file), None)
-    return replace(record, offset=offset) if isinstance(record, Response | Revisit) else None
+class CrawlFile:
+    """A crawl file whose records are looked up by their offsets. Raises InputUnreadable if it cannot be read."""
+
+    def __init__(self, source: Input) -> None:
+        self._file = open_scattered(source)
+        self._read = _read_arc if _is_arc(self._file.read(START_BYTES)) else _read_warc
+
+    def record_at(self, offset: int) -> Response | Revisit | None:
+        """The response or revisit whose record begins at byte `offset`; None if there is none any more."""
+        self._file.seek(offset)
+        record = next(self._read(self._file), None)
+        return replace(record, offset=offset) if isinstance(record, Response | Revisit) else None
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _begins_record(source: Path | Input, offset: int) -> bool:
     """Whether a record can be read from there on: in a file that is compressed as a whole, none can but the first."""
-    with open_input(source) as file:
+    with open_scattered(source) as file:
         start = file.read(4)
         file.seek(offset)
         here = file.read(4)
@@ -130,7 +140,7 @@ Records = Iterator[Response | Revisit | Rejected | None]  # None: a record that 
 
 
 def _read(file: BufferedReader, source: Input) -> Records:
-    start = file.peek(4096)
+    start = file.peek(START_BYTES)
     if not start:
         raise NotACrawl(f"{source} is empty; a crawl file holds at least one record")
     if start.startswith(ZIP_MAGIC):
@@ -143,7 +153,7 @@ def _read_wacz(file: BufferedReader) -> Records:
     base = 0
     try:
         for info, stream in zip_members(file, wanted=lambda name: name.startswith("archive/") and CRAWL_NAME.search(name) is not None):
-            for record in _read_arc(stream) if _is_arc(stream.peek(4096)) else _read_warc(stream):
+            for record in _read_arc(stream) if _is_arc(stream.peek(START_BYTES)) else _read_warc(stream):
                 yield replace(record, offset=base + record.offset, seekable=False) if isinstance(record, Response | Revisit) else record
             base += info.file_size
     except Rejected as rejected:  # of the zip: nothing behind it can be read
@@ -159,7 +169,7 @@ def _is_arc(start: bytes) -> bool:
     return start.startswith(ARC_MAGIC)
 
 
-def _read_warc(file: BinaryIO) -> Records:
+def _read_warc(file: BinaryIO | RawIOBase) -> Records:
     # Decoding is ours: auto_decode='all' ends the file at a record that says `chunked` but was stored de-chunked.
     records = ArchiveIterator(file, record_types=WarcRecordType.any_type, parse_http=True, quirks_mode=True, auto_decode="none")
     while True:
@@ -220,7 +230,7 @@ def _from_warc(record: WarcRecord) -> Iterator[Response | Rejected | None]:
         yield Rejected(Reason.RECORD_DAMAGED, f"{url}: {len(body)} of {record.content_length} bytes")
 
 
-def _read_arc(file: BinaryIO) -> Records:
+def _read_arc(file: BinaryIO | RawIOBase) -> Records:
     records = ArcIterator(file)
     while True:
         try:

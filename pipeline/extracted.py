@@ -78,6 +78,8 @@ def to_row(document: RawDocument, *, language: str, signature: SignatureConfig) 
             pieces.append({"text": piece})
             continue
         entry: dict[str, Any] = {"image": list(piece.candidates), "alt": piece.alt, "similarity": piece.similarity, "sentence": piece.sentence}
+        if any(piece.rendered):
+            entry["rendered"] = list(piece.rendered)
         if piece.data is not None:
             entry["data"] = len(data)
             data.append(piece.data)
@@ -102,7 +104,8 @@ def from_row(row: Mapping[str, Any]) -> RawDocument:
             pieces.append(entry["text"])
             continue
         data = row["image_data"][entry["data"]] if "data" in entry else None
-        pieces.append(ImageReference(tuple(entry["image"]), entry.get("alt", ""), data, entry.get("similarity"), entry.get("sentence")))
+        width, height = entry.get("rendered", ("", ""))
+        pieces.append(ImageReference(tuple(entry["image"]), entry.get("alt", ""), data, entry.get("similarity"), entry.get("sentence"), (width, height)))
     return RawDocument(
         pieces=tuple(pieces), page_url=row["page_url"], crawl=CrawlOrigin(file=row["file"], offset=row["offset"], date=row["date"]), order=row["order"],
         license=row["license"], scores=dict(row["scores"]),

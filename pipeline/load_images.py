@@ -65,7 +65,7 @@ def _load_image(reference: ImageReference, find_image: FindImage, rules: ImageRu
         seen.add(source)
         try:
             lists.check_bytes(data)
-            image = make_image_segment(data, url=url, alt=reference.alt, rules=rules)
+            image = make_image_segment(data, url=url, alt=reference.alt, rules=rules, rendered=reference.rendered)
             lists.check_phash(image.metadata.phash)
             return replace(image, metadata=replace(image.metadata, similarity=reference.similarity, sentence=reference.sentence))
         except Rejected as rejected:

@@ -16,6 +16,7 @@ class ImageReference:
     data: bytes | None = None         # the image itself, where the source holds it
     similarity: float | None = None   # to its matched sentence, where a source gives one (MMC4)
     sentence: int | None = None       # index of that sentence
+    rendered: tuple[str, str] = ("", "")  # width and height attributes of the page, as written; empty where there are none
 
 
 Piece = str | ImageReference

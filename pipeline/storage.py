@@ -1,6 +1,7 @@
 """Input files wherever they lie: local paths, globs, folders, lists of paths, and any address that fsspec knows (s3://, https://, ...).
 
-    patterns --> find_inputs --> Input --> open_input --> a seekable binary file: blocks of 8 MiB, reads retried --> readers
+    patterns --> find_inputs --> Input --+--> open_input ------> from end to end: blocks of 8 MiB  --+--> reads retried --> readers
+                                         +--> open_scattered --> here and there: blocks of 64 KiB, doubled as a read goes on
 """
 
 import errno
@@ -30,6 +31,8 @@ MAX_LIST_LINES = 10_000_000    # a crawl of Common Crawl has 90,000 files
 MAX_LINE_BYTES = 16_384
 BLOCK_BYTES = 8 << 20          # of one request to an object store
 BUFFER_BYTES = 1 << 18         # of one read of a local file
+FIRST_BYTES = 1 << 16          # of the first read behind a seek, where reads are scattered: most images of the web are smaller
+LARGEST_BYTES = 1 << 20        # of a later one
 ENDS_BYTES = 1 << 16
 ATTEMPTS = 5                   # of a read
 FIRST_WAIT_SECONDS = 0.5       # before the second attempt; doubled before each later one
@@ -179,7 +182,15 @@ def open_input(source: Input | Path) -> BinaryIO:
     answer ranges is copied to a temporary file first.
     """
     source = as_input(source)
-    return BufferedReader(_RetriedFile(source), buffer_size=BUFFER_BYTES)
+    return BufferedReader(_RetriedFile(source, cache="readahead"), buffer_size=BUFFER_BYTES)
+
+
+def open_scattered(source: Input | Path) -> RawIOBase:
+    """The input for reads of a few KiB at places far apart: as open_input, but raw (a read may be short), and little more is read than asked for.
+
+    FIRST_BYTES behind a seek, then twice as many at each read, up to LARGEST_BYTES: a record of n bytes costs at most 2 n + FIRST_BYTES, in few requests.
+    """
+    return _Scattered(_RetriedFile(as_input(source), cache="none"))
 
 
 _read_so_far = [0]
@@ -198,7 +209,7 @@ def size_of(source: Input | Path) -> int:
 
 def fingerprint(source: Input | Path) -> str:
     """Changes when the input does: its size and a hash of its first and last 64 KiB. A copy elsewhere has the same."""
-    with open_input(source) as file:
+    with BufferedReader(open_scattered(source), buffer_size=ENDS_BYTES) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         ends = file.read(ENDS_BYTES)
@@ -208,11 +219,12 @@ def fingerprint(source: Input | Path) -> str:
 
 
 class _RetriedFile(RawIOBase):
-    """A file that is opened again, at the place where it was, when a read fails."""
+    """A file that is opened again, at the place where it was, when a read fails. `cache` is fsspec's, for what is not local."""
 
-    def __init__(self, source: Input) -> None:
+    def __init__(self, source: Input, *, cache: str) -> None:
         super().__init__()
         self._source = source
+        self._cache = cache
         self._file: Any = None
         self._position = 0
         self._size, self._version = self._retry(self._open)
@@ -224,7 +236,7 @@ class _RetriedFile(RawIOBase):
             status = os.fstat(self._file.fileno())
             return status.st_size, (status.st_ino, status.st_mtime_ns)
         files, path = _file_system(self._source)
-        self._file = files.open(path, "rb", block_size=BLOCK_BYTES, cache_type="readahead")
+        self._file = files.open(path, "rb", block_size=BLOCK_BYTES, cache_type=self._cache)
         details = getattr(self._file, "details", None) or files.info(path)
         if self._source.location.startswith("http") and not _answers_ranges(self._file):
             self._file.close()
@@ -293,6 +305,45 @@ class _RetriedFile(RawIOBase):
 
     def close(self) -> None:
         self._close_file()
+        super().close()
+
+
+class _Scattered(RawIOBase):
+    """A file in blocks that begin small behind each seek and double from there; the last block is kept."""
+
+    def __init__(self, file: _RetriedFile) -> None:
+        super().__init__()
+        self._file = file
+        self._block = b""
+        self._start = self._position = 0
+        self._wanted = FIRST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = self._position + offset if whence == os.SEEK_CUR else self._file.seek(offset, whence)
+        self._wanted = FIRST_BYTES
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._start <= self._position < self._start + len(self._block):
+            start = self._file.seek(self._position)
+            self._start, self._block = start, self._file.read(self._wanted)
+            self._wanted = min(2 * self._wanted, LARGEST_BYTES)
+        data = self._block[self._position - self._start :][: len(buffer)]
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
         super().close()
 
 

@@ -36,6 +36,13 @@ def write_warc(path: Path, captures: Sequence[Capture], *, gzipped: bool = True)
     return path
 
 
+def arc_file(answers: list[bytes]) -> bytes:
+    """ARC 1.0, written by hand: nobody's library writes it any more."""
+    about = b"1 0 Test\nURL IP-address Archive-date Content-type Archive-length\n"
+    parts = [b"filedesc://a.arc 0.0.0.0 20080430204825 text/plain %d\n%s\n" % (len(about), about)]
+    return b"".join(parts + [b"https://a.example/%d 1.2.3.4 20080430204825 text/html %d\n%s\n" % (n, len(body), body) for n, body in enumerate(answers)])
+
+
 def jpeg(colour: tuple[int, int, int], size: tuple[int, int] = (200, 180)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, "JPEG")

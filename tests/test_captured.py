@@ -1,9 +1,11 @@
 """Images found across crawl files: before and behind their page, through redirects and revisits, in files that cannot be sought."""
 
 import gzip
+import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from warcio.statusandheaders import StatusAndHeaders
@@ -12,8 +14,9 @@ from lcl.core.files import write_json
 from lcl.core.shards import ShardSet
 from pipeline.captured import CapturedImages
 from pipeline.image_index import ENTRY, IMAGE, PACKED, PARTS, REDIRECT, REVISIT, Entries, ImageIndex, merge_part, part_of
-from tests.builds import build_here
-from tests.crawls import Capture, _MemoryWriter, html, jpeg, write_warc
+from pipeline.storage import FIRST_BYTES, bytes_read
+from tests.builds import build_here, captured_images
+from tests.crawls import Capture, _MemoryWriter, arc_file, html, jpeg, write_warc
 
 RED, GREEN, BLUE = (jpeg(colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 PAGE = Capture("https://a.example/", html("<img src='/1.jpg'>"))
@@ -84,6 +87,22 @@ def test_a_crawl_that_was_compressed_as_a_whole(tmp_path: Path) -> None:
     assert record["documents"] == {"in": 1, "out": 1} and record["images"] == {"in": 1, "out": 1}
     (document,) = ShardSet([tmp_path / "out"])
     assert document.crawl.file == "whole.warc.gz"
+
+
+@pytest.mark.parametrize("ending", [".warc.gz", ".warc", ".arc"])
+def test_a_look_up_reads_about_one_record(tmp_path: Path, ending: str) -> None:
+    """Not the start of its file again, nor what stands around it."""
+    bodies = [b"\xff\xd8\xff" + random.Random(number).randbytes(150_000) for number in range(30)]
+    crawl = tmp_path / f"a{ending}"
+    if ending == ".arc":
+        crawl.write_bytes(arc_file([b"HTTP/1.1 200 OK\r\n\r\n" + body for body in bodies]))
+    else:
+        write_warc(crawl, [Capture(f"https://a.example/{number}", body, "image/jpeg") for number, body in enumerate(bodies)], gzipped=ending == ".warc.gz")
+    with captured_images([crawl], tmp_path / "out") as images:
+        before = bytes_read()
+        for number in range(0, 30, 3):
+            assert images.find(f"https://a.example/{number}") == bodies[number]
+        assert bytes_read() - before <= 10 * 2 * (len(bodies[0]) + 500) + 11 * FIRST_BYTES
 
 
 ADDRESSES = st.binary(min_size=16, max_size=16).map(lambda value: bytes(b % 3 for b in value))

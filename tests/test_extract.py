@@ -195,6 +195,30 @@ def test_addresses_are_resolved_the_best_first(tag: str, candidates: list[str]) 
     assert addresses(tag) == [tuple(candidates)]
 
 
+@pytest.mark.parametrize(
+    ("tag", "sides"),
+    [
+        ("<img src=a.jpg width=300 height=200>", ("300", "200")),
+        ("<img src=a.jpg WIDTH=' 50% '>", ("50%", "")),
+        ("<img src=a.jpg height='12.5px'>", ("", "12.5px")),
+        ("<img src=a.jpg>", ("", "")),
+        ("<img src=a.jpg width height=''>", ("", "")),
+        ("<img src=a.jpg style='width: 100px'>", ("", "")),
+        *((f"<img src=a.jpg width='{side}'>", (side, "")) for side in ("-5", "NaN", "auto", "1e9", "99999999", "\u0663\u0660\u0660")),  # as written: what is no size says nothing
+        (f"<img src=a.jpg width={'9' * 100_000} height=200>", ("", "200")),
+        ("<picture><source srcset='b.jpg 900w' width=900><img src=a.jpg width=300></picture>", ("300", "")),
+        (f"<img src='{PIXEL}' data-src=a.jpg width=300 height=200>", ("300", "200")),
+        (f"<img src='{PIXEL}'><noscript><img src=a.jpg width=300></noscript>", ("300", "")),
+        (f"<img src='{PIXEL}' width=1 height=1><noscript><img src=a.jpg width=300></noscript>", ("300", "")),
+        (f"<img src='{PIXEL}' width=80><noscript><img src=a.jpg width=300></noscript>", ("80", "")),
+        ("<div class=lazy></div><noscript><img src=a.jpg height=99></noscript>", ("", "99")),
+        ("<amp-img src=a.jpg width=300 height=200></amp-img>", ("300", "200")),
+    ],
+)
+def test_the_size_that_a_page_gives_an_image(tag: str, sides: tuple[str, str]) -> None:
+    assert [image.rendered for image in images(tag)] == [sides]
+
+
 @pytest.mark.parametrize("base", ["/other/", "https://site.example/other/page.html", "//site.example/other/"])
 def test_base_href_changes_what_relative_means(base: str) -> None:
     assert addresses("<img src='a.jpg'>", f"<base target=x><base href='{base}'><base href='/third/'>") == [("https://site.example/other/a.jpg",)]

@@ -14,7 +14,7 @@ SIGNATURE = SignatureConfig()
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 images = st.builds(
     ImageReference, st.lists(words, min_size=1, max_size=3).map(tuple), st.just("") | words, st.none() | st.binary(min_size=1, max_size=9),
-    st.none() | st.floats(0, 1), st.none() | st.integers(0, 99),
+    st.none() | st.floats(0, 1), st.none() | st.integers(0, 99), st.just(("", "")) | st.tuples(st.just("") | words, st.just("") | words),
 )  # fmt: skip
 documents = st.builds(
     RawDocument, pieces=st.lists(words | images, max_size=6).map(tuple), page_url=words.map("https://a.example/{}".format),

@@ -2,6 +2,7 @@
 
 import io
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from PIL import Image
 from lcl.core.config import from_dict, to_dict
 from lcl.core.images import decode_image
 from lcl.core.rejected import Reason, Rejected
+from lcl.core.shards import ShardSet
+from pipeline import build_config
 from pipeline.images import PRESETS, ImageRules, check_image_url, contrast, make_image_segment, rendered_px
+from tests.builds import build_captures
+from tests.crawls import Capture, html
 
 URL = "https://a.example/photos/boat.jpg"
 
@@ -150,6 +155,50 @@ def test_presets_go_through_a_file_and_keep_a_photograph(preset: str) -> None:
     assert reason_of(encoded(noise(300, 200), "JPEG"), rules, rendered=("300", "200")) is None
     assert reason_of(encoded(noise(450, 180), "JPEG"), rules) == (None if preset == "minimal" else Reason.IMAGE_ASPECT)
     assert reason_of(encoded(noise(300, 149), "JPEG"), rules) == Reason.IMAGE_TOO_SMALL
+
+
+def test_every_rule_acts_in_a_build(tmp_path: Path) -> None:
+    """One page, one image that each rule leaves out, and one that none does."""
+    rules = ImageRules(
+        min_side_px=100, max_side_px=900, max_aspect=2.0, min_rendered_px=150, max_rendered_px=2000, formats=("jpeg", "png", "gif"),
+        min_bytes=500, max_bytes=300_000, animated="drop", min_contrast=2.0, url_words=("logo",),
+    )  # fmt: skip
+    photo = encoded(noise(600, 400), "JPEG")
+    grain = Image.fromarray(np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8))
+    images = {
+        "logo.jpg": (encoded(noise(600, 401), "JPEG"), "", Reason.IMAGE_URL_WORDS),
+        "light.png": (encoded(Image.new("1", (200, 180)), "PNG"), "", Reason.IMAGE_BYTES),
+        "heavy.png": (encoded(grain, "PNG"), "", Reason.IMAGE_BYTES),
+        "form.webp": (encoded(noise(600, 400), "WEBP"), "", Reason.IMAGE_FORMAT),
+        "small.jpg": (encoded(noise(160, 99), "JPEG"), "", Reason.IMAGE_TOO_SMALL),
+        "large.jpg": (encoded(noise(901, 600), "JPEG"), "", Reason.IMAGE_TOO_LARGE),
+        "narrow.jpg": (encoded(noise(601, 300), "JPEG"), "", Reason.IMAGE_ASPECT),
+        "shown-small.jpg": (encoded(noise(600, 402), "JPEG"), "width=100", Reason.IMAGE_RENDERED_SIZE),
+        "shown-large.jpg": (encoded(noise(600, 403), "JPEG"), "height='2001px'", Reason.IMAGE_RENDERED_SIZE),
+        "moving.gif": (animation("GIF"), "", Reason.IMAGE_ANIMATED),
+        "blank.jpg": (encoded(Image.new("RGB", (300, 200), (250, 250, 250)), "JPEG"), "", Reason.IMAGE_BLANK),
+        "torn.jpg": (photo[: len(photo) // 4], "", Reason.IMAGE_DAMAGED),
+        "photo.jpg": (photo, "width=600 height=400", "out"),
+    }
+    page = html("".join(f"<p>Some words.</p><img src='/{name}' {sides}>" for name, (_, sides, _) in images.items()))
+    captures = [Capture(f"https://a.example/{name}", data, "image/jpeg") for name, (data, _, _) in images.items()]
+    record = build_captures(tmp_path, [Capture("https://a.example/page", page), *captures], images=to_dict(rules))
+    reasons = [reason for _, _, reason in images.values()]
+    assert record["images"] == {"in": len(images)} | {reason: reasons.count(reason) for reason in reasons}
+
+
+def test_the_obelics_preset_leaves_out_what_a_page_shows_small(tmp_path: Path) -> None:
+    """A file of 600 px that is shown at 100; one that is shown at 300, and one of which the page says nothing that counts, stay."""
+    sizes = {"thumb": "width=100", "low": "width=400 height=149", "half": "width='20%'", "shown": "width=300 height=200", "unsaid": "width=auto style='width: 100px'"}
+    page = html("".join(f"<p>Some words.</p><img src='/{name}.jpg' {sides}>" for name, sides in sizes.items()))
+    captures = [Capture(f"https://a.example/{name}.jpg", encoded(noise(600, 400, seed=seed), "JPEG"), "image/jpeg") for seed, name in enumerate(sizes)]
+    for preset, dropped in (("obelics", {Reason.IMAGE_RENDERED_SIZE: 3}), ("mmc4", {})):
+        folder = tmp_path / preset
+        folder.mkdir()
+        record = build_captures(folder, [Capture("https://a.example/page", page), *captures], images=to_dict(build_config.PRESETS[preset].images))
+        assert record["images"] == {"in": 5, "out": 5 - sum(dropped.values())} | dropped
+        kept = [image.metadata.url.rpartition("/")[2] for document in ShardSet([folder / "shards"]) for image in document.images]
+        assert kept == (["shown.jpg", "unsaid.jpg"] if dropped else [f"{name}.jpg" for name in sizes])
 
 
 # What lcl/core/images.py promises and test_images.py leaves open.

@@ -21,9 +21,9 @@ from pipeline import storage
 from pipeline.crawl import read_crawl
 from pipeline.sources.kinds import detect_source, read_source
 from pipeline.sources.options import SourceOptions
-from pipeline.storage import Input, InputUnreadable, find_inputs, fingerprint, open_input, size_of
+from pipeline.storage import FIRST_BYTES, LARGEST_BYTES, Input, InputUnreadable, bytes_read, find_inputs, fingerprint, open_input, open_scattered, size_of
 from tests.builds import build_here, built_bytes
-from tests.crawls import Capture, html, jpeg, write_warc
+from tests.crawls import Capture, arc_file, html, jpeg, write_warc
 from tests.s3_server import s3_server
 
 DATA = bytes(random.Random(0).randbytes(300_000))
@@ -142,18 +142,33 @@ def test_reads_and_seeks_are_those_of_bytes(tmp_path_factory: pytest.TempPathFac
         fsspec.filesystem("memory").pipe("/data.bin", DATA)
         source = Input("memory://data.bin")
     plain = BytesIO(DATA)
-    with open_input(source) as file:
+    with open_input(source) as file, open_scattered(source) as scattered:
         for position, length in steps:
-            assert file.seek(position) == plain.seek(position)
-            assert file.read(length) == plain.read(length) and file.tell() == plain.tell()
+            assert file.seek(position) == plain.seek(position) == scattered.seek(position)
+            expected = plain.read(length)
+            assert file.read(length) == expected and file.tell() == plain.tell()
+            part = scattered.read(length)  # raw: it may be short, but is empty only at the end
+            assert expected.startswith(part) and bool(part) == bool(expected) and scattered.tell() == position + len(part)
+        assert scattered.seek(0, os.SEEK_END) == len(DATA) and scattered.seek(-7, os.SEEK_CUR) == len(DATA) - 7 and scattered.read(9) == DATA[-7:]
     assert size_of(source) == len(DATA)
 
 
-def arc_file(answers: list[bytes]) -> bytes:
-    """ARC 1.0, written by hand: nobody's library writes it any more."""
-    about = b"1 0 Test\nURL IP-address Archive-date Content-type Archive-length\n"
-    parts = [b"filedesc://a.arc 0.0.0.0 20080430204825 text/plain %d\n%s\n" % (len(about), about)]
-    return b"".join(parts + [b"https://a.example/%d 1.2.3.4 20080430204825 text/html %d\n%s\n" % (n, len(body), body) for n, body in enumerate(answers)])
+@settings(max_examples=40, deadline=None)
+@given(records=st.lists(st.tuples(st.integers(0, 5 << 20), st.integers(1, 3 << 20)), min_size=1, max_size=5))
+def test_scattered_reads_take_little_more_than_they_are_asked_for(tmp_path_factory: pytest.TempPathFactory, records: list[tuple[int, int]]) -> None:
+    path = tmp_path_factory.getbasetemp() / "large.bin"
+    if not path.exists():
+        path.write_bytes(random.Random(1).randbytes(8 << 20))
+    with open_scattered(path) as file:
+        for position, length in records:
+            before, left = bytes_read(), length
+            file.seek(position)
+            while left:
+                left -= len(file.read(min(left, 1 << 16)))
+            assert bytes_read() - before <= min(2 * length, length + LARGEST_BYTES) + FIRST_BYTES
+            before = bytes_read()
+            file.seek(position + length - 1)
+            assert file.read(1) and bytes_read() == before, "the last block is kept"
 
 
 class Flaky(fsspec.AbstractFileSystem):
@@ -194,6 +209,16 @@ def test_failed_reads_are_repeated_from_their_place(flaky: Input) -> None:
         Flaky.failures = storage.ATTEMPTS - 1
         assert file.read() == DATA[1000:]
         assert Flaky.failures == 0
+    with open_scattered(flaky) as file:
+        assert file.read(1000) == DATA[:1000]
+        Flaky.failures = storage.ATTEMPTS - 1
+        file.seek(200_000)
+        assert file.read(1000) == DATA[200_000:201_000] and Flaky.failures == 0
+        Flaky.failures = 10**6
+        file.seek(100_000)
+        for _ in range(2):  # nor is the block of before taken for what could not be read
+            with pytest.raises(InputUnreadable, match="flaky://bucket/data.bin cannot be read"):
+                file.read(1000)
 
 
 def test_reads_that_go_on_failing_and_files_that_change_are_errors_of_their_own(flaky: Input) -> None:

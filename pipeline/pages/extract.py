@@ -14,7 +14,7 @@ from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, LexborNod
 
 from lcl.core.document import PARAGRAPH_BREAK
 from lcl.core.rejected import Reason, Rejected
-from pipeline.pages.image_addresses import image_addresses, listed_addresses, resolve
+from pipeline.pages.image_addresses import image_addresses, listed_addresses, rendered_sides, resolve
 from pipeline.pages.main_content import main_content
 from pipeline.pages.outline import Item, Outline, Paragraph, Picture, read_outline
 from pipeline.pages.page_guard import check_page
@@ -156,7 +156,8 @@ def _pieces(content: Iterable[Item], outline: Outline, base_url: str) -> list[Pi
             if texts:
                 pieces.append("".join(texts))
                 texts = []
-            pieces.append(ImageReference(candidates, " ".join((item.node.attributes.get("alt") or "").split())))
+            alt = " ".join((item.node.attributes.get("alt") or "").split())
+            pieces.append(ImageReference(candidates, alt, rendered=rendered_sides(item.node, fallbacks=item.fallbacks)))
     return [*pieces, "".join(texts)] if texts else pieces
 
 

@@ -1,4 +1,4 @@
-"""Where the image of an <img> may be: candidate addresses as a browser would resolve them, the best first.
+"""Where the image of an <img> may be, candidate addresses as a browser would resolve them, the best first; and the size that the page gives it.
 
     <picture> sources, srcset (widest first) --> lazy attributes --> src --> <noscript> --> inline data: --> absolute addresses
 """
@@ -17,6 +17,7 @@ DENSITY_PX = 1000.0  # what a density of 1x, or no descriptor, counts as beside 
 MAX_ADDRESS = 8192   # characters: longer ones are refused by servers, and joining two takes time that grows with both
 SPACER_SIDES = frozenset(("0", "1", "2"))  # px, of counters and spacers
 SPACER_FILE = re.compile(r"(?:^|[/_.-])(?:1x1|blank|clear|dot|grey|pixel|spacer|trans|transparent)\.(?:gif|png)(?:$|\?)", re.IGNORECASE)
+MAX_SIDE = 24        # characters of a width or height that is kept: `123456.123456789 px` has 19
 MAX_SOURCES = 16     # children of a <picture> that are looked at
 
 
@@ -31,6 +32,20 @@ def image_addresses(node: LexborNode, base_url: str, *, fallbacks: Sequence[Lexb
             addresses += listed_addresses(element)
     resolved = dict.fromkeys(url for address in addresses if (url := resolve(base_url, address)) and SPACER_FILE.search(url) is None)
     return tuple(sorted(resolved, key=lambda url: url.startswith("data:")))
+
+
+def rendered_sides(node: LexborNode, *, fallbacks: Sequence[LexborNode] = ()) -> tuple[str, str]:
+    """The width and height attributes of an <img>, or of the first of `fallbacks` that has any; as written, empty where there is none or no size is that long.
+
+    Those of a spacer speak of the spacer alone. What style sheets say is not looked at.
+    """
+    for element in (node, *fallbacks):
+        attributes = element.attributes
+        if not _is_spacer(attributes):
+            width, height = (side if len(side) <= MAX_SIDE else "" for side in ((attributes.get(name) or "").strip() for name in ("width", "height")))
+            if width or height:
+                return width, height
+    return "", ""
 
 
 def resolve(base_url: str, address: str) -> str:
@@ -59,9 +74,10 @@ def listed_addresses(node: LexborNode) -> list[str]:
     parent = node.parent
     if parent is not None and parent.tag == "picture":
         elements = [child for child in islice(parent.iter(), MAX_SOURCES) if child.tag == "source"] + elements
-    sized = [pair for element in elements for name in SOURCE_SETS if (value := element.attributes.get(name)) for pair in parse_source_set(value)]
+    attributes = [element.attributes for element in elements]  # each call makes a dict of them
+    sized = [pair for values in attributes for name in SOURCE_SETS if (value := values.get(name)) for pair in parse_source_set(value)]
     sized.sort(key=lambda pair: -pair[0])
-    plain = [value for name in (*LAZY_ATTRIBUTES, "src") if (value := (node.attributes.get(name) or "").strip())]
+    plain = [value for name in (*LAZY_ATTRIBUTES, "src") if (value := (attributes[-1].get(name) or "").strip())]
     return [address for _, address in sized] + plain
 
 
