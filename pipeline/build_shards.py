@@ -28,8 +28,9 @@ def main(config: BuildConfig) -> None:
         "%d of %d pages became documents with %d of %d images, in %d shards: %s",
         documents["out"], documents["in"], images["out"], images["in"], report["shards"], config.output,
     )
-    for reason, count in sorted(documents["dropped"].items(), key=lambda item: -item[1]):
-        logging.info("  left out: %6d %s", count, reason)
+    for kind, counts in (("pages", documents), ("images", images)):
+        for reason, count in sorted(counts["dropped"].items(), key=lambda item: -item[1]):
+            logging.info("  %s left out: %6d %s", kind, count, reason)
     for line in summary_lines(read_json(Path(config.output) / "timing.json")):
         logging.info(line)
     known = sum(documents["dropped"].get(reason, 0) for reason in REASONS.values())

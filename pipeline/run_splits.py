@@ -27,6 +27,7 @@ from pipeline.assemble_split import assemble_split
 from pipeline.build_config import CHANGEABLE_FIELDS, BuildConfig
 from pipeline.crawl import CRAWL_ENDINGS
 from pipeline.dedup.find_duplicates import find_duplicates
+from pipeline.dedup.hash_lists import ImageLists
 from pipeline.dedup.steps import in_process, on_ray
 from pipeline.extract_split import extract_split
 from pipeline.image_index import PARTS, merge_part
@@ -36,6 +37,8 @@ from pipeline.sources.kinds import ENDINGS
 from pipeline.splits import split_name
 from pipeline.storage import Input, find_inputs
 from pipeline.tasks import Outcome, num_workers, run_tasks, start_ray
+from pipeline.text.language import check_languages
+from pipeline.text.text_rules import resource_hashes
 from pipeline.timing import Phase, measuring, summarise_timing
 from pipeline.tools.data_card import write_card
 from pipeline.wanted import list_wanted
@@ -58,6 +61,7 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], list[Shard], Path]
             raise ValueError(f"{source} has the same file name as {other}, from which shards and keys are named: rename one of them")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
+    _check_resources(config)
     known = known_shards(config.extends, output=output)
     run_path = output / "run.json"
     if run_path.exists():
@@ -70,10 +74,20 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], list[Shard], Path]
             raise ValueError(f"{output} holds the run of another command (its run.json says which). Give another --output, or remove the folder.")
         elif changed := _changed(earlier, to_dict(config)) + [key for key, value in _fingerprints(inputs, known).items() if record.get(key) != value]:
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in changed)
-            raise ValueError(f"{output} holds another run's shards (its run.json has another {flags}). Give another --output, or remove the folder.")
+            raise ValueError(f"{output} holds another build (its run.json has another {flags}). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
     return inputs, known, output
+
+
+def _check_resources(config: BuildConfig) -> None:
+    """Raises ValueError for files that the rules name and that are not there or not what they should be, and for languages that the detector does not know."""
+    ImageLists(config.image_lists)
+    resource_hashes(config.text)
+    check_languages(config.text.language)
+    for path in config.dedup.contamination.texts:
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: no such file of evaluation texts (--dedup.contamination.texts)")
 
 
 def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -109,6 +123,9 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
 
 def _build(inputs: Sequence[Input], known: Sequence[Shard], output: Path, work: Path, config: BuildConfig) -> dict[str, Any]:
     splits = {split_name(source): source.absolute() for source in inputs}
+    done = sum((output / "splits" / f"{name}.json").exists() for name in splits)
+    if done:
+        log.info("%d of %d inputs were built before: they are checked and left as they are", done, len(splits))
     phase = partial(Phase, work, workers=num_workers(config.executor))
     with phase("extract") as now:
         sources = {name: (source, work, config) for name, source in splits.items()}
@@ -191,7 +208,8 @@ def _list_wanted(extracted: Outcome, work: Path, config: BuildConfig, phase: Pha
 def _say_extracted(record: Mapping[str, Any]) -> None:
     log.info("%s: %d of %d pages extracted", record["identity"]["crawl_file"], record["rows"], record["documents"].get("in", 0))
     if record["records_rejected"]:
-        log.warning("%s: records damaged or too large: %s", record["identity"]["crawl_file"], record["records_rejected"])
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(record["records_rejected"].items()))
+        log.warning("%s: records that cannot be used: %s", record["identity"]["crawl_file"], reasons)
 
 
 def _say_built(record: Mapping[str, Any]) -> None:

@@ -139,8 +139,11 @@ def _expand(pattern: Input, endings: Sequence[str]) -> list[Input]:
                 paths = [files.unstrip_protocol(item) for item in files.find(path)]
             else:
                 raise ValueError(f"{location}: no such file{' (a web server has neither folders nor globs: give a list, --prefix)' if is_web else ''}")
-        except (OSError, NotImplementedError) as error:
-            raise InputUnreadable(f"{location} cannot be read: {_words(error)}") from error
+        except ValueError:  # ours
+            raise
+        except Exception as error:  # botocore's are no OSErrors
+            cure = "; credentials come from the environment (AWS_ACCESS_KEY_ID, ...), --anonymous asks without" if "Credentials" in type(error).__name__ else ""
+            raise InputUnreadable(f"{location} cannot be read: {_words(error)}{cure}") from error
     if not MAGIC.search(location) and endings:
         paths = [path for path in paths if path.lower().endswith(tuple(endings))]
     if not paths:

@@ -20,7 +20,6 @@ TASKS_PER_CPU = 2  # queued beside the running ones, so that no CPU waits for th
 
 FAILURES: dict[type[Exception], Reason] = {
     NotACrawl: Reason.NOT_A_CRAWL, NotASource: Reason.NOT_A_SOURCE, CrawlChanged: Reason.CRAWL_CHANGED, InputUnreadable: Reason.CRAWL_UNREADABLE,
-    OSError: Reason.CRAWL_UNREADABLE,
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -56,10 +55,13 @@ def run_tasks(
     """Calls `work(*arguments[name])` for every name; `note` hears of each result, `live` tells of tasks under way. An exception is a failure of its name alone.
 
     ray: each in a process of a cluster, and again where the process dies. here: in this process, one after another.
+    Raises OSError where a task did: what cannot be read of an input is InputUnreadable, so it is of the output, and the next task would meet it too.
     """
     outcome = Outcome()
     with progress_bar(title, total=len(arguments), live=live) as bar:
         for name, result in (_on_ray if executor == "ray" else _here)(work, arguments):
+            if isinstance(result, OSError):
+                raise OSError(result.errno, f"{result.strerror or result}, {title} {name}") from result
             if isinstance(result, Exception):
                 outcome.failures[name] = _failure(name, result)
                 log.warning("%s", outcome.failures[name]["message"])

@@ -52,7 +52,7 @@ def test_an_embedded_ray_builds_and_continues(run: Run, crawls: list[Path], tmp_
     for sidecar in (path.with_suffix(".json") for path in output.glob("*.tar")):
         verify_shard(sidecar)
     other_rules = run(sys.executable, SCRIPT, "--crawl", *crawls, "--output", output, "--images.min-side-px", 20)
-    assert_one_line_error(other_rules, "holds another run's shards", "--output")
+    assert_one_line_error(other_rules, "holds another build", "--output")
     assert built_bytes(output) == before
 
 
@@ -70,7 +70,7 @@ def test_a_list_of_crawls_on_s3_gives_the_bytes_of_local_files(run: Run, crawls:
         result = run(sys.executable, SCRIPT, *options, 0.3)
         assert result.returncode == 0, result.stderr
         paths.write_bytes(gzip.compress(b"crawl-data/site-0.warc.gz\n"))
-        assert_one_line_error(run(sys.executable, SCRIPT, *options, 0.3), "holds another run's shards")
+        assert_one_line_error(run(sys.executable, SCRIPT, *options, 0.3), "holds another build")
     failed = json.loads((remote / "report.json").read_text())["crawls"]["failed"]["none.warc.gz"]
     assert failed["reason"] == "crawl_unreadable" and "s3://bucket/crawl-data/none.warc.gz cannot be read: FileNotFoundError" in failed["message"]
     built, expected = ({name: data for name, data in built_bytes(folder).items() if name != "report.json"} for folder in (remote, local))

@@ -7,11 +7,14 @@ import dataclasses
 import difflib
 import errno
 import hashlib
+import io
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
@@ -68,9 +71,14 @@ def _dotted_keys(cls: type, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
+def _flags(cls: type) -> dict[str, Any]:
+    """Every option of the command line with the type of its value."""
+    return {f"--{key.replace('_', '-')}": kind for key, kind in _dotted_keys(cls).items() if not dataclasses.is_dataclass(kind)}
+
+
 def _with_values(cls: type[Any], arguments: Sequence[str]) -> list[str]:
     """The arguments, with True behind each switch that stands alone: `--keep-rejects` says what `--keep-rejects True` says."""
-    switches = {"--" + key.replace("_", "-") for key, kind in _dotted_keys(cls).items() if kind is bool}
+    switches = [flag for flag, kind in _flags(cls).items() if kind is bool]
     completed: list[str] = []
     for item, following in pairwise([*arguments, "--"]):
         completed.append(item)
@@ -108,14 +116,10 @@ def run_command(
         notes.append(f"--preset NAME starts from a named config: {', '.join(presets)}.")
     notes.append("--config RUN.json starts from the config of an earlier run. --dry-run prints the resolved config and stops.")
     kwargs = {} if default is None else {"default": default}
-    value, unknown = tyro.cli(
-        cls, args=_with_values(cls, rest), description="\n\n".join(notes), config=(tyro.conf.FlagConversionOff,), return_unknown_args=True, **kwargs
-    )
-    if unknown:
-        flags = ["--" + key for key in _dotted_keys(cls)]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
-        hint = f", did you mean {near[0]}?" if near else "; --help lists the options"
-        sys.exit(_failure(ValueError(f"unknown option {unknown[0]}{hint}"), status=2))
+    try:
+        value = _parse(cls, _with_values(cls, rest), description="\n\n".join(notes), **kwargs)
+    except ValueError as error:
+        sys.exit(_failure(error, status=2))
     try:
         value = from_dict(cls, to_dict(value), origin="command line")
         if "dry-run" in ours:
@@ -131,6 +135,26 @@ def run_command(
         if isinstance(error, BrokenPipeError):
             raise
         sys.exit(_failure(error, status=1))
+
+
+def _parse(cls: type[Config], arguments: Sequence[str], **kwargs: Any) -> Config:
+    """What tyro reads. Its own account of a mistake takes a screen: raises ValueError that says it in a line, unknown options first."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            value, unknown = tyro.cli(cls, args=arguments, config=(tyro.conf.FlagConversionOff,), return_unknown_args=True, **kwargs)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        unknown = [item for item in arguments if item.startswith("--") and item.partition("=")[0].replace("_", "-") not in _flags(cls)]
+        if not unknown:
+            account = re.split(r"For\s+full\s+helptext|Argument\s+helptext", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))[0]
+            title, *lines = [line for part in account.splitlines() if (line := part.strip("│╭╮╰╯─ ").strip()) and line.strip("-")]
+            raise ValueError(f"{title.lower()}: {' '.join(lines)}; --help lists the options") from end
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], _flags(cls), n=1)
+        raise ValueError(f"unknown option {unknown[0]}" + (f", did you mean {near[0]}?" if near else "; --help lists the options"))
+    return value
 
 
 def _failure(error: Exception, *, status: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
-from resiliparse.parse.lang import detect_fast
+from resiliparse.parse.lang import detect_fast, supported_langs
 
 from lcl.core.config import config
 from lcl.core.rejected import Reason, Rejected
@@ -62,6 +62,13 @@ def identify_language(text: str, rules: LanguageRules) -> Language:
         return Language(UNKNOWN, probability=0.0)
     probability = min(1.0, float(probabilities[0]))  # the library gives up to 1.00005
     return Language(labels[0].removeprefix(LABEL_PREFIX) if probability >= rules.min_probability else UNKNOWN, probability=probability)
+
+
+def check_languages(rules: LanguageRules) -> None:
+    """Raises ValueError for a language that the built-in detector never finds, so that no document would be kept for it."""
+    unknown = sorted({*rules.keep} - {*supported_langs(), UNKNOWN}) if not rules.model else []
+    if unknown:
+        raise ValueError(f"--text.language.keep {' '.join(unknown)}: the detector knows {' '.join(sorted(supported_langs()))}")
 
 
 def check_language(language: Language, rules: LanguageRules) -> None:

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -294,9 +295,12 @@ def filter_text(pieces: Sequence[Piece], rules: TextRules, *, page_url: str = ""
 
 
 def resource_hashes(rules: TextRules) -> dict[str, str]:
-    """SHA-256 of each file that the rules name, by its path: what decides a build's bytes and is not in its config."""
-    paths = (rules.flagged_words, rules.common_words, rules.url_words, rules.language.model)
-    return {path: file_hash(path) for path in paths if path}
+    """SHA-256 of each file that the rules name, by its path: what decides a build's bytes and is not in its config. Raises ValueError for one that is missing."""
+    named = {"flagged-words": rules.flagged_words, "common-words": rules.common_words, "url-words": rules.url_words, "language.model": rules.language.model}
+    for flag, path in named.items():
+        if path and not Path(path).is_file():
+            raise ValueError(f"{path}: no such file (--text.{flag})")
+    return {path: file_hash(path) for path in named.values() if path}
 
 
 def url_words(url: str) -> list[str]:

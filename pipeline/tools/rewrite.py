@@ -20,7 +20,7 @@ from jaxtyping import Int
 from lcl.core.config import Config, claim_folder
 from lcl.core.document import SCHEMA, Document, from_members
 from lcl.core.files import locked_folder, read_json, write_json
-from lcl.core.shards import ShardSet, is_whole, read_bytes, read_members, read_sidecar, write_shard
+from lcl.core.shards import ShardSet, is_whole, read_bytes, read_members, read_sidecar, verify_shard, write_shard
 from pipeline.rejects import FOLDER, write_rejects
 from pipeline.tools.parallel import run_tasks
 
@@ -62,6 +62,9 @@ def rewrite(source: ShardSet, parts: Sequence[Part], settings: Config, *, what: 
     with locked_folder(output):
         claim_folder(output, settings, free=FREE_SETTINGS, what=what, source=source.fingerprint, **inputs)
         missing = [part for part in parts if not _is_done(part)]
+        if missing:  # damage must not get a new checksum
+            for _ in run_tasks(verify_shard, [shard.path for shard in source.shards], num_workers=settings.num_workers, title="checksums of sources"):
+                pass
         for _ in run_tasks(write_part, missing, num_workers=settings.num_workers, title="shards"):
             pass
         report = _report(source, parts)
