@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -82,6 +83,13 @@ class Switched:
     width: int = 1
 
 
+@config
+class Named:
+    name: str
+    width: int = 1
+    kind: Literal["a", "b"] = "a"
+
+
 def test_a_mistake_that_a_description_finds_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     def describe(value: Size) -> str:
         raise ValueError("width is too small")
@@ -101,6 +109,24 @@ def test_a_switch_stands_alone_or_has_a_value(monkeypatch: pytest.MonkeyPatch, w
     monkeypatch.setattr(sys, "argv", ["switched", "--toy", "False"])
     run_command(Switched, seen.append)
     assert seen[-1] == Switched(toy=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--widht", "3"], "unknown option --widht, did you mean --width?"),
+        (["--widht", "3", "--kind", "c"], "unknown option --widht, did you mean --width?"),  # not what follows from it
+        (["--width", "x"], "value error: Error parsing --width: invalid literal for int() with base 10: 'x'; --help lists the options"),
+        (["--kind", "c"], "Expected one of ('a', 'b')"),
+        ([], "--name"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: list[str], message: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["named", *(["--name", "n"] if words else []), *words])
+    with pytest.raises(SystemExit) as end:
+        run_command(Named, print)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("error: ") and message in said and said.count("\n") == 1
 
 
 def test_config_file_gives_the_same_config_back(run: Run, tmp_path: Path) -> None:

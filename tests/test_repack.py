@@ -170,10 +170,11 @@ def test_a_damaged_source_is_named(tmp_path: Path) -> None:
     source = made_set(tmp_path / "a", DOCUMENTS[:3])
     tar = source / "made-00000.tar"
     data = bytearray(tar.read_bytes())
-    data[:20] = b"\xff" * 20
+    data[700] ^= 1  # inside a picture: it would be decoded all the same
     tar.write_bytes(data)
-    with pytest.raises(ValueError, match="made-00000.tar, the document at byte 0: .*`lcl verify` says more"):
+    with pytest.raises(ValueError, match="made-00000.tar is damaged"):
         repacked(source, tmp_path / "b")
+    assert not list((tmp_path / "b").glob("*.tar"))
 
 
 def test_as_a_command(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pages to documents to shards: every reason, exact accounts, the same bytes again."""
 
 import base64
+import errno
 import json
 import shutil
 from collections import Counter
@@ -107,6 +108,36 @@ def test_shards_are_closed_by_number_and_named_from_the_crawl(tmp_path: Path) ->
     assert shards.read(0).crawl.file == "crawl.warc.gz" and shards.read(0).language == "en"
     for tar in (tmp_path / "shards").glob("*.tar"):
         verify_shard(tar.with_suffix(".json"))
+
+
+def test_a_full_disk_ends_the_build_and_is_no_failure_of_the_crawl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crawl = write_warc(tmp_path / "crawl.warc.gz", [page("a", ONE_IMAGE), *IMAGES])
+
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device, assembling crawl-"):
+        patch.setattr(assemble_split, "write_shard", full)
+        build_here([crawl], tmp_path / "shards", max_failed_crawls=1.0)
+    assert not (tmp_path / "shards" / "report.json").exists()
+    (record,) = build_here([crawl], tmp_path / "shards", max_failed_crawls=1.0)
+    assert record["documents"] == {"in": 1, "out": 1}
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"image_lists__forbidden_md5": ["none.txt"]}, "none.txt: no such file of hashes"),
+        ({"text__language": {"model": "none.bin"}}, r"none.bin: no such file \(--text.language.model\)"),
+        ({"text__language": {"keep": ["en", "english"]}}, "--text.language.keep english: the detector knows af ar "),
+        ({"dedup__contamination": {"texts": ["none.txt"]}}, r"none.txt: no such file of evaluation texts \(--dedup.contamination.texts\)"),
+    ],
+)
+def test_files_and_names_that_rules_give_are_checked_before_anything_is_written(tmp_path: Path, rules: dict, message: str) -> None:
+    crawl = write_warc(tmp_path / "crawl.warc.gz", [page("a", ONE_IMAGE), *IMAGES])
+    with pytest.raises(ValueError, match=message):
+        build_here([crawl], tmp_path / "shards", **rules)
+    assert not (tmp_path / "shards").exists()
 
 
 def test_a_repeated_build_gives_the_same_bytes_and_a_finished_one_is_not_redone(tmp_path: Path) -> None:

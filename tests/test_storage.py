@@ -276,6 +276,16 @@ def test_a_copy_has_the_same_fingerprint_and_a_changed_file_another(tmp_path: Pa
 # --- a real S3 server, a real web server ---
 
 
+def test_an_object_store_without_credentials_is_one_line_with_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(ValueError, match="^s3://no-bucket/x cannot be read: NoCredentialsError: .*; credentials come from the environment .* --anonymous asks without$"):
+        find_inputs(["s3://no-bucket/x"])
+
+
 CAPTURES = [
     Capture("https://a.example/", html("<p>Some words here.</p><img src='/red.jpg'>")),
     Capture("https://a.example/red.jpg", jpeg((200, 0, 0)), "image/jpeg"),

@@ -125,6 +125,8 @@ def table_lines(record: Mapping[str, Any]) -> Iterator[str]:
     found = record["duplicates"]
     yield ""
     yield f"from {record['sampled_documents']} of {record['predictions']['documents_in']['value']:.0f} documents, a sample of {record['sample_of']}; wall time for {record['workers']} workers"
+    if record["sampled_documents"] < ENOUGH:
+        yield f"so few documents say little: a --sample that holds {ENOUGH} or more says much more"
     yield (
         f"duplicates of other documents: {found['seen']} in the sample; {found['dropped_if_many_copies']:.0f} in the whole if they come in many copies (as in the table), "
         f"up to {found['dropped_if_pairs']:.0f} if in pairs, then {found['documents_out_if_pairs']:.0f} documents out"
@@ -137,6 +139,7 @@ def table_lines(record: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name.replace('_', ' ')} per million documents out: {amount:.4g}"
 
 
+ENOUGH = 100  # documents, below which the intervals are wide enough to be useless (docs/planning.md)
 ORDER = ("documents_in", "documents_out", "images_out", "dropped.documents", "dropped.images", "storage_bytes", "core_hours", "wall_seconds")
 
 
