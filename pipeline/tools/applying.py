@@ -94,7 +94,7 @@ def apply_scores(document: Document, tables: Tables, rules: Rules) -> tuple[Docu
     """
     for name, own in tables.items():
         if own is not None and own.content is not None and own.content != content_hash(document):
-            raise ValueError(f"document {document.key} ({document.page_url}) has other texts or images than were scored as {name}: score this set")
+            raise ValueError(f"document {document.key} ({document.page_url or 'no address'}) has other texts or images than were scored as {name}: score this set")
     images, reasons = _with_scores(document, tables, rules)
     is_assigned = rules.assign == "all" or (rules.assign == "unordered" and document.order == "none")
     units = text_units(document, rules.unit)
@@ -140,7 +140,7 @@ def _with_similarity(image: ImageSegment, similarities: Float[np.ndarray, " text
 
 
 def _grid(document: Document, name: str, tables: Tables, *, images: Sequence[int], texts: Sequence[int]) -> Float[np.ndarray, "images texts"]:
-    where, own = f"document {document.key} ({document.page_url})", tables[name]
+    where, own = f"document {document.key} ({document.page_url or 'no address'})", tables[name]
     if own is None and not len(images) * len(texts):
         return np.zeros((len(images), len(texts)))
     if own is None:
@@ -154,7 +154,7 @@ def _grid(document: Document, name: str, tables: Tables, *, images: Sequence[int
 def _why_left_out(document: Document, scores: Mapping[str, float | None], name: str, bounds: tuple[float, float]) -> tuple[Reason, str] | None:
     if name not in scores:
         option = "--similarities PATH" if name == SIMILARITY else f"--scores {name}=PATH"
-        raise ValueError(f"document {document.key} ({document.page_url}) has an image without the score {name}, which --min or --max names: give {option}")
+        raise ValueError(f"document {document.key} ({document.page_url or 'no address'}) has an image without the score {name}, which --min or --max names: give {option}")
     value = scores[name]
     if value is not None and bounds[0] <= value <= bounds[1]:
         return None
