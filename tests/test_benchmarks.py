@@ -137,6 +137,16 @@ def test_the_page_says_what_the_results_hold() -> None:
     chosen = [one for one in growth["contrastive"] if not one["plain"] and one["images"] != 2048]
     for unit, cells in (("seconds", [f"{one['seconds']:.3g}" for one in chosen]), ("MB", [f"{one['extra_bytes'] / 1e6:,.0f}" for one in chosen])):
         assert f"| {unit} | {' | '.join(cells)} |" in page
+    building = measured(RESULTS / "building.json")
+    seconds = [min(building["workers"]["seconds"][kind]) for kind in ("here", "ray-1", "ray-2")]
+    assert f"| seconds | {' | '.join(f'{one:.1f}' for one in seconds)} |" in page
+    assert f"Ray costs {100 * (seconds[1] / seconds[0] - 1):.1f} % (target: at most 10); two workers reach {50 * seconds[1] / seconds[2]:.0f} % of twice" in page
+    for one in building["soak"]:
+        assert f"| {one['files']} | {one['documents']:,} | {one['ms_per_document']:.1f} | {one['driver_mib']:.0f} MiB |" in page
+    for name, one in building["memory"].items():
+        assert re.search(rf"\| {name} \| [\d,]+ [kM]B \| {one['peak_mib']:.0f} MiB \| {one['seconds']:.1f} s \|", page) and one["peak_mib"] < 1024
+    for number, one in building["ledger"]["builds"].items():
+        assert f"| {int(number):,} | {one['built']['ms_per_split']:.1f} | {one['continued']['ms_per_split']:.1f} |" in page
     for name in ("loading_photos512", "loading_photos768", "loading_web"):
         loading = measured(RESULTS / f"{name}.json")
         assert f"| {loading['images_per_second']:.0f} | {100 * loading['cpu_ratio']:.0f} % |" in page
