@@ -135,6 +135,14 @@ def test_a_heading_without_text_below_it_and_a_repeated_caption_are_left_out() -
     assert "More stories" not in "".join(map(str, extract_pieces(f"<article><p>{FILLER}</p><p>{FILLER}</p><h3>More stories</h3><ul><li><a href=1>Another story</a></ul></article>", URL)))
 
 
+def test_the_sign_by_which_a_heading_links_to_itself_is_no_text() -> None:
+    for sign in ("¶", "#", "🔗", " § "):
+        text = text_of(f"<h2 id='a'>Fields of grain<a class='headerlink' href='#a'>{sign}</a></h2><p>{FILLER}</p>")
+        assert "Fields of grain\n" in text and sign.strip() not in text
+    kept = text_of("<p>Section <a href='#5'>5</a> has it<sup><a href='#n'>[1]</a></sup>, and <a href='/p'>¶</a> is a pilcrow.</p>")
+    assert "Section 5 has it[1], and ¶ is a pilcrow." in kept
+
+
 def test_a_table_of_data_keeps_cells_that_are_links() -> None:
     assert "linked cell" in text_of("<table><caption>c</caption><tr><td><a href=1>linked cell</a></td><td><a href=2>other</a></td></tr></table>")
 

@@ -25,6 +25,7 @@ HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNO
 IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|gif|webp|avif)(?:$|\?)", re.IGNORECASE)
 SLUG_BREAK = re.compile("[-_ ]")
 MAX_NAME_BREAKS = 2
+MAX_SIGN_CHARACTERS = 2  # an emoji may be two
 BODY = 0  # index of the first element
 
 
@@ -132,7 +133,7 @@ def read_outline(tree: LexborHTMLParser) -> Outline:
                 paragraph.parts.append("\n")
         elif tag != "-comment":
             attributes = node.attributes
-            quiet = tag in SILENT or (bool(attributes) and _is_hidden(attributes))
+            quiet = tag in SILENT or (bool(attributes) and (_is_hidden(attributes) or (tag == "a" and _is_permalink(node, attributes))))
             if tag in IMAGES and not quiet:
                 flow.append(Picture(parent, node, linked[parent]))
             inline = tag in INLINE
@@ -164,6 +165,14 @@ def _names(attributes: Mapping[str, str | None]) -> str:
     if identifier and len(SLUG_BREAK.findall(identifier)) <= MAX_NAME_BREAKS:
         names.append(identifier)
     return " ".join(names)
+
+
+def _is_permalink(node: LexborNode, attributes: Mapping[str, str | None]) -> bool:
+    """A link of a heading to itself: a sign such as a pilcrow, which Sphinx, Markdown and wikis put behind it."""
+    if not (attributes.get("href") or "").startswith("#"):
+        return False
+    text = node.text().strip()
+    return 0 < len(text) <= MAX_SIGN_CHARACTERS and not any(character.isalnum() for character in text)
 
 
 def _is_hidden(attributes: Mapping[str, str | None]) -> bool:
