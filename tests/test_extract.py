@@ -139,6 +139,7 @@ def test_the_sign_by_which_a_heading_links_to_itself_is_no_text() -> None:
     for sign in ("¶", "#", "🔗", " § "):
         text = text_of(f"<h2 id='a'>Fields of grain<a class='headerlink' href='#a'>{sign}</a></h2><p>{FILLER}</p>")
         assert "Fields of grain\n" in text and sign.strip() not in text
+    assert "Masked statistics\n" in text_of(f"<h2>Masked statistics</h2><p>{FILLER}</p>"), "the title is t, which the heading holds and does not say"
     kept = text_of("<p>Section <a href='#5'>5</a> has it<sup><a href='#n'>[1]</a></sup>, and <a href='/p'>¶</a> is a pilcrow.</p>")
     assert "Section 5 has it[1], and ¶ is a pilcrow." in kept
 

@@ -286,7 +286,7 @@ def _without_title(flow: list[Item], tags: Sequence[str], title: str) -> list[It
     for position, item in enumerate(flow):
         if type(item) is Paragraph:
             tag, text = tags[item.owner], item.text.casefold()
-            says_title = bool(wanted) and (wanted in text or (text in wanted and len(text) > TITLE_SHARE * len(wanted)))
+            says_title = bool(wanted) and (wanted in text and len(wanted) > TITLE_SHARE * len(text) or text in wanted and len(text) > TITLE_SHARE * len(wanted))
             if tag == "h1" or (tag == "h2" and says_title):
                 return flow[:position] + flow[position + 1 :]
             if tag not in HEADINGS and item.num_characters > MIN_CONTENT:
