@@ -247,7 +247,7 @@ def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> Non
             "from pipeline.tools.applying import ApplyConfig, apply_to_set; print('ready', flush=True); "
             f"apply_to_set(ApplyConfig(shards=({str(tmp_path / 'shards')!r},), output={str(output)!r}, **{options!r}))"
         )
-        run_killed_inside(code, chance=chance, longest_seconds=longest)
+        run_killed_inside(code, chance=chance, longest_seconds=longest / 4, begun=lambda output=output: any(output.glob("scored-*.json")))
         partial += output.is_dir() and 0 < len(list(output.glob("scored-*.json"))) < 20
         apply(tmp_path, output, **options)
         assert file_bytes(output) == expected and not leftovers(output)

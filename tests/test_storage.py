@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3fs import S3FileSystem
 
 from pipeline import storage
 from pipeline.crawl import read_crawl
@@ -276,12 +277,14 @@ def test_a_copy_has_the_same_fingerprint_and_a_changed_file_another(tmp_path: Pa
 # --- a real S3 server, a real web server ---
 
 
-def test_an_object_store_without_credentials_is_one_line_with_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_object_store_without_credentials_is_one_line_with_the_cure(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    request.addfinalizer(S3FileSystem.clear_instance_cache)  # fsspec keeps one for all that come, and with it what credentials there were
+    S3FileSystem.clear_instance_cache()
     with pytest.raises(ValueError, match="^s3://no-bucket/x cannot be read: NoCredentialsError: .*; credentials come from the environment .* --anonymous asks without$"):
         find_inputs(["s3://no-bucket/x"])
 
