@@ -69,7 +69,7 @@ def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = ""
             CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"], honour_opt_outs=config.honour_opt_outs) as captured,
             open_rejects(own_rejects if config.keep_rejects else None) as keep,
         ):
-            counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter()}
+            counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter(), "paragraphs": Counter(extracted["paragraphs"])}
             rows = meter.over(read_rows(work / "extracted" / f"{name}.parquet"))
             documents = _documents(rows, read_drops(drops), _finder(captured, store), config, guard, counts, keep)
             shards = _write_shards(documents, output, name, config, identity)
@@ -80,7 +80,6 @@ def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = ""
             write_rejects(output, name, heapq.merge(*phases, key=lambda row: row["crawl_offset"]))
         record = {
             "identity": identity, "shards": shards, "records": extracted["records"], "records_rejected": extracted["records_rejected"],
-            "paragraphs": extracted["paragraphs"],
             **{kind: dict(+found) for kind, found in counts.items()}, "set_aside": {"pages": extracted["set_aside"], "documents": set_aside},
             "rejects": sha256_of(rejects) if config.keep_rejects else None,
         }  # fmt: skip
@@ -129,7 +128,9 @@ def _documents(
         document = None
         place = {"crawl_file": row["file"], "crawl_offset": row["offset"], "page_url": row["page_url"]}
         try:
-            raw = without(raw, drops.get(row["key"]), lost)
+            drop = drops.get(row["key"])
+            raw = without(raw, drop, lost)
+            counts["paragraphs"][Reason.PARAGRAPH_REPEATED] += len(drop.paragraphs) if drop else 0
             if number in guard.set_aside:
                 raise Rejected(Reason.IMAGES_CRASH, guard.set_aside[number])
             with guard.item(number):

@@ -6,14 +6,18 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lcl.core.rejected import Reason
 from lcl.core.shards import ShardSet, verify_shard
-from pipeline import assemble_split
+from pipeline import assemble_split, extract_split, run_splits
 from pipeline.assemble_split import check_accounts
-from pipeline.splits import split_name
+from pipeline.pages import extract
+from pipeline.sources.parquet_rows import NotASource
+from pipeline.splits import CrawlChanged, split_name
+from pipeline.storage import Input, InputUnreadable
 from tests.builds import OF_THE_RUN, build_captures, build_here, built_bytes
 from tests.crawls import FILLER, Capture, html, jpeg, write_warc
 
@@ -108,6 +112,48 @@ def test_shards_are_closed_by_number_and_named_from_the_crawl(tmp_path: Path) ->
     assert shards.read(0).crawl.file == "crawl.warc.gz" and shards.read(0).language == "en"
     for tar in (tmp_path / "shards").glob("*.tar"):
         verify_shard(tar.with_suffix(".json"))
+
+
+def test_a_paragraph_that_a_domain_repeats_is_left_out_and_counted(tmp_path: Path) -> None:
+    again = "<p>We use the same words, of which there are enough to be a paragraph, below every page of this site.</p>"
+    captures = [page(str(number), f"<p>Page {number} has words of its own, of which there are some more.</p><img src='/red.jpg'>{again}") for number in range(3)]
+    record = build_captures(tmp_path, [*captures, *IMAGES], **NO_DEDUP | {"dedup__paragraphs": True})
+    texts = ["\n".join(document.texts) for document in ShardSet([tmp_path / "shards"])]
+    assert ["the same words" in text for text in texts] == [True, False, False]
+    assert record["paragraphs"][Reason.PARAGRAPH_REPEATED] >= 2 and record["paragraphs"] == json.loads((tmp_path / "shards" / "report.json").read_text())["paragraphs"]
+
+
+def test_too_many_words_and_a_page_that_no_parser_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("words", "parser"):
+        (tmp_path / name).mkdir()
+    record = build_captures(tmp_path / "words", [page("a", ONE_IMAGE), *IMAGES], text__document={"max_words": 5})
+    assert record["documents"] == {"in": 1, Reason.TOO_MANY_WORDS: 1}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no tree")
+
+    monkeypatch.setattr(extract, "LexborHTMLParser", refuse)
+    record = build_captures(tmp_path / "parser", [page("a", ONE_IMAGE), *IMAGES])
+    assert record["documents"] == {"in": 1, Reason.PAGE_UNPARSABLE: 1}
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [(NotASource("x"), Reason.NOT_A_SOURCE), (CrawlChanged("x"), Reason.CRAWL_CHANGED), (InputUnreadable("x"), Reason.CRAWL_UNREADABLE), (KeyError("x"), Reason.CRAWL_CRASHES)],
+)
+def test_each_reason_to_leave_out_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, reason: Reason) -> None:
+    crawls = [write_warc(tmp_path / f"{name}.warc.gz", [page(name, ONE_IMAGE), *IMAGES]) for name in "ab"]
+
+    def fail(source: Input, *arguments: object) -> dict[str, Any]:
+        if source.name.startswith("b"):
+            raise raised
+        return extract_split.extract_split(source, *arguments)
+
+    monkeypatch.setattr(run_splits, "extract_split", fail)
+    with pytest.raises(FileNotFoundError):  # the helper asks for the record of b, too
+        build_here(crawls, tmp_path / "shards", max_failed_crawls=0.5)
+    failed = json.loads((tmp_path / "shards" / "report.json").read_text())["crawls"]
+    assert failed["out"] == 1 and failed["failed"]["b.warc.gz"]["reason"] == reason
 
 
 def test_a_full_disk_ends_the_build_and_is_no_failure_of_the_crawl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
