@@ -30,12 +30,13 @@ from pipeline.dedup.find_duplicates import find_duplicates
 from pipeline.dedup.hash_lists import ImageLists
 from pipeline.dedup.steps import in_process, on_ray
 from pipeline.extract_split import extract_split
+from pipeline.find_inputs import find_inputs
 from pipeline.image_index import PARTS, merge_part
 from pipeline.known_documents import known_folder, known_shards, list_known
 from pipeline.meter import measured
 from pipeline.sources.kinds import ENDINGS
 from pipeline.splits import split_name
-from pipeline.storage import Input, find_inputs
+from pipeline.storage import Input
 from pipeline.tasks import Outcome, num_workers, run_tasks, start_ray
 from pipeline.text.language import check_languages
 from pipeline.text.text_rules import resource_hashes

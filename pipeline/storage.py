@@ -1,19 +1,15 @@
-"""Input files wherever they lie: local paths, globs, folders, lists of paths, and any address that fsspec knows (s3://, https://, ...).
+"""Input files wherever they lie, read: on local disks, and at any address that fsspec knows (s3://, https://, ...).
 
-    patterns --> find_inputs --> Input --+--> open_input ------> from end to end: blocks of 8 MiB  --+--> reads retried --> readers
-                                         +--> open_scattered --> here and there: blocks of 64 KiB, doubled as a read goes on
+    Input --+--> open_input ------> from end to end: blocks of 8 MiB  --+--> reads retried --> readers
+            +--> open_scattered --> here and there: blocks of 64 KiB, doubled as a read goes on
 """
 
 import errno
-import glob
-import gzip
-import itertools
 import os
 import re
 import tempfile
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -25,10 +21,6 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-MAGIC = re.compile(r"[*?[]")
-LIST_ENDINGS = (".paths", ".paths.gz", ".txt", ".txt.gz")
-MAX_LIST_LINES = 10_000_000    # a crawl of Common Crawl has 90,000 files
-MAX_LINE_BYTES = 16_384
 BLOCK_BYTES = 8 << 20          # of one request to an object store
 BUFFER_BYTES = 1 << 18         # of one read of a local file
 FIRST_BYTES = 1 << 16          # of the first read behind a seek, where reads are scattered: most images of the web are smaller
@@ -89,94 +81,6 @@ def as_input(source: Input | Path) -> Input:
     return source if isinstance(source, Input) else Input(str(source))
 
 
-def find_inputs(patterns: Sequence[str], *, endings: Sequence[str] = (), prefix: str = "", anonymous: bool = False) -> list[Input]:
-    """The inputs that `patterns` name, each once, sorted by location.
-
-    A pattern is a path or an address of a file, of a folder (its files, at any depth; those with one of `endings` where any are
-    given), a glob, or a list (`.paths`, `.paths.gz`, `.txt`, `.txt.gz`): one path or address per line, `prefix` put before those that
-    are neither absolute nor addresses, as Common Crawl's `warc.paths.gz` needs. What a list names is not asked for here.
-    Raises ValueError for what is missing, empty, given twice in the same spelling, or holds credentials.
-    """
-    found: set[Input] = set()
-    for index, pattern in enumerate(patterns):
-        if pattern in patterns[:index]:
-            raise ValueError(f"{pattern} is given twice")
-        location = _plain(pattern)
-        for item in _expand(Input(location, anonymous and SCHEME.match(location) is not None), endings):
-            found.update(_read_list(item, prefix=prefix, anonymous=anonymous) if item.name.endswith(LIST_ENDINGS) else [item])
-    return sorted(found, key=lambda item: item.location)
-
-
-def _plain(pattern: str) -> str:
-    """The pattern without `file://`. Raises ValueError if it holds a user name or a password, which would end up in records and logs."""
-    pattern = re.sub("^(file|local)://", "", pattern)
-    scheme = SCHEME.match(pattern)
-    if scheme and "@" in pattern[scheme.end() :].partition("/")[0]:
-        raise ValueError(f"{scheme[0]}...: an address with credentials; give them in the environment (AWS_ACCESS_KEY_ID, ...), not in the address")
-    return pattern
-
-
-def _expand(pattern: Input, endings: Sequence[str]) -> list[Input]:
-    location = pattern.location
-    if pattern.is_local:
-        if os.path.isfile(location):
-            return [pattern]
-        if os.path.isdir(location):
-            paths = [str(path) for path in sorted(Path(location).rglob("*")) if path.is_file() and not path.name.startswith(".")]
-        elif MAGIC.search(location):
-            paths = [path for path in glob.glob(location, recursive=True) if os.path.isfile(path)]
-        else:
-            raise ValueError(f"{location}: no such file")
-    else:
-        files, path = _file_system(pattern)
-        is_web = location.startswith("http")
-        try:
-            if MAGIC.search(location) and not is_web:
-                paths = [files.unstrip_protocol(item) for item in files.glob(path) if not files.isdir(item)]
-            elif files.isfile(path):
-                return [pattern]
-            elif files.isdir(path) and not is_web:
-                paths = [files.unstrip_protocol(item) for item in files.find(path)]
-            else:
-                raise ValueError(f"{location}: no such file{' (a web server has neither folders nor globs: give a list, --prefix)' if is_web else ''}")
-        except ValueError:  # ours
-            raise
-        except Exception as error:  # botocore's are no OSErrors
-            cure = "; credentials come from the environment (AWS_ACCESS_KEY_ID, ...), --anonymous asks without" if "Credentials" in type(error).__name__ else ""
-            raise InputUnreadable(f"{location} cannot be read: {_words(error)}{cure}") from error
-    if not MAGIC.search(location) and endings:
-        paths = [path for path in paths if path.lower().endswith(tuple(endings))]
-    if not paths:
-        wanted = f" that ends in {', '.join(endings)}" if endings and not MAGIC.search(location) else ""
-        raise ValueError(f"{location} names no file{wanted}")
-    return [Input(path, pattern.anonymous) for path in paths]
-
-
-def _read_list(source: Input, *, prefix: str, anonymous: bool) -> Iterator[Input]:
-    """The inputs of a list; blank lines and those that start with # are passed over."""
-    try:
-        with open_input(source) as file, gzip.GzipFile(fileobj=file) if source.name.endswith(".gz") else file as lines:
-            for number in itertools.count(1):
-                line = lines.readline(MAX_LINE_BYTES + 1)
-                if not line:
-                    return
-                if number > MAX_LIST_LINES or len(line) > MAX_LINE_BYTES:
-                    raise ValueError(f"{source}, line {number}: a list of paths has at most {MAX_LIST_LINES} lines of {MAX_LINE_BYTES} bytes")
-                if (entry := line.decode().strip()) and not entry.startswith("#"):
-                    yield _entry(entry, f"{source}, line {number}", prefix=prefix, anonymous=anonymous)
-    except (EOFError, OSError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is no list of paths: {error}") from error
-
-
-def _entry(entry: str, where: str, *, prefix: str, anonymous: bool) -> Input:
-    location = _plain(entry if SCHEME.match(entry) or entry.startswith("/") else prefix + entry)
-    if SCHEME.match(location):
-        return Input(location, anonymous)
-    if not os.path.isfile(location):
-        raise ValueError(f"{where}: {location}: no such file; --prefix (such as https://data.commoncrawl.org/) goes before each line")
-    return Input(location)
-
-
 def open_input(source: Input | Path) -> BinaryIO:
     """The input as a seekable binary file that holds at most two blocks in memory.
 
@@ -204,12 +108,6 @@ def bytes_read() -> int:
     return _read_so_far[0]
 
 
-def size_of(source: Input | Path) -> int:
-    """The input's size in bytes."""
-    with open_input(source) as file:
-        return file.seek(0, os.SEEK_END)
-
-
 def fingerprint(source: Input | Path) -> str:
     """Changes when the input does: its size and a hash of its first and last 64 KiB. A copy elsewhere has the same."""
     with BufferedReader(open_scattered(source), buffer_size=ENDS_BYTES) as file:
@@ -221,7 +119,22 @@ def fingerprint(source: Input | Path) -> str:
     return f"{size}-{xxhash.xxh64_hexdigest(ends)}"
 
 
-class _RetriedFile(RawIOBase):
+class _Seekable(RawIOBase):
+    """What both readers say of themselves; each keeps its own `_position`."""
+
+    _position: int
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+
+class _RetriedFile(_Seekable):
     """A file that is opened again, at the place where it was, when a read fails. `cache` is fsspec's, for what is not local."""
 
     def __init__(self, source: Input, *, cache: str) -> None:
@@ -238,7 +151,7 @@ class _RetriedFile(RawIOBase):
             self._file = open(self._source.location, "rb", buffering=0)
             status = os.fstat(self._file.fileno())
             return status.st_size, (status.st_ino, status.st_mtime_ns)
-        files, path = _file_system(self._source)
+        files, path = file_system(self._source)
         self._file = files.open(path, "rb", block_size=BLOCK_BYTES, cache_type=self._cache)
         details = getattr(self._file, "details", None) or files.info(path)
         if self._source.location.startswith("http") and not _answers_ranges(self._file):
@@ -263,18 +176,9 @@ class _RetriedFile(RawIOBase):
             except Exception as error:  # storage libraries raise what they like: OSError, aiohttp's, botocore's, ...
                 if isinstance(error, LASTING) or attempt == ATTEMPTS - 1:
                     tries = "" if isinstance(error, LASTING) else f" ({ATTEMPTS} attempts)"
-                    raise InputUnreadable(f"{self._source} cannot be read: {_words(error)}{tries}") from error
+                    raise InputUnreadable(f"{self._source} cannot be read: {in_words(error)}{tries}") from error
             time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
@@ -311,7 +215,7 @@ class _RetriedFile(RawIOBase):
         super().close()
 
 
-class _Scattered(RawIOBase):
+class _Scattered(_Seekable):
     """A file in blocks that begin small behind each seek and double from there; the last block is kept."""
 
     def __init__(self, file: _RetriedFile) -> None:
@@ -320,15 +224,6 @@ class _Scattered(RawIOBase):
         self._block = b""
         self._start = self._position = 0
         self._wanted = FIRST_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._position = self._position + offset if whence == os.SEEK_CUR else self._file.seek(offset, whence)
@@ -350,7 +245,8 @@ class _Scattered(RawIOBase):
         super().close()
 
 
-def _file_system(source: Input) -> tuple[AbstractFileSystem, str]:
+def file_system(source: Input) -> tuple[AbstractFileSystem, str]:
+    """fsspec's file system of an address, and the path there. Raises ValueError where no installed package knows its scheme."""
     scheme = SCHEME.match(source.location)
     assert scheme is not None, source
     options = ANONYMOUS.get(scheme[1].lower(), {}) if source.anonymous else {}
@@ -389,6 +285,7 @@ def _copy(files: AbstractFileSystem, path: str) -> BinaryIO:
     return copy
 
 
-def _words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
+    """An error's kind and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

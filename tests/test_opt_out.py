@@ -157,7 +157,8 @@ def test_no_robots_txt_is_slow(name: str) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_robots_txt(body: bytes) -> None:
-    Robots(decode_rules(b"User-agent: *\n" + body), agent="lcl-fetch", also=("CCBot",)).refusal(SITE + "/a.jpg")
+    refusal = Robots(decode_rules(b"User-agent: *\n" + body), agent="lcl-fetch", also=("CCBot",)).refusal(SITE + "/a.jpg")
+    assert refusal is None or isinstance(refusal, Reason)
 
 
 def reserved(entries: object, path: str) -> Reason | None:

@@ -20,9 +20,10 @@ from s3fs import S3FileSystem
 
 from pipeline import storage
 from pipeline.crawl import read_crawl
+from pipeline.find_inputs import find_inputs
 from pipeline.sources.kinds import detect_source, read_source
 from pipeline.sources.options import SourceOptions
-from pipeline.storage import FIRST_BYTES, LARGEST_BYTES, Input, InputUnreadable, bytes_read, find_inputs, fingerprint, open_input, open_scattered, size_of
+from pipeline.storage import FIRST_BYTES, LARGEST_BYTES, Input, InputUnreadable, bytes_read, fingerprint, open_input, open_scattered
 from tests.builds import build_here, built_bytes
 from tests.crawls import Capture, arc_file, html, jpeg, write_warc
 from tests.s3_server import s3_server
@@ -101,7 +102,7 @@ def test_a_list_that_is_none_is_named(tmp_path: Path, data: bytes, message: str)
 
 
 def test_a_list_of_endless_blank_lines_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "MAX_LIST_LINES", 1000)
+    monkeypatch.setattr("pipeline.find_inputs.MAX_LIST_LINES", 1000)
     path = tmp_path / "bomb.paths.gz"
     path.write_bytes(gzip.compress(b"\n" * 10_000))
     with pytest.raises(ValueError, match="at most 1000 lines"):
@@ -151,7 +152,7 @@ def test_reads_and_seeks_are_those_of_bytes(tmp_path_factory: pytest.TempPathFac
             part = scattered.read(length)  # raw: it may be short, but is empty only at the end
             assert expected.startswith(part) and bool(part) == bool(expected) and scattered.tell() == position + len(part)
         assert scattered.seek(0, os.SEEK_END) == len(DATA) and scattered.seek(-7, os.SEEK_CUR) == len(DATA) - 7 and scattered.read(9) == DATA[-7:]
-    assert size_of(source) == len(DATA)
+    assert open_input(source).seek(0, os.SEEK_END) == len(DATA)
 
 
 @settings(max_examples=40, deadline=None)
@@ -318,7 +319,7 @@ def test_a_crawl_and_a_parquet_from_s3_give_the_same_as_local_files(tmp_path: Pa
         assert detect_source(remote) == "pairs"
         documents = list(read_source(remote, SourceOptions()))
         assert documents == list(read_source(Input(str(table)), SourceOptions())) and len(documents) == 3000
-        assert size_of(Input(remote.location, anonymous=True)) == table.stat().st_size
+        assert open_input(Input(remote.location, anonymous=True)).read() == table.read_bytes()
         with pytest.raises(InputUnreadable, match="crawl.warc.gz cannot be read: PermissionError"):  # only its owner may read it
             open_input(Input(expected[0].location, anonymous=True))
         missing = Input("s3://bucket/none.parquet")
