@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import jinja2
 import matplotlib
 from PIL import Image
 from pydantic import Field
@@ -15,6 +14,7 @@ from pydantic import Field
 from lcl.core.config import config, run_command
 from lcl.core.document import PARAGRAPH_BREAK, Document
 from lcl.core.files import open_aside, read_json
+from lcl.core.html_page import page_template
 from lcl.core.images import decode_image, encode_jpeg
 from lcl.core.logs import read_metrics
 from lcl.core.shards import ShardSet
@@ -55,10 +55,7 @@ def main(settings: ReportConfig) -> None:
     shards = ShardSet([Path(settings.shards)])
     chosen = sorted(random.Random(0).sample(range(len(shards)), min(settings.num_documents, len(shards))))
     run = Path(settings.run) if settings.run else None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html").render(
+    page = page_template(Path(__file__).with_name("report.html")).render(
         title=settings.title,
         note=settings.note,
         results_note=settings.results_note,

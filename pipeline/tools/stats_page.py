@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from lcl.core.files import open_aside, write_json
+from lcl.core.html_page import page_template
 from pipeline.tools.charts import Chart, draw_chart
 
 NAMES = {"domains": "most frequent domains, documents", "languages": "languages, documents", "licenses": "licences that pages name, documents"}
@@ -24,15 +23,7 @@ def write_stats(stats: Mapping[str, Any], output: Path) -> None:
                 file.write(data)
         pictures.append({"name": name, "title": chart.title, "svg": svg})
     with open_aside(output / "index.html") as file:
-        file.write(template("stats.html").render(stats=stats, pictures=pictures).encode())
-
-
-def template(name: str) -> jinja2.Template:
-    """A page beside this file, which escapes all that it is given."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(name)
+        file.write(page_template(Path(__file__).with_name("stats.html")).render(stats=stats, pictures=pictures).encode())
 
 
 def charts_of(stats: Mapping[str, Any]) -> dict[str, Chart]:

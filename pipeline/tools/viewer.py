@@ -20,14 +20,15 @@ from pydantic import Field
 from lcl.core.config import config
 from lcl.core.document import PARAGRAPH_BREAK, Document, ImageSegment
 from lcl.core.files import open_aside, write_json
+from lcl.core.html_page import page_template
 from lcl.core.images import probe_image
 from lcl.core.logs import progress_bar
 from lcl.core.rejected import Rejected
 from lcl.core.shards import ShardSet
 from pipeline.rejects import read_rejects
-from pipeline.tools.stats_page import template
 from pipeline.tools.where import Condition
 
+HERE = Path(__file__).parent
 SCHEMA = "lcl-view/1"
 MAX_TEXT = 20_000     # characters shown of one text between images
 MAX_SEARCHED = 4_000  # characters of a document that can be found
@@ -67,19 +68,19 @@ def view_shards(settings: ViewConfig) -> dict[str, int]:
     pages = [chosen[start : start + settings.per_page] for start in range(0, len(chosen), settings.per_page)]
     entries: list[dict[str, Any]] = []
     rejects = _Rejects(shards)
-    page_template = template("view_page.html")
+    document_page = page_template(HERE / "view_page.html")
     with progress_bar("pages", total=len(pages)) as bar:
         for number, indices in enumerate(pages, 1):
             cards = [_card(shards, index, output, settings, rejects) for index in indices]
             entries += [_entry(card, number) for card in cards]
-            _write(output / page_name(number), page_template, cards=cards, number=number, num_pages=len(pages), page_name=page_name)
+            _write(output / page_name(number), document_page, cards=cards, number=number, num_pages=len(pages), page_name=page_name)
             bar.advance()
-    script = (Path(__file__).parent / "view_search.js").read_text()
+    script = (HERE / "view_search.js").read_text()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     first_names = [{"name": page_name(number), "first": indices[0], "last": indices[-1]} for number, indices in enumerate(pages, 1)]
     counts = {"documents": len(chosen), "images": sum(entry["images"] for entry in entries), "pages": len(pages)}
     _write(
-        output / "index.html", template("view_index.html"), entries=entries, pages=first_names, script=script, script_hash=script_hash,
+        output / "index.html", page_template(HERE / "view_index.html"), entries=entries, pages=first_names, script=script, script_hash=script_hash,
         counts=counts, num_all=len(shards), where=settings.where, sources=[Path(folder).name for folder in settings.shards],
     )
     return counts
