@@ -1,6 +1,7 @@
 """Entry point: how a build scales: with workers, against no Ray at all, with more input, and what a worker needs of memory.
 
-    python benchmarks/building.py --output docs/benchmarks/building.json                 about half an hour on two cores, which nothing else should use
+    python benchmarks/building.py --output docs/benchmarks/building.json                 half an hour on two cores, which nothing else should use
+    python benchmarks/building.py --output docs/benchmarks/splits.json --parts splits    an hour
     python benchmarks/building.py --output outputs/building.json --parts memory
 
 Each build runs in a process of its own (benchmarks/build_once.py), so that a peak of memory is that of one build.
@@ -36,14 +37,14 @@ IMAGES_A_PAGE = 3
 PARAGRAPHS = 12
 NUM_WORDS = 20_000
 SIZE_PX = (640, 480)
-Part = Literal["workers", "soak", "memory", "ledger"]
+Part = Literal["workers", "soak", "memory", "splits"]
 
 
 @config
 class BuildingConfig:
     output: str
     """JSON file for what was measured."""
-    parts: tuple[Part, ...] = ("workers", "soak", "memory", "ledger")
+    parts: tuple[Part, ...] = ("workers", "soak", "memory")
     pages: Annotated[int, Field(ge=1)] = 150
     """Pages of a crawl file; each has 3 photographs of 640 x 480 pixels."""
     files: Annotated[int, Field(ge=2)] = 16
@@ -52,8 +53,8 @@ class BuildingConfig:
     soak: tuple[int, ...] = (1, 10, 100)
     """Numbers of crawl files."""
     soak_pages: Annotated[int, Field(ge=1)] = 40
-    ledger: Annotated[int, Field(ge=1)] = 100_000
-    """Tasks whose records the driver keeps; a tenth as many splits are built."""
+    splits: tuple[int, ...] = (1_000, 10_000, 100_000)
+    """Numbers of tiny crawl files; as many as the last are also run as tasks that do nothing, through the driver alone."""
     large_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000
     """Size of the large crawl file."""
     bomb_bytes: Annotated[int, Field(ge=1)] = 4 << 30
@@ -116,22 +117,24 @@ def measure_memory(folder: Path, settings: BuildingConfig) -> dict[str, Any]:
     return found
 
 
-def measure_ledger(folder: Path, settings: BuildingConfig) -> dict[str, Any]:
-    """Many splits: tiny crawl files built, and built again when all is done, a tenth as many; and as many tasks as splits through the driver alone."""
+def measure_splits(folder: Path, settings: BuildingConfig) -> dict[str, Any]:
+    """Many splits: tiny crawl files built, and built again when all is done; and as many tasks as splits through the driver alone."""
     found = {}
-    for number in (settings.ledger // 100, settings.ledger // 10):
-        source = folder / f"ledger-{number}"
+    for number in settings.splits:
+        source = folder / f"splits-{number}"
         source.mkdir()
         data = write_crawl(source / "000000.warc.gz", 7, 1).read_bytes()
         for file in range(1, number):
             (source / f"{file:06d}.warc.gz").write_bytes(data)
-        runs = [one([source], folder / f"out-ledger-{number}", "ray-2") for _ in range(2)]
+        runs = [one([source], folder / f"out-splits-{number}", "ray-2") for _ in range(2)]
         found[str(number)] = {name: {"ms_per_split": 1e3 * run["seconds"] / number, "peak_mib": run["peak_mib"]} for name, run in zip(("built", "continued"), runs, strict=True)}
-    run = one([], folder / "out-tasks", f"tasks-{settings.ledger}")
-    return {"builds": found, "tasks": {"number": settings.ledger, "ms_per_task": 1e3 * run["seconds"] / settings.ledger, "peak_mib": run["peak_mib"], "mib_before": run["mib_before"]}}
+        log.info("%d splits: %s", number, json.dumps(found[str(number)]))
+    number = settings.splits[-1]
+    run = one([], folder / "out-tasks", f"tasks-{number}")
+    return {"builds": found, "tasks": {"number": number, "ms_per_task": 1e3 * run["seconds"] / number, "peak_mib": run["peak_mib"], "mib_before": run["mib_before"]}}
 
 
-PARTS = {"workers": measure_workers, "soak": measure_soak, "memory": measure_memory, "ledger": measure_ledger}
+PARTS = {"workers": measure_workers, "soak": measure_soak, "memory": measure_memory, "splits": measure_splits}
 
 
 def one(crawls: list[Path], output: Path, kind: str) -> dict[str, Any]:
