@@ -197,7 +197,7 @@ class SquareTower(VisionTransformer):
         grid, positions = tuple(patches.shape[-2:]), self.positional_embedding
         if grid != self.grid_size:
             positions = resample_abs_pos_embed(positions[None], list(grid), old_size=list(self.grid_size))[0]
-        class_token = self.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        class_token = self.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         return self.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
 
     def dummy(self) -> tuple[UInt8[Tensor, "1 3 height width"], Grids]:
