@@ -36,7 +36,8 @@ def timm_config(encoder: Encoder, *, licence: str) -> dict[str, Any]:
     }  # fmt: skip
     if vision.kind == "naflex":
         architecture, grid = "naflexvit_base_patch16_gap", list(encoder.visual.embeds.pos_embed.shape[1:3])
-        sizes |= {"pos_embed_grid_size": grid, "init_values": None, "reg_tokens": 0}
+        # no layer scale: 0.0, for transformers drops a None and timm's default would come back
+        sizes |= {"pos_embed_grid_size": grid, "init_values": 0.0, "reg_tokens": 0}
     else:
         architecture = _architecture(tower, vision.open_clip)
         sizes |= {"img_size": tower.image_px, "dynamic_img_size": True}
