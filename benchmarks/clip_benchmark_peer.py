@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER = ("clip-benchmark==1.6.2", "requests")  # it imports requests and does not ask for it
 RECALL_AT = (1, 5, 10)
 BATCH = 64
+AGREE = 1e-6  # shares of the same counts, in float32 there and float64 here
 # The peer's command, once timm knows the tower (its first argument is the export).
 LAUNCH = "import sys; from lcl.exports.open_clip_tower import register_tower; register_tower(sys.argv.pop(1)); from clip_benchmark.cli import main; main()"
 
@@ -96,6 +97,8 @@ def main(settings: PeerConfig) -> None:
         for name, value in values.items():
             log.info("%s %s: ours %.4f, CLIP_benchmark %.4f", task, name, value, peer[task][name])
     log.info("largest difference %.1e: %s", measured["largest_difference"], settings.output)
+    if measured["largest_difference"] > AGREE:
+        raise ValueError(f"CLIP_benchmark and our own numbers differ by {measured['largest_difference']:.1e}: see {settings.output}")
 
 
 def make_environment(folder: Path) -> Path:

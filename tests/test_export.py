@@ -31,8 +31,6 @@ from lcl.zero_shot import text_features
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.made_encoders import FLEXIBLE, SQUARE, checkpoint_of, random_model, seeded
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # of the other libraries' own making
-
 SETTINGS = {"vit": SQUARE, "naflex": FLEXIBLE}
 TARGETS = ("timm", "hf", "open_clip", "onnx")
 
@@ -201,7 +199,7 @@ def test_what_counts_as_equal() -> None:
 
 @pytest.mark.parametrize("to", TARGETS)
 def test_nothing_is_left_of_an_export_that_differs(to: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here what is written is of other weights than what it is compared with: the encoder changes in between."""
+    """Our own features are falsified here, so that they are no longer those of what was written."""
     own = Encoder.forward
 
     def changed(self: Encoder, images: torch.Tensor, layers: tuple[int, ...] = ()) -> Any:

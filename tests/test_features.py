@@ -17,6 +17,7 @@ from lcl.text import TextConfig
 from lcl.vision import VisionConfig, normalise
 from tests.made_encoders import KINDS, SQUARE, checkpoint_of, random_model, seeded
 
+
 def patches(images: Tensor, patch_px: int) -> Tensor:
     count, _, height, width = images.shape
     cut = images.reshape(count, 3, height // patch_px, patch_px, width // patch_px, patch_px)

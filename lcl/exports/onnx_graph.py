@@ -33,7 +33,7 @@ def write_onnx(folder: Path, encoder: Encoder) -> None:
     """Writes `model.onnx` with PyTorch's exporter."""
     num_bytes = sum(value.numel() * value.element_size() for value in encoder.state_dict().values())
     torch.onnx.export(
-        _Graph(encoder), (random_images(encoder.image_px),), folder / FILE, dynamo=True, opset_version=OPSET, input_names=["images"],
+        _Graph(encoder).eval(), (random_images(encoder.image_px),), folder / FILE, dynamo=True, opset_version=OPSET, input_names=["images"],
         output_names=["pooled", "tokens"], dynamic_shapes={"images": {0: torch.export.Dim("batch")}}, external_data=num_bytes > ONE_FILE_BYTES, verbose=False,
     )  # fmt: skip
 
