@@ -5,6 +5,7 @@
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -95,7 +96,9 @@ def write_parts(folder: Path, settings: ExportConfig) -> tuple[Encoder, float]:
 
 
 def _write_record(folder: Path, encoder: Encoder, settings: ExportConfig) -> None:
-    write_json(folder / RECORD, {"schema": SCHEMA, "to": settings.to, "model": to_dict(encoder.settings), "fingerprint": encoder.fingerprint})
+    sizes = encoder.settings
+    sizes = replace(sizes, tokenizer=replace(sizes.tokenizer, file=Path(sizes.tokenizer.file).name))  # where it lay on this machine is nobody's business
+    write_json(folder / RECORD, {"schema": SCHEMA, "to": settings.to, "model": to_dict(sizes), "fingerprint": encoder.fingerprint})
     _seal(folder)
 
 

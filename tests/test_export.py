@@ -166,6 +166,7 @@ def test_a_tokenizer_of_ones_own_goes_along(tmp_path: Path) -> None:
     checkpoint_of(model, tmp_path / "step-1")
     tokenizer.save(tmp_path / "step-1")
     main(ExportConfig(checkpoint=str(tmp_path / "step-1"), to="open_clip", output=str(tmp_path / "out")))
+    assert str(tmp_path) not in (tmp_path / "out" / "lcl.json").read_text()
     ids = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(["a Photo", "<s> dog"])
     for row, text in zip(ids.tolist(), ["a Photo", "<s> dog"], strict=True):
         wanted = [tokenizer.sot, *tokenizer.encode(text), tokenizer.eot]

@@ -97,8 +97,9 @@ def model_card(encoder: Encoder, facts: CardFacts, *, folder_name: str) -> str:
 
 
 def _run_record(checkpoint: Path) -> Mapping[str, Any]:
-    """The `run.json` of a run, of the run that a checkpoint lies in, or of an imported checkpoint; {} where there is none."""
-    found = next((path for path in (checkpoint / "run.json", checkpoint.parent / "run.json") if path.is_file()), None)
+    """The `run.json` of a run, of the run that a checkpoint (step-N) lies in, or of an imported checkpoint; {} where there is none."""
+    places = [checkpoint / "run.json"] + [checkpoint.parent / "run.json"] * checkpoint.name.startswith("step-")
+    found = next((path for path in places if path.is_file()), None)
     return {} if found is None else read_json(found)
 
 
