@@ -21,6 +21,7 @@ COMMANDS = {
     "train-tokenizer": ("lcl.train_tokenizer", "a byte-level tokenizer from the texts of shards, in the place of CLIP's"),
     "pretrain": ("lcl.pretrain", "pretrain an encoder on shards"),
     "import-published": ("lcl.import_published", "the authors' checkpoint as one of ours, to evaluate or start from"),
+    "export": ("lcl.export", "the encoder for timm, transformers, open_clip or onnxruntime, checked against ours"),
     "eval linear-probe": ("lcl.eval_linear_probe", "linear probe of an encoder on labelled images"),
     "eval zero-shot": ("lcl.eval_zero_shot", "zero-shot classification of labelled images"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),

@@ -5,9 +5,6 @@
 """
 
 import logging
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +14,7 @@ from safetensors.torch import save
 
 from lcl.checkpoint import MANIFEST
 from lcl.core.config import config, run_command, to_dict, write_run_record
-from lcl.core.files import open_aside, read_json, sha256_of, sync_folder, write_json
+from lcl.core.files import folder_aside, open_aside, read_json, sha256_of, write_json
 from lcl.core.logs import set_up_logging
 from lcl.core.tokenizer import Tokenizer
 from lcl.model import LCL, ModelConfig
@@ -92,19 +89,12 @@ def write_folder(folder: Path, model: LCL, tokenizer: Tokenizer, *, settings: Im
 
     It has no state of an optimiser, so a run can start from it and none can resume from it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.tmp")
-    aside.mkdir()
-    try:
+    with folder_aside(folder) as aside:
         with open_aside(aside / "model.safetensors") as file:  # safetensors' own save_file lets nobody but the owner read it
             file.write(save(model.state_dict()))
         write_json(aside / "config.json", {"model": to_dict(model.settings), "tokenizer": tokenizer.fingerprint})
         write_run_record(aside, settings, weights=sha256_of(Path(settings.weights)))
         write_json(aside / MANIFEST, {"sha256": {path.name: sha256_of(path) for path in sorted(aside.iterdir())}})
-        os.replace(aside, folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class CrossAttention(nn.Module):
         attended = functional.scaled_dot_product_attention(
             *(
                 rearrange(tensor, "images n (heads w) -> images heads n w", heads=self.heads)
-                for tensor in ((self.q(queries) + self.q_bias).expand(len(keys), -1, -1), self.k(keys) + self.k_bias, projected)
+                for tensor in ((self.q(queries) + self.q_bias).expand(keys.shape[0], -1, -1), self.k(keys) + self.k_bias, projected)
             ),
             attn_mask=None if valid is None else rearrange(valid, "images patches -> images 1 1 patches"),
         )

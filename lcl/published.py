@@ -1,5 +1,6 @@
 """The authors' checkpoints and model configs (OpenGVLab/LCL: LCL_ViT-B-16_laion, LCL_ViT-B-32_mmc4, ...) as ours."""
 
+import math
 import re
 from collections.abc import Mapping
 from operator import index
@@ -13,6 +14,8 @@ from torch import Tensor
 from lcl.core.config import from_dict
 from lcl.core.files import read_json
 from lcl.model import LCL, ModelConfig
+from lcl.text import TextConfig
+from lcl.vision import VisionConfig
 
 # What a config of theirs may say. Other settings of open_clip, where they are not off, make models that are not built here.
 KNOWN = {
@@ -21,6 +24,7 @@ KNOWN = {
     "text_cfg": {"context_length", "width", "layers", "heads", "vocab_size", "tokenizer_kwargs"},
     "pool_project_cfg": {"pool_proj_type", "input_dim", "output_dim", "attn_num_heads"},
 }
+HEAD_WIDTH = 64  # of towers and poolings of all released models
 
 
 def published_config(record: Mapping[str, Any], *, origin: str) -> tuple[ModelConfig, int]:
@@ -51,6 +55,26 @@ def published_config(record: Mapping[str, Any], *, origin: str) -> tuple[ModelCo
     settings = from_dict(ModelConfig, values, origin=origin)
     settings.check()
     return settings, vocab_size
+
+
+def published_vision(state: Mapping[str, Tensor], *, origin: str) -> ModelConfig:
+    """The sizes of a published model's tower and pooling, from the shapes of their tensors; heads are 64 wide, as in all that were released.
+
+    Raises ValueError naming `origin` if a tensor is missing or a width is no multiple of 64.
+    """
+    try:
+        width, _, patch_px, _ = state["visual.conv1.weight"].shape
+        grid = math.isqrt(len(state["visual.positional_embedding"]) - 1)
+        embed_width = len(state["pool_project.pooler.cross_attn.proj.weight"])
+        mlp_ratio = len(state["visual.transformer.resblocks.0.mlp.c_fc.weight"]) / width
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{origin} holds no vision encoder of a published LCL model ({type(error).__name__}: {error}); give its .pt, or a checkpoint of ours") from error
+    if width % HEAD_WIDTH or embed_width % HEAD_WIDTH:
+        raise ValueError(f"{origin} has widths of {width} and {embed_width}, not multiples of {HEAD_WIDTH}: its heads are not known; give its config to `lcl import-published`")
+    layers = sum(name.endswith(".ln_1.weight") for name in state)
+    heads = embed_width // HEAD_WIDTH
+    vision = VisionConfig(image_px=grid * patch_px, patch_px=patch_px, width=width, layers=layers, head_width=HEAD_WIDTH, mlp_ratio=mlp_ratio)
+    return ModelConfig(embed_width=embed_width, pool_heads=heads, vision=vision, text=TextConfig(width=embed_width, heads=heads))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

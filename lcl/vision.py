@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from open_clip.transformer import QuickGELU, VisionTransformer
 from PIL import Image
 from pydantic import Field
+from timm.layers import resample_abs_pos_embed
 from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from torch import Tensor, nn
 
@@ -68,6 +70,12 @@ class VisionConfig:
         return Tower(self.image_px, self.patch_px, self.width, self.layers, self.head_width, self.mlp_ratio)
 
     @property
+    def square_px(self) -> int:
+        """Side of the square that a vit sees, or of the largest that a naflex tower's patches cover."""
+        tower = self.tower()
+        return math.isqrt(self.max_patches) * tower.patch_px if self.kind == "naflex" else tower.image_px
+
+    @property
     def most_patches(self) -> int:
         """Patches of the largest image."""
         tower = self.tower()
@@ -86,18 +94,6 @@ class VisionConfig:
         if self.kind == "vit":
             return Crop(centre_box(width, height), self._square_grid())
         return Crop((0.0, 0.0, 1.0, 1.0), self._own_grid(float(width), float(height)))
-
-    def tensor_input(self, images: Float[Tensor, "images 3 height width"]) -> tuple[Float[Tensor, "images ..."], Grid]:
-        """Images of one size as the encoder's input, and their grid. Raises ValueError for a size that it does not take."""
-        tower, (height, width) = self.tower(), images.shape[-2:]
-        grid = (height // tower.patch_px, width // tower.patch_px)
-        if self.kind == "vit" and (height, width) != (tower.image_px, tower.image_px):
-            raise ValueError(f"images are {width} x {height} px, the encoder takes {tower.image_px} x {tower.image_px}: resize them")
-        if self.kind == "vit":
-            return images, grid
-        if height % tower.patch_px or width % tower.patch_px or not 0 < grid[0] * grid[1] <= self.max_patches:
-            raise ValueError(f"images are {width} x {height} px, the encoder takes multiples of {tower.patch_px} px up to {self.max_patches} patches: resize them")
-        return rearrange(images, "images c (rows ph) (columns pw) -> images (rows columns) (ph pw c)", ph=tower.patch_px, pw=tower.patch_px), grid
 
     def draft_px(self, crop: Crop) -> tuple[int, int]:
         """Width and height (px) of the whole image at which decoding loses nothing that the crop shows."""
@@ -158,6 +154,19 @@ def _open_clip_tower(name: str) -> Tower:
     return Tower(size, patch, given.get("width", 768), given.get("layers", 12), given.get("head_width", 64), given.get("mlp_ratio", 4.0), tuple(options.items()))
 
 
+Layered = tuple[Float[Tensor, "images patches features"], tuple[Float[Tensor, "images patches features"], ...]]
+
+
+def _through(blocks: Iterable[nn.Module], hidden: Tensor, layers: Sequence[int]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """What the last block puts out, and what those of `layers` (from 0) do."""
+    outputs = {}
+    for number, block in enumerate(blocks):
+        hidden = block(hidden)
+        if number in layers:
+            outputs[number] = hidden
+    return hidden, tuple(outputs[number] for number in layers)
+
+
 class SquareTower(VisionTransformer):
     """open_clip's vision transformer; its class token is read by nobody but the other tokens, as in the published model."""
 
@@ -175,6 +184,21 @@ class SquareTower(VisionTransformer):
     def forward(self, images: Float[Tensor, "images 3 height width"], grids: Grids) -> Float[Tensor, "images patches features"]:
         """Patch tokens, row by row over the grid."""
         return self.ln_post(self.transformer(self._embeds(images)))[:, 1:]
+
+    def with_layers(self, images: Float[Tensor, "images 3 height width"], layers: Sequence[int]) -> Layered:
+        """Patch tokens of images of one size, any whole number of patches, and what the blocks of these numbers put out."""
+        hidden, outputs = _through(self.transformer.resblocks, self._embeds(images), layers)
+        return self.ln_post(hidden)[:, 1:], tuple(output[:, 1:] for output in outputs)
+
+    def _embeds(self, images: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images tokens features"]:
+        """The class token and the patches with their positions, which are resized where the images are not of the tower's own size."""
+        patches = self.conv1(images)
+        tokens = rearrange(patches, "images width rows columns -> images (rows columns) width")
+        grid, positions = tuple(patches.shape[-2:]), self.positional_embedding
+        if grid != self.grid_size:
+            positions = resample_abs_pos_embed(positions[None], list(grid), old_size=list(self.grid_size))[0]
+        class_token = self.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
+        return self.ln_pre(torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype))
 
     def dummy(self) -> tuple[UInt8[Tensor, "1 3 height width"], Grids]:
         """One black image."""
@@ -196,7 +220,7 @@ class FlexibleTower(NaFlexVit):
         self.max_patches, self.patch_px = settings.max_patches, settings.patch_px
 
     @property
-    def blocks_of_layers(self) -> nn.ModuleList:
+    def blocks_of_layers(self) -> nn.Sequential:
         return self.blocks
 
     def forward(self, patches: Float[Tensor, "images patches values"], grids: Grids) -> Float[Tensor, "images patches features"]:
@@ -219,6 +243,11 @@ class FlexibleTower(NaFlexVit):
         tokens = rearrange(self.norm(hidden), "sequences length width -> (sequences length) width")[target]
         unpacked = torch.zeros_like(flat).index_copy(0, kept, tokens.to(flat.dtype))
         return rearrange(unpacked, "(images patches) width -> images patches width", patches=length)
+
+    def with_layers(self, images: Float[Tensor, "images 3 height width"], layers: Sequence[int]) -> Layered:
+        """As the square tower's. Images of one size need no packing, so there may be more patches than `max_patches`."""
+        hidden, outputs = _through(self.blocks, self.norm_pre(self.embeds(images)[0]), layers)
+        return self.norm(hidden), outputs
 
     def dummy(self) -> tuple[UInt8[Tensor, "1 1 values"], Grids]:
         """One black patch."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from einops import rearrange
 from torch import nn
 
 from lcl.engine import EngineConfig
@@ -145,10 +146,10 @@ def test_activations_of_the_vision_tower_as_measured(kind: str) -> None:
 
     def make(layers: int) -> tuple[nn.Module, Callable[[], Any]]:
         vision = replace(config, layers=layers)
-        values, grid = vision.tensor_input(pixels)
+        values = pixels if kind == "vit" else rearrange(pixels, "images c (rows ph) (columns pw) -> images (rows columns) (ph pw c)", ph=4, pw=4)
         settings = ModelConfig(embed_width=16, pool_heads=2, vision=vision, text=TextConfig(width=16, layers=1, heads=2))
         model = LCL(settings, vocab_size=VOCAB_SIZE)
-        return model, lambda: model.visual(values, (grid,) * 4)
+        return model, lambda: model.visual(values, ((8, 8),) * 4)
 
     assert of_a_layer(make) == pytest.approx(4 * 4 * (64 + (kind == "vit")) * vision_block_values(config.tower()), rel=0.08)
 

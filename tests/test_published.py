@@ -137,7 +137,7 @@ def test_an_imported_checkpoint_gives_the_same_features(model: LCL, imported: Pa
     images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     features = load_encoder(imported)(images)
     latents = model.encode_images((images - _column(0)) / _column(1), ((2, 2),) * 3)
-    assert torch.equal(features.pooled, latents.pooled) and torch.equal(features.tokens, latents.tokens) and features.pooled.std() > 0.05
+    assert torch.equal(features.pooled, latents.pooled) and features.pooled.std() > 0.05
     again, tokenizer = load_model(imported)
     texts = ["a photo of a dog", "1 <soi>", "x" * 100]
     assert torch.equal(text_features(again, tokenizer, texts), text_features(model, TOKENIZER, texts))

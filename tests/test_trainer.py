@@ -103,8 +103,8 @@ def test_one_command_trains_the_twin_of_each_preset(trained: tuple[Path, str], n
     encoder = load_encoder(run)
     side = 32 if model.settings.vision.kind == "vit" else 24
     features = encoder(torch.rand(2, 3, side, 16 if side == 24 else side))
-    expected = model.settings.image_latents or (side // 8) * (2 if side == 24 else side // 8)
-    assert features.pooled.shape == (2, 32) and features.tokens.shape == (2, expected, 32)
+    expected = (side // 8) * (2 if side == 24 else side // 8)
+    assert features.pooled.shape == (2, 32) and features.tokens.shape == (2, expected, model.settings.vision.tower().width)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

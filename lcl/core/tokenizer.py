@@ -70,6 +70,11 @@ class Tokenizer:
         """The text of ordinary ids; special ids are left out. With CLIP's merges: lower case, one space between words."""
         return self._text.decode(ids)
 
+    @property
+    def of_ordinary_text(self) -> tokenizers.Tokenizer:
+        """What makes ids of text, without the special ones, as the Hugging Face library has it."""
+        return self._text.model
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` into `folder`, byte for byte the file that was read; nothing for CLIP's merges, which a package brings."""
         if self.settings.file:

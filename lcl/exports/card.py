@@ -1,0 +1,133 @@
+"""The model card that an export writes: what the encoder is, what it was trained on, what was measured, what it is not for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lcl.core.config import commit, versions
+from lcl.core.files import read_json
+from lcl.exports.folder import Target
+from lcl.features import Encoder
+
+RESULT_SCHEMA = "lcl-evaluation/2"
+UNKNOWN = "not known: its checkpoint has no run.json beside it"
+
+USE: dict[Target, str] = {
+    "timm": '''import timm, torch
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)   # for images of PIL
+print(model(torch.rand(1, 3, SIDE, SIDE)).shape, model.forward_features(torch.rand(1, 3, SIDE, SIDE)).shape)''',
+    "hf": '''from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+model, processor = AutoModel.from_pretrained("FOLDER"), AutoImageProcessor.from_pretrained("FOLDER")
+print(model(**processor(Image.new("RGB", (SIDE, SIDE)))).pooler_output.shape)''',
+    "open_clip": '''import open_clip
+from lcl.exports.open_clip_tower import register_tower
+
+register_tower("FOLDER")
+model, preprocess = open_clip.create_model_from_pretrained("local-dir:FOLDER")
+print(model.encode_text(open_clip.get_tokenizer("local-dir:FOLDER")(["a photo of a dog"])).shape)''',
+    "onnx": '''import numpy, onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+pooled, tokens = session.run(["pooled", "tokens"], {"images": numpy.random.rand(2, 3, SIDE, SIDE).astype("float32")})
+print(pooled.shape, tokens.shape)''',
+}  # fmt: skip
+GIVES: dict[Target, str] = {
+    "timm": "`model(images)` is the mean of the patch tokens (LCL leaves the class token out); `lcl.features.load_encoder` on this folder gives LCL's own pooled latent too.",
+    "hf": "`pooler_output` is the mean of the patch tokens (LCL leaves the class token out); `lcl.features.load_encoder` on this folder gives LCL's own pooled latent too.",
+    "open_clip": "Image features are LCL's pooled latents, text features the language model's at `<soi>`; open_clip needs this package for the image tower.",
+    "onnx": "Images are float in [0, 1] and square; `pooled` is LCL's pooled latent, `tokens` the patch tokens. The normalisation is in the graph.",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says beside what the encoder itself tells. `difference` is the self-check's."""
+
+    target: Target
+    checkpoint: Path
+    licence: str
+    results: Sequence[Path]
+    difference: float
+
+
+def read_results(path: Path) -> Mapping[str, Any]:
+    """A result of `lcl eval`. Raises ValueError if the file holds something else."""
+    if not path.is_file():
+        raise ValueError(f"--results {path}: no such file; `lcl eval ... --output {path}` makes one")
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("schema") != RESULT_SCHEMA:
+        raise ValueError(f"--results {path} is no result of an evaluation ({RESULT_SCHEMA}); give the files that `lcl eval ... --output` wrote")
+    return record
+
+
+def model_card(encoder: Encoder, facts: CardFacts, *, folder_name: str) -> str:
+    """The card in Markdown, with the header that model hubs read. Raises ValueError as `read_results` does."""
+    run = _run_record(facts.checkpoint)
+    header = ["---", "library_name: " + {"hf": "transformers"}.get(facts.target, facts.target), *([f"license: {facts.licence}"] if facts.licence else [])]
+    header += ["pipeline_tag: image-feature-extraction", "tags: [latent-compression-learning, vision]", "---"]
+    use = USE[facts.target].replace("FOLDER", folder_name).replace("SIDE", str(encoder.image_px))
+    lines = [
+        *header, f"# {folder_name}", "",
+        "A vision encoder trained with Latent Compression Learning ([Yang et al., NeurIPS 2024](https://arxiv.org/abs/2406.07543)).", "",
+        "## Use", "```python", use, "```", GIVES[facts.target], "",
+        "## What it is", *_table({
+            "tower": f"{encoder.settings.vision.kind}, {encoder.num_layers} blocks, width {encoder.width}, patches of {encoder.patch_px} px, trained at {encoder.image_px} px",
+            "pooled latent": f"width {encoder.embed_width}, {encoder.settings.pool_heads} heads",
+            "parameters": f"{sum(value.numel() for value in encoder.state_dict().values()):,} (tower and pooling)",
+            "fingerprint of the weights": f"`{encoder.fingerprint}`",
+            "licence": facts.licence or "not stated by who exported it",
+        }), "",
+        "## Training", *_table(_training(run)), "",
+        "## Results", *_results(facts.results), "",
+        "## Limits",
+        "- It shows what its data showed it, with their errors, biases and languages. It was not tested for any use that concerns people: not for identification, nor for decisions about them.",
+        f"- Other sizes than {encoder.image_px} px work (positions are resized), and were not trained.",
+        "- Results hold for the sets and protocols named with them, and for nothing else." if facts.results else "- Nothing was measured for this card: evaluate it before you rely on it.",
+        "",
+        "## Export",
+        f"To {facts.target}, with lcl at commit `{commit()}` and {', '.join(f'{name} {number}' for name, number in versions().items())}. "
+        f"Its features were compared with lcl's own on random images: the largest difference was {facts.difference:.1e}, as a share of the largest value or of 1.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _run_record(checkpoint: Path) -> Mapping[str, Any]:
+    """The `run.json` of a run, of the run that a checkpoint (step-N) lies in, or of an imported checkpoint; {} where there is none."""
+    places = [checkpoint / "run.json"] + [checkpoint.parent / "run.json"] * checkpoint.name.startswith("step-")
+    found = next((path for path in places if path.is_file()), None)
+    return {} if found is None else read_json(found)
+
+
+def _training(run: Mapping[str, Any]) -> dict[str, str]:
+    if not run:
+        return {"run": UNKNOWN}
+    config = run["config"]
+    said = {"commit": f"`{run.get('commit', 'unknown')}`", "started": run.get("started", "unknown")}
+    if "weights" in config and "model_config" in config:
+        return {"imported": f"{Path(config['weights']).name} as {config['model_config']}"} | said
+    data = config["data"]["shards"]
+    shards = ", ".join(Path(str(item["path"] if isinstance(item, dict) else item)).name for item in ([data] if isinstance(data, str) else data))
+    sizes = {"steps": f"{config['steps']:,}", "rows in a batch": str(config["batch_rows"]), "tokens in a row": str(config["row_length"]), "seed": str(config["seed"])}
+    loss = ", ".join(f"{name} {value}" for name, value in config["loss"].items())
+    return {"data": f"shards {shards}, fingerprint `{run.get('shards', 'unknown')}`"} | sizes | {"loss": loss} | said
+
+
+def _results(paths: Sequence[Path]) -> list[str]:
+    if not paths:
+        return ["None were given."]
+    lines = ["| task | data | model | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|---|"]
+    for record in map(read_results, paths):
+        for row in record["rows"]:
+            values = (f"{row[name]:.1%}" if row.get("unit", "share") == "share" else f"{row[name]:,.1f}" for name in ("value", "low", "high"))
+            value, low, high = values
+            lines.append(f"| {record['task']} | {record['dataset']['name']} | {row['model']} | {row['metric']} | {value} | {low} to {high} | {row['n']} |")
+    return lines
+
+
+def _table(values: Mapping[str, str]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())]
