@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lcl.core.config import _commit, to_dict, versions
+from lcl.core.config import commit, to_dict, versions
 from lcl.core.files import write_json
 from lcl.flops import peak_flops
 
@@ -23,7 +23,7 @@ def write_result(path: Path, settings: Any, measured: Mapping[str, Any]) -> None
     write_json(
         path,
         {
-            "benchmark": Path(sys.argv[0]).stem, "measured": dict(measured), "config": to_dict(settings), "command": command, "commit": _commit(),
+            "benchmark": Path(sys.argv[0]).stem, "measured": dict(measured), "config": to_dict(settings), "command": command, "commit": commit(),
             "versions": versions(), "machine": machine(), "load": round(os.getloadavg()[0], 1), "finished": time.strftime("%FT%TZ", time.gmtime()),
         },
     )  # fmt: skip

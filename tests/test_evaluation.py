@@ -12,7 +12,7 @@ from lcl.core.files import read_json, write_json
 from lcl.evaluation import majority, score
 from lcl.labelled import find_labelled, load_pixels
 from lcl.probe import linear_probe, wilson_interval
-from lcl.zero_shot import class_weights, classify, text_features
+from lcl.evals.zero_shot import class_weights, classify, text_features
 from tests.conftest import Run, assert_one_line_error
 
 

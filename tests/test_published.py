@@ -26,7 +26,7 @@ from lcl.published import load_published, published_config, read_weights
 from lcl.start import StartConfig, load_start
 from lcl.text import TextConfig
 from lcl.vision import VisionConfig
-from lcl.zero_shot import text_features
+from lcl.evals.zero_shot import text_features
 from tests.conftest import Run
 
 SIZES = ModelConfig(

@@ -28,7 +28,7 @@ from lcl.onnx_scorer import OnnxConfig
 from lcl.scorers import cosines
 from lcl.scoring import ScoreConfig, score_set
 from lcl.train_config import PRESETS
-from lcl.zero_shot import text_features
+from lcl.evals.zero_shot import text_features
 from pipeline.tools.applying import ApplyConfig, apply_to_set
 from tests.conftest import Run
 from tests.made_shards import file_bytes, file_states, made_document, made_image, made_set

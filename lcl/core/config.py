@@ -202,7 +202,7 @@ def _default_config(cls: type[Config], ours: Mapping[str, str], presets: Mapping
 
 def write_run_record(folder: Path, value: Any, **inputs: str) -> None:
     """Writes `run.json`: the resolved config, fingerprints of the inputs, the command, the commit and the versions of a run."""
-    record = {"config": to_dict(value), **inputs, "command": sys.argv, "commit": _commit(), "versions": versions()}
+    record = {"config": to_dict(value), **inputs, "command": sys.argv, "commit": commit(), "versions": versions()}
     write_json(folder / "run.json", record | {"started": time.strftime("%FT%TZ", time.gmtime())})
 
 
@@ -237,7 +237,8 @@ def versions(names: Sequence[str] = ("lcl", "torch", "deepspeed", "ray", "numpy"
 _version = cache(version)  # it reads and parses the package's metadata
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of the checkout that runs, with -dirty where files differ from it; "unknown" outside of one."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
