@@ -22,7 +22,7 @@ def main(settings: EvalAllConfig) -> None:
     if folder.is_file():
         raise ValueError(f"--output {folder} is a file; give a folder for the results")
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=folder)
-    for name, result in evaluate_all(model, images, cache, seed=settings.seed, settings=settings.tasks):
+    for name, result in evaluate_all(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.tasks):
         publish(result, folder / f"{name}.json")
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 from lcl.evals.context_retrieval import ContextRetrievalConfig, evaluate_context_retrieval
-from lcl.evals.evaluated import Device, EvaluatedModel
+from lcl.evals.evaluated import Control, Device, EvaluatedModel
 from lcl.evals.results import check_output, publish
 from lcl.features import Weights
 
@@ -24,6 +24,8 @@ class EvalContextRetrievalConfig:
     retrieval: ContextRetrievalConfig = ContextRetrievalConfig()
     weights: Weights = "model"
     """Weights of the last step, or their moving average."""
+    controls: tuple[Control, ...] = ("random",)
+    """What is measured beside it: the model at its random start, or () for nothing."""
     device: Device = "cpu"
     seed: int = 0
 
@@ -32,7 +34,7 @@ def main(settings: EvalContextRetrievalConfig) -> None:
     set_up_logging()
     output = check_output(Path(settings.output))
     model = EvaluatedModel.open(settings.checkpoint, weights=settings.weights, device=settings.device)
-    publish(evaluate_context_retrieval(model, [Path(folder) for folder in settings.shards], seed=settings.seed, settings=settings.retrieval), output)
+    publish(evaluate_context_retrieval(model, [Path(folder) for folder in settings.shards], seed=settings.seed, controls=settings.controls, settings=settings.retrieval), output)
 
 
 if __name__ == "__main__":

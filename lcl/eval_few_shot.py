@@ -19,7 +19,7 @@ def main(settings: EvalFewShotConfig) -> None:
     set_up_logging()
     output = check_output(Path(settings.output))
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
-    publish(evaluate_few_shot(model, images, cache, seed=settings.seed, settings=settings.few_shot), output)
+    publish(evaluate_few_shot(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.few_shot), output)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(settings: EvalKnnConfig) -> None:
     set_up_logging()
     output = check_output(Path(settings.output))
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
-    publish(evaluate_knn(model, images, cache, seed=settings.seed, settings=settings.knn), output)
+    publish(evaluate_knn(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.knn), output)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(settings: EvalLinearConfig) -> None:
     set_up_logging()
     output = check_output(Path(settings.output))
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
-    publish(evaluate_linear(model, images, cache, seed=settings.seed, settings=settings.probe), output)
+    publish(evaluate_linear(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.probe), output)
 
 
 if __name__ == "__main__":

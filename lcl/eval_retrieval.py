@@ -13,7 +13,7 @@ def main(settings: EvalConfig) -> None:
     set_up_logging()
     output = check_output(Path(settings.output))
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
-    publish(evaluate_retrieval(model, images, cache, seed=settings.seed), output)
+    publish(evaluate_retrieval(model, images, cache, seed=settings.seed, controls=settings.controls), output)
 
 
 if __name__ == "__main__":

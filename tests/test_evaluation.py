@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from lcl.core.files import read_json, write_json
 from lcl.evaluation import majority, score
 from lcl.labelled import find_labelled, load_pixels
 from lcl.probe import linear_probe, wilson_interval
+
+from lcl.core.files import read_json, write_json
 from lcl.evals.zero_shot import class_weights, classify, text_features
 from tests.conftest import Run, assert_one_line_error
 

@@ -5,6 +5,7 @@
 The probe of AIM (El-Nouby et al. 2024, arXiv:2401.08541, section 4), by which the paper of LCL judges encoders (arXiv:2406.07543): LCL trains no class token.
 """
 
+import itertools
 import math
 from typing import Annotated
 
@@ -26,11 +27,11 @@ Rate = Annotated[float, Field(gt=0)]
 
 @config
 class AttentiveProbeConfig:
-    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1e-3, 3e-3, 1e-2)
+    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (1e-3, 3e-3, 1e-2, 3e-2)
     """Of AdamW, to choose from; each falls to 0 along a cosine, after a rise over a tenth of the steps."""
     weight_decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (1e-4, 0.1)
     """To choose from."""
-    steps: Annotated[int, Field(ge=1)] = 400
+    steps: Annotated[int, Field(ge=1)] = 600
     batch: Annotated[int, Field(ge=1)] = 128
     """Images a step, drawn without repetition until all were seen."""
     max_heads: Annotated[int, Field(ge=1)] = 12
@@ -71,11 +72,10 @@ def attentive_probe(
     Learning rate and weight decay are the best on the validation images (of equal ones the first), then the probe is trained again on `refit`.
     The same arguments give the same scores; no random number depends on anything else.
     """
-    sweep = [
-        {"learning_rate": rate, "weight_decay": decay, "validation_accuracy": accuracy(_fit_predict(train, validation, num_classes, settings, rate, decay, seed), validation.labels)}
-        for rate in settings.learning_rates
-        for decay in settings.weight_decays
-    ]
+    sweep = []
+    for rate, decay in itertools.product(settings.learning_rates, settings.weight_decays):
+        scores = _fit_predict(train, validation, num_classes, settings, rate, decay, seed)
+        sweep.append({"learning_rate": rate, "weight_decay": decay, "validation_accuracy": accuracy(scores, validation.labels)})
     best = best_of(sweep)
     chosen = {name: best[name] for name in ("learning_rate", "weight_decay")}
     final = joined(train, validation) if settings.refit == "train+validation" else train

@@ -1,4 +1,4 @@
-"""Classification of an image set by frozen features, each protocol beside its controls.
+"""Classification of an image set by frozen features, each protocol beside its controls (any of them may be left out).
 
     ImageSet + EvaluatedModel --(feature cache)--> features of: trained encoder | random weights | raw pixels
         --(one protocol, the same for all three, and for the first with shuffled labels)--> rows, sweeps, predictions --> Result
@@ -7,7 +7,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from lcl.core.config import to_dict
 from lcl.evals.attentive_probe import EPSILON, AttentiveProbeConfig, attentive_probe
-from lcl.evals.evaluated import TRAINED, EvaluatedModel, Subject, What
+from lcl.evals.evaluated import CONTROLS, TRAINED, Control, EvaluatedModel, ModelSubject, What
 from lcl.evals.examples import Examples, Outcome
 from lcl.evals.feature_cache import FeatureCache, one_thread
 from lcl.evals.few_shot import STRENGTHS, FewShotConfig, few_shot_scores
@@ -44,6 +44,18 @@ class Divided:
     validation_is: str
 
 
+@dataclass(frozen=True)
+class Protocol(Generic[Settings]):
+    """A trained probe: what it reads, how it is fitted and chosen, and the settings that try nothing but what was chosen (for shuffled labels)."""
+
+    task: str
+    what: What
+    probe: Callable[[Examples, Examples, Examples, Settings], Outcome]
+    settings: Settings
+    narrow: Callable[[Mapping[str, Any]], Settings]
+    described: Mapping[str, Any]
+
+
 def divide(images: ImageSet, *, seed: int) -> Divided:
     """The official splits; where there is no validation split, a part of train is drawn within each class.
 
@@ -69,17 +81,22 @@ def labelled_test(images: ImageSet) -> Int[np.ndarray, " images"]:
     return test
 
 
-def evaluate_linear(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, settings: LinearProbeConfig = LinearProbeConfig()) -> Result:
+def evaluate_linear(
+    model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS, settings: LinearProbeConfig = LinearProbeConfig()
+) -> Result:
     """The linear probe on the pooled latents (lcl/evals/linear_probe.py). Raises ValueError as `divide` and the cache."""
 
     def probe(train: Examples, validation: Examples, test: Examples, settings: LinearProbeConfig) -> Outcome:
         return linear_probe(train, validation, test.features, num_classes=len(images.classes), settings=settings)
 
     described = {"classifier": "standardised features, logistic regression (L-BFGS)"}
-    return _evaluate_probe("linear probe", "pooled", probe, settings, lambda chosen: replace(settings, strengths=(chosen["C"],)), model, images, cache, seed, described)
+    protocol = Protocol("linear probe", "pooled", probe, settings, lambda chosen: replace(settings, strengths=(chosen["C"],)), described)
+    return _evaluate_probe(protocol, model, images, cache, seed, controls)
 
 
-def evaluate_attentive(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, settings: AttentiveProbeConfig = AttentiveProbeConfig()) -> Result:
+def evaluate_attentive(
+    model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS, settings: AttentiveProbeConfig = AttentiveProbeConfig()
+) -> Result:
     """The attentive probe on the patch tokens (lcl/evals/attentive_probe.py). Raises ValueError as `divide` and the cache."""
 
     def probe(train: Examples, validation: Examples, test: Examples, settings: AttentiveProbeConfig) -> Outcome:
@@ -89,20 +106,25 @@ def evaluate_attentive(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
         return replace(settings, learning_rates=(chosen["learning_rate"],), weight_decays=(chosen["weight_decay"],))
 
     described = {"classifier": "BatchNorm without parameters (statistics of all training tokens), one learned query, linear layer; AdamW, cosine", "epsilon": EPSILON}
-    return _evaluate_probe("attentive probe", "tokens", probe, settings, narrow, model, images, cache, seed, described)
+    return _evaluate_probe(Protocol("attentive probe", "tokens", probe, settings, narrow, described), model, images, cache, seed, controls)
 
 
-def evaluate_knn(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, settings: KnnConfig = KnnConfig()) -> Result:
+def evaluate_knn(
+    model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS, settings: KnnConfig = KnnConfig()
+) -> Result:
     """Nearest neighbours of the pooled latents (lcl/evals/knn.py). Raises ValueError as `divide`, `knn_probe` and the cache."""
 
     def probe(train: Examples, validation: Examples, test: Examples, settings: KnnConfig) -> Outcome:
         return knn_probe(train, validation, test.features, num_classes=len(images.classes), settings=settings)
 
     described = {"classifier": "votes of the nearest images by cosine, weights exp(cosine / temperature)"}
-    return _evaluate_probe("nearest neighbours", "pooled", probe, settings, lambda chosen: replace(settings, neighbours=(chosen["k"],)), model, images, cache, seed, described)
+    protocol = Protocol("nearest neighbours", "pooled", probe, settings, lambda chosen: replace(settings, neighbours=(chosen["k"],)), described)
+    return _evaluate_probe(protocol, model, images, cache, seed, controls)
 
 
-def evaluate_few_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, settings: FewShotConfig = FewShotConfig()) -> Result:
+def evaluate_few_shot(
+    model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS, settings: FewShotConfig = FewShotConfig()
+) -> Result:
     """Ridge regression on a few images of each class, drawn from train and validation (lcl/evals/few_shot.py), mean over seeds.
 
     Raises ValueError if a class lacks even the smallest number of shots, and as `divide` and the cache.
@@ -130,27 +152,28 @@ def evaluate_few_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCac
             rows.append(Row(name, f"{shots}-shot accuracy", mean_of_seeds(accuracies), f"{len(seeds)} draws, {len(wanted)} test images"))
 
     with one_thread():
-        for subject in _subjects(model, seed):
+        for subject in model.subjects(controls, seed=seed):
             features = cache.get(subject, images, "pooled").values
             measure(subject.name, features, labels)
-            if subject.name == TRAINED:
+            if subject.name == TRAINED and "shuffled" in controls:
                 measure(SHUFFLED, features, np.random.default_rng(seed).permutation(labels))
     left_out = [f"{shots} shots: {smallest}" for shots in sorted(settings.shots) if shots not in usable]
     protocol = _protocol(model, settings, features="pooled latent") | {
-        "classifier": "ridge regression of +-1 labels on standardised features", "l2": STRENGTHS, "l2_chosen_on": "leave-one-out error of the drawn images", "drawn_from": "train and validation",
+        "classifier": "ridge regression of +-1 labels on standardised features", "l2": STRENGTHS, "l2_chosen_on": "leave-one-out error of the drawn images",
+        "drawn_from": "train and validation",
     }  # fmt: skip
     return Result(
-        task="few-shot classification", dataset=describe_set(images, divided.validation_is), model=model.record(), protocol=protocol, rows=by_metric(rows + controls(images, divided.test)),
+        task="few-shot classification", dataset=describe_set(images, divided.validation_is), model=model.record(), protocol=protocol, rows=by_metric(rows + constant_answers(images, divided.test)),
         predictions=predictions, seeds=list(seeds), seconds=time.perf_counter() - began, left_out=left_out,
     )  # fmt: skip
 
 
-def evaluate_zero_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0) -> Result:
+def evaluate_zero_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS) -> Result:
     """Images against class names in the set's templates (lcl/evals/zero_shot.py). Raises ValueError as `labelled_test` and the cache."""
     began, test = time.perf_counter(), labelled_test(images)
     rows, predictions = [], []
     with one_thread():
-        for subject in (model.trained(), model.random(seed=seed)):
+        for subject in (subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)):
             pooled = torch.from_numpy(cache.get(subject, images, "pooled").values[test])
             lcl, tokenizer = subject.loaded
             weights = class_weights(lcl, tokenizer, images.classes, images.templates).float().cpu()
@@ -163,11 +186,11 @@ def evaluate_zero_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
     }  # fmt: skip
     return Result(
         task="zero-shot classification", dataset=describe_set(images, "not used"), model=model.record(), protocol=protocol,
-        rows=by_metric(rows + controls(images, test)), predictions=predictions, seeds=[seed], seconds=time.perf_counter() - began,
+        rows=by_metric(rows + constant_answers(images, test)), predictions=predictions, seeds=[seed], seconds=time.perf_counter() - began,
     )  # fmt: skip
 
 
-def controls(images: ImageSet, test: Int[np.ndarray, " n"]) -> list[Row]:
+def constant_answers(images: ImageSet, test: Int[np.ndarray, " n"]) -> list[Row]:
     """What a constant answer reaches at most on the test images, and chance."""
     labels = images.labels[test]
     most = int(np.bincount(labels).argmax())
@@ -185,11 +208,7 @@ def describe_set(images: ImageSet, validation_is: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _evaluate_probe(
-    task: str, what: What, probe: Callable[[Examples, Examples, Examples, Settings], Outcome], settings: Settings, narrow: Callable[[Mapping[str, Any]], Settings],
-    model: EvaluatedModel, images: ImageSet, cache: FeatureCache, seed: int, described: Mapping[str, Any],
-) -> Result:
-    """`narrow` gives the settings that try nothing but what was chosen: the shuffled control takes the encoder's."""
+def _evaluate_probe(protocol: Protocol, model: EvaluatedModel, images: ImageSet, cache: FeatureCache, seed: int, controls: Sequence[Control]) -> Result:
     began, divided = time.perf_counter(), divide(images, seed=seed)
     rows: list[Row] = []
     predictions: list[Predictions] = []
@@ -201,27 +220,24 @@ def _evaluate_probe(
         predictions.append(_predictions(name, "accuracy", images, divided.test, outcome.scores))
 
     with one_thread():
-        for subject in _subjects(model, seed):
-            features = cache.get(subject, images, what)
+        for subject in model.subjects(controls, seed=seed):
+            features = cache.get(subject, images, protocol.what)
             examples = Examples(features.values, images.labels, features.counts)
             train, validation, test = (examples.chosen(places) for places in (divided.train, divided.validation, divided.test))
-            outcome = probe(train, validation, test, settings)
+            outcome = protocol.probe(train, validation, test, protocol.settings)
             sweeps[subject.name] = {"chosen_on": f"validation ({divided.validation_is})", "chosen": dict(outcome.chosen), "tried": list(outcome.sweep)}
             detail = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in outcome.chosen.items())
             take(subject.name, outcome, detail)
-            if subject.name == TRAINED:
+            if subject.name == TRAINED and "shuffled" in controls:
                 shuffled = np.random.default_rng(seed).permutation(np.concatenate([train.labels, validation.labels]))
                 mixed = train.with_labels(shuffled[: len(train)]), validation.with_labels(shuffled[len(train) :])
-                take(SHUFFLED, probe(*mixed, test, narrow(outcome.chosen)), f"{TRAINED}, {detail}")
-    protocol = _protocol(model, settings, features="pooled latent" if what == "pooled" else "patch tokens behind the tower's last norm, float16") | dict(described)
+                take(SHUFFLED, protocol.probe(*mixed, test, protocol.narrow(outcome.chosen)), f"{TRAINED}, {detail}")
+    features_are = "pooled latent" if protocol.what == "pooled" else "patch tokens behind the tower's last norm, float16"
+    described = _protocol(model, protocol.settings, features=features_are) | dict(protocol.described)
     return Result(
-        task=task, dataset=describe_set(images, divided.validation_is), model=model.record(), protocol=protocol, rows=by_metric(rows + controls(images, divided.test)),
+        task=protocol.task, dataset=describe_set(images, divided.validation_is), model=model.record(), protocol=described, rows=by_metric(rows + constant_answers(images, divided.test)),
         predictions=predictions, seeds=[seed], seconds=time.perf_counter() - began, sweeps=sweeps,
     )  # fmt: skip
-
-
-def _subjects(model: EvaluatedModel, seed: int) -> Sequence[Subject]:
-    return model.trained(), model.random(seed=seed), model.raw_pixels()
 
 
 def _protocol(model: EvaluatedModel, settings: Any, *, features: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lcl.core.logs import progress_bar
 from lcl.core.rejected import Rejected
 from lcl.core.shards import ShardSet
 from lcl.core.tokenizer import Tokenizer
-from lcl.evals.evaluated import EvaluatedModel
+from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, ModelSubject
 from lcl.evals.feature_cache import one_thread
 from lcl.evals.intervals import clustered_bootstrap, exact
 from lcl.evals.results import Predictions, Result, Row, by_metric
@@ -63,7 +63,9 @@ class Contexts:
     latent_documents: Int[np.ndarray, " latents"]
 
 
-def evaluate_context_retrieval(model: EvaluatedModel, shards: Sequence[Path], *, seed: int = 0, settings: ContextRetrievalConfig = ContextRetrievalConfig()) -> Result:
+def evaluate_context_retrieval(
+    model: EvaluatedModel, shards: Sequence[Path], *, seed: int = 0, controls: Sequence[Control] = CONTROLS, settings: ContextRetrievalConfig = ContextRetrievalConfig()
+) -> Result:
     """R@1, R@5, R@10 and the median rank of the image at each <soi> among the candidates, for the trained model and at its random start.
 
     An image without context (nothing before it) asks for nothing but is a candidate; images of the same bytes count as one. Raises ValueError if no context
@@ -75,7 +77,7 @@ def evaluate_context_retrieval(model: EvaluatedModel, shards: Sequence[Path], *,
     rows: list[Row] = []
     predictions = []
     with one_thread():
-        for subject in (model.trained(), model.random(seed=seed)):
+        for subject in (subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)):
             contexts = _embed(*subject.loaded, source, number, settings, title=subject.name)
             found, nearest, num_candidates, asked = _ranks(contexts, within_document=settings.candidates == "document")
             documents = [str(document) for document in contexts.documents[asked]]

@@ -25,6 +25,8 @@ from lcl.vision import PIXEL_MEAN, PIXEL_STD
 
 Device = Literal["cpu", "cuda"]
 What = Literal["pooled", "tokens"]
+Control = Literal["shuffled", "random", "pixels"]
+CONTROLS: tuple[Control, ...] = ("shuffled", "random", "pixels")
 
 TRAINED, RANDOM = "trained encoder", "random weights"
 RAW_PX = 32       # side of the raw-pixel control at most: 3072 numbers an image
@@ -97,6 +99,11 @@ class EvaluatedModel:
 
     def raw_pixels(self) -> "PixelSubject":
         return PixelSubject(min(RAW_PX, self.settings.vision.tower().image_px) // RAW_PATCH_PX * RAW_PATCH_PX)
+
+    def subjects(self, controls: Sequence[Control], *, seed: int) -> list["ModelSubject | PixelSubject"]:
+        """The trained encoder, and those of the controls that are encoders."""
+        beside = {"random": lambda: self.random(seed=seed), "pixels": self.raw_pixels}
+        return [self.trained(), *(make() for name, make in beside.items() if name in controls)]
 
     def preprocessing(self) -> dict[str, Any]:
         """What happens to an image before the encoder sees it, for a result's record."""

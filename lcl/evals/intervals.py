@@ -41,12 +41,12 @@ def exact(value: float, n: int) -> Estimate:
 
 
 def mean_of_seeds(values: Sequence[float]) -> Estimate:
-    """Mean over seeds with Student's interval, mean +- t(0.975, n - 1) sd / sqrt(n). Raises ValueError for fewer than two."""
+    """Mean of shares over seeds with Student's interval, mean +- t(0.975, n - 1) sd / sqrt(n), cut to [0, 1]. Raises ValueError for fewer than two."""
     if len(values) < 2:
         raise ValueError(f"an interval over seeds needs two or more, not {len(values)}: give more --seeds")
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
     half = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return Estimate(mean, mean - half, mean + half, "t over seeds", len(values))
+    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), "t over seeds", len(values))
 
 
 def balanced_accuracy(predicted: Int[np.ndarray, " images"], labels: Int[np.ndarray, " images"], *, seed: int = 0) -> Estimate:

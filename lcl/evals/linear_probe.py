@@ -17,7 +17,7 @@ from lcl.evals.examples import Examples, Outcome, Refit, accuracy, best_of, join
 
 @config
 class LinearProbeConfig:
-    strengths: Annotated[tuple[float, ...], Field(min_length=1)] = tuple(10.0**power for power in range(-5, 3))
+    strengths: Annotated[tuple[float, ...], Field(min_length=1)] = tuple(10.0**power for power in range(-5, 4))
     """C of scikit-learn (inverse regularisation) to choose from, the strongest regularisation first."""
     max_iterations: Annotated[int, Field(ge=1)] = 300
     """Of L-BFGS."""
@@ -40,7 +40,9 @@ def linear_probe(train: Examples, validation: Examples, test: Float[np.ndarray, 
     return Outcome(_fit_predict(final, test, chosen["C"], num_classes, settings), chosen, sweep)
 
 
-def _fit_predict(train: Examples, features: Float[np.ndarray, "images width"], strength: float, num_classes: int, settings: LinearProbeConfig) -> Float[np.ndarray, "images classes"]:
+def _fit_predict(
+    train: Examples, features: Float[np.ndarray, "images width"], strength: float, num_classes: int, settings: LinearProbeConfig
+) -> Float[np.ndarray, "images classes"]:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=settings.max_iterations))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest strengths need not converge to be compared

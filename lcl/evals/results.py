@@ -31,6 +31,7 @@ PREDICTIONS = pa.schema(
     ]
 )  # fmt: skip
 Unit = Literal["share", "rank"]
+PAGE_WIDTH = 150  # columns of the table where it goes to a file
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,14 @@ def print_rows(title: str, rows: Sequence[Row], left_out: Sequence[str] = ()) ->
         of = row.estimate
         interval = "" if of.method == EXACT else f"{shown(of.low, row.unit)} to {shown(of.high, row.unit)}"
         table.add_row(row.metric, row.model, shown(of.value, row.unit), interval, str(of.n), row.detail)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=PAGE_WIDTH)
     console.print(table)
-    methods = {row.metric: row.estimate.method for row in rows if row.estimate.method != EXACT}
-    console.print("intervals: " + "; ".join(f"{metric}: {method}" for metric, method in methods.items()))
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        if row.estimate.method != EXACT and row.metric not in methods.setdefault(row.estimate.method, []):
+            methods[row.estimate.method].append(row.metric)
+    for method, metrics in methods.items():
+        console.print(f"intervals of {', '.join(metrics)}: {method}")
     for reason in left_out:
         console.print(f"left out: {reason}")
 

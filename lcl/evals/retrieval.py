@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lcl.evals.classification import describe_set
-from lcl.evals.evaluated import EvaluatedModel
+from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, ModelSubject
 from lcl.evals.feature_cache import FeatureCache, one_thread
 from lcl.evals.image_sets import ImageSet
 from lcl.evals.intervals import clustered_bootstrap, exact
@@ -54,7 +54,7 @@ def chance_of(num_right: Int[np.ndarray, " queries"], num: int, *, k: int) -> fl
     return float(np.mean([1 - math.comb(num - right, k) / math.comb(num, k) for right in num_right.tolist()]))
 
 
-def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0) -> Result:
+def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS) -> Result:
     """R@1, R@5 and R@10 of the test images' captions by image and of the images by caption.
 
     Raises ValueError if the set has no test split, if no image of it has a caption, and as the cache.
@@ -70,7 +70,7 @@ def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
     groups = torch.arange(len(test)), torch.from_numpy(image_of)
     rows, predictions = [], []
     with one_thread():
-        for subject in (model.trained(), model.random(seed=seed)):
+        for subject in (subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)):
             pooled = torch.from_numpy(cache.get(subject, images, "pooled").values[test])
             lcl, tokenizer = subject.loaded
             texts = torch.cat([text_features(lcl, tokenizer, captions[at : at + TEXTS]).float().cpu() for at in range(0, len(captions), TEXTS)])
@@ -86,7 +86,8 @@ def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
     for way, right, num in (("image to text", counts, len(captions)), ("text to image", np.ones(len(captions), dtype=int), len(test))):
         rows += [Row("chance", f"{way} R@{k}", exact(chance_of(right, num, k=k), len(right))) for k in TOP if k <= num]
     protocol = {
-        "features": "pooled latent, cosine in float32", "text_feature": "at <soi> in the place of <eot>", "right": "any positive among the first k", "ties": f"against the model, within {TIE:g}",
+        "features": "pooled latent, cosine in float32", "text_feature": "at <soi> in the place of <eot>",
+        "right": "any positive among the first k", "ties": f"against the model, within {TIE:g}",
         "num_captions": len(captions), "num_images": len(test), "preprocessing": model.preprocessing(), "score": "rank of the nearest right candidate",
     }  # fmt: skip
     left = len(images.split("test")) - len(test)

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lcl.core.config import config
-from lcl.evals.evaluated import Device, EvaluatedModel
+from lcl.evals.evaluated import CONTROLS, Control, Device, EvaluatedModel
 from lcl.evals.feature_cache import FeatureCache
 from lcl.evals.image_sets import ImageSet, open_image_set
 from lcl.features import Weights
@@ -30,6 +30,8 @@ class EvalConfig:
     """Folder for features; without it lcl-cache beside the output."""
     weights: Weights = "model"
     """Weights of the last step, or their moving average."""
+    controls: tuple[Control, ...] = CONTROLS
+    """What is measured beside it, where the protocol has it: shuffled training labels, the encoder at its random start, raw pixels."""
     device: Device = "cpu"
     seed: int = 0
 
