@@ -140,11 +140,12 @@ def evaluate_few_shot(
     seeds = range(seed, seed + settings.num_seeds)
     rows, predictions = [], []
 
-    def measure(name: str, features: Float[np.ndarray, "images width"], labels: Int[np.ndarray, " images"]) -> None:
+    def measure(name: str, features: Float[np.ndarray, "images width"], *, shuffled: bool = False) -> None:
         for shots in usable:
             accuracies = []
             for draw in seeds:
-                classes, found = few_shot_scores(features[fitted], labels, features[divided.test], shots=shots, seed=draw)
+                given = np.random.default_rng(draw).permutation(labels) if shuffled else labels
+                classes, found = few_shot_scores(features[fitted], given, features[divided.test], shots=shots, seed=draw)
                 scores = np.full((len(wanted), len(images.classes)), -np.inf)
                 scores[:, classes] = found
                 predictions.append(_predictions(name, f"{shots}-shot accuracy", images, divided.test, scores, seed=draw))
@@ -154,17 +155,17 @@ def evaluate_few_shot(
     with one_thread():
         for subject in model.subjects(controls, seed=seed):
             features = cache.get(subject, images, "pooled").values
-            measure(subject.name, features, labels)
+            measure(subject.name, features)
             if subject.name == TRAINED and "shuffled" in controls:
-                measure(SHUFFLED, features, np.random.default_rng(seed).permutation(labels))
+                measure(SHUFFLED, features, shuffled=True)
     left_out = [f"{shots} shots: {smallest}" for shots in sorted(settings.shots) if shots not in usable]
     protocol = _protocol(model, settings, features="pooled latent") | {
         "classifier": "ridge regression of +-1 labels on standardised features", "l2": STRENGTHS, "l2_chosen_on": "leave-one-out error of the drawn images",
         "drawn_from": "train and validation",
     }  # fmt: skip
     return Result(
-        task="few-shot classification", dataset=describe_set(images, divided.validation_is), model=model.record(), protocol=protocol, rows=by_metric(rows + constant_answers(images, divided.test)),
-        predictions=predictions, seeds=list(seeds), seconds=time.perf_counter() - began, left_out=left_out,
+        task="few-shot classification", dataset=describe_set(images, divided.validation_is), model=model.record(), protocol=protocol,
+        rows=by_metric(rows + constant_answers(images, divided.test)), predictions=predictions, seeds=list(seeds), seconds=time.perf_counter() - began, left_out=left_out,
     )  # fmt: skip
 
 
@@ -235,8 +236,8 @@ def _evaluate_probe(protocol: Protocol, model: EvaluatedModel, images: ImageSet,
     features_are = "pooled latent" if protocol.what == "pooled" else "patch tokens behind the tower's last norm, float16"
     described = _protocol(model, protocol.settings, features=features_are) | dict(protocol.described)
     return Result(
-        task=protocol.task, dataset=describe_set(images, divided.validation_is), model=model.record(), protocol=described, rows=by_metric(rows + constant_answers(images, divided.test)),
-        predictions=predictions, seeds=[seed], seconds=time.perf_counter() - began, sweeps=sweeps,
+        task=protocol.task, dataset=describe_set(images, divided.validation_is), model=model.record(), protocol=described,
+        rows=by_metric(rows + constant_answers(images, divided.test)), predictions=predictions, seeds=[seed], seconds=time.perf_counter() - began, sweeps=sweeps,
     )  # fmt: skip
 
 
@@ -244,7 +245,7 @@ def _protocol(model: EvaluatedModel, settings: Any, *, features: str) -> dict[st
     return {"features": features, "preprocessing": model.preprocessing(), "settings": to_dict(settings)}
 
 
-def _rows(name: str, scores: Float[np.ndarray, "images classes"], labels: Int[np.ndarray, " images"], metrics: Sequence[Metric], *, detail: str = "") -> list[Row]:
+def _rows(name: str, scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], metrics: Sequence[Metric], *, detail: str = "") -> list[Row]:
     predicted, num = scores.argmax(axis=1), len(labels)
     own = scores[np.arange(num), labels][:, None]
     above = (scores >= own).sum(axis=1)  # itself and those that score as much or more: ties count against the model
