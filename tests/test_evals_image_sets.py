@@ -212,7 +212,9 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
         images.read(images.ids.index("test/red/0.png"), decode_image)
 
 
-@pytest.mark.parametrize(("name", "splits"), [("clothing10_cc0_s128.tar", (3068, 341, 372)), ("mnist_png_subset.tar.gz", (5000, 0, 1000)), ("sign_digits_apache2_subset.tar", (0, 0, 0))])
+@pytest.mark.parametrize(
+    ("name", "splits"), [("clothing10_cc0_s128.tar", (3068, 341, 372)), ("mnist_png_subset.tar.gz", (5000, 0, 1000)), ("sign_digits_apache2_subset.tar", (0, 0, 0))]
+)
 def test_real_sets_open(shared: Path, name: str, splits: tuple[int, int, int]) -> None:
     images = open_image_set(shared / "data" / "eval" / name)
     assert len(images.classes) == 10 and tuple(len(images.splits.get(split, ())) for split in ("train", "validation", "test")) == splits

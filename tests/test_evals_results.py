@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from lcl import eval_knn
 from lcl.core.files import read_json, write_json
 from lcl.evals.all_tasks import AllTasksConfig, evaluate_all
 from lcl.evals.attentive_probe import AttentiveProbeConfig
@@ -88,7 +89,7 @@ def test_without_an_official_validation_split_one_is_drawn_by_the_seed(model: Ev
     for evaluate in (evaluate_linear, evaluate_few_shot):
         with pytest.raises(ValueError, match="every class needs at least 2 training images"):
             evaluate(model, single, cache)
-    alone = open_image_set(write_files(tmp_path / "alone", {"train/red/0.png": made_picture("red", 1), "train/red/1.png": made_picture("red", 2), "test/red/1.png": made_picture("red", 3)}))
+    alone = open_image_set(write_files(tmp_path / "alone", {f"{split}/red/{number}.png": made_picture("red", number) for split in ("train", "test") for number in range(2)}))
     with pytest.raises(ValueError, match="its training images are of one class"):
         evaluate_linear(model, alone, cache)
     few = open_image_set(write_files(tmp_path / "few", made_pictures({"train": 2, "test": 1})))
@@ -180,7 +181,8 @@ def test_a_result_says_all_that_made_it(model: EvaluatedModel, images: ImageSet,
 
 def test_results_of_another_version_or_kind_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    for content, message in (({"schema": "lcl-evaluation/1"}, "of another version .* run its evaluation again"), ([], "is no result of an evaluation"), ({"schema": "y"}, "is no result")):
+    old = {"schema": "lcl-evaluation/1"}
+    for content, message in ((old, "of another version .* run its evaluation again"), ([], "is no result of an evaluation"), ({"schema": "y"}, "is no result")):
         write_json(path, content)
         with pytest.raises(ValueError, match=message):
             read_result(path)
@@ -193,12 +195,13 @@ def test_results_of_another_version_or_kind_are_refused(tmp_path: Path) -> None:
 
 def test_commands(run: Run, model: EvaluatedModel, folder: Path, tmp_path: Path) -> None:
     common = ["--checkpoint", model.folder, "--data", folder]
-    small = ["--tasks.attentive.steps", 3, "--tasks.attentive.learning-rates", "1e-3", "--tasks.linear.strengths", "0.1", "--tasks.knn.neighbours", 5, "--tasks.few-shot.shots", 1, 2]
+    small = ["--tasks.attentive.steps", 3, "--tasks.linear.strengths", "0.1", "--tasks.knn.neighbours", 5, "--tasks.few-shot.shots", 1, 2]
     result = run("lcl", "eval", "all", *common, "--output", tmp_path / "all", *small)
     assert result.returncode == 0, result.stderr
     assert {path.stem for path in (tmp_path / "all").glob("*.json")} == {"attentive_probe", "linear_probe", "knn", "few_shot", "zero_shot"}
-    knn = run("lcl", "eval", "knn", *common, "--output", tmp_path / "knn.json", "--cache", tmp_path / "all" / "lcl-cache", "--knn.neighbours", 3, "--controls", "random")
-    assert knn.returncode == 0 and "shuffled" not in knn.stdout, knn.stderr
+    of = {"checkpoint": str(model.folder), "data": str(folder), "cache": str(tmp_path / "all" / "lcl-cache")}
+    eval_knn.main(eval_knn.EvalKnnConfig(output=str(tmp_path / "knn.json"), knn=KnnConfig(neighbours=(3,)), controls=("random",), **of))
+    assert "shuffled" not in (tmp_path / "knn.json").read_text()
     compared = run("lcl", "eval", "compare", tmp_path / "all" / "knn.json", tmp_path / "knn.json", "--output", tmp_path / "difference.json")
     assert compared.returncode == 0 and "McNemar" in compared.stdout, compared.stderr
     assert read_json(tmp_path / "difference.json")["differences"][0]["n"] == 36

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from lcl.core.config import to_dict
 from lcl.evals.attentive_probe import EPSILON, AttentiveProbeConfig, attentive_probe
-from lcl.evals.evaluated import CONTROLS, TRAINED, Control, EvaluatedModel, ModelSubject, What
+from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, ModelSubject, What
 from lcl.evals.examples import Examples, Outcome
 from lcl.evals.feature_cache import FeatureCache, one_thread
 from lcl.evals.few_shot import STRENGTHS, FewShotConfig, few_shot_scores
@@ -23,7 +23,7 @@ from lcl.evals.image_sets import UNKNOWN, ImageSet, draw_stratified
 from lcl.evals.intervals import balanced_accuracy, exact, mean_of_seeds, share
 from lcl.evals.knn import KnnConfig, knn_probe
 from lcl.evals.linear_probe import LinearProbeConfig, linear_probe
-from lcl.evals.results import Predictions, Result, Row, by_metric
+from lcl.evals.results import TRAINED, Predictions, Result, Row, by_metric
 from lcl.evals.zero_shot import class_weights, classify
 
 VALIDATION_PART = 0.2  # of the train split, where there is no validation split

@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 from scipy import stats
 
-from lcl.evals.evaluated import TRAINED
 from lcl.evals.intervals import Estimate, clustered_bootstrap
-from lcl.evals.results import read_predictions, read_result
+from lcl.evals.results import TRAINED, read_predictions, read_result
 
 SCHEMA = "lcl-comparison/1"
 

@@ -19,6 +19,7 @@ from lcl.core.images import decode_image, to_pixels
 from lcl.core.tokenizer import Tokenizer
 from lcl.crops import Crop, centre_box, cut
 from lcl.evals.encode import encode
+from lcl.evals.results import TRAINED
 from lcl.features import Weights, find_checkpoint, load_model, random_twin, read_settings
 from lcl.model import LCL, ModelConfig
 from lcl.vision import PIXEL_MEAN, PIXEL_STD
@@ -28,7 +29,7 @@ What = Literal["pooled", "tokens"]
 Control = Literal["shuffled", "random", "pixels"]
 CONTROLS: tuple[Control, ...] = ("shuffled", "random", "pixels")
 
-TRAINED, RANDOM = "trained encoder", "random weights"
+RANDOM = "random weights"
 RAW_PX = 32       # side of the raw-pixel control at most: 3072 numbers an image
 RAW_PATCH_PX = 4  # its patch tokens: 8 x 8 of 48 numbers
 

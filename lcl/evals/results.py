@@ -22,6 +22,7 @@ from lcl.core.files import open_aside, read_json, sha256_of, write_json
 from lcl.evals.intervals import EXACT, Estimate
 
 SCHEMA = "lcl-evaluation/2"
+TRAINED = "trained encoder"  # the model of the rows that are no control
 PREDICTIONS = pa.schema(
     [
         ("model", pa.string()), ("metric", pa.string()), ("seed", pa.int64()),
