@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 
 from lcl.core.config import to_dict
+from lcl.core.logs import progress_bar
 from lcl.evals.attentive_probe import EPSILON, AttentiveProbeConfig, attentive_probe
 from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, ModelSubject, What
 from lcl.evals.examples import Examples, Outcome
@@ -152,8 +153,11 @@ def evaluate_few_shot(
                 accuracies.append(float((scores.argmax(axis=1) == wanted).mean()))
             rows.append(Row(name, f"{shots}-shot accuracy", mean_of_seeds(accuracies), f"{len(seeds)} draws, {len(wanted)} test images"))
 
+    subjects = model.subjects(controls, seed=seed)
+    for subject in subjects:
+        cache.ensure(subject, images, "pooled")
     with one_thread():
-        for subject in model.subjects(controls, seed=seed):
+        for subject in subjects:
             features = cache.get(subject, images, "pooled").values
             measure(subject.name, features)
             if subject.name == TRAINED and "shuffled" in controls:
@@ -173,8 +177,11 @@ def evaluate_zero_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
     """Images against class names in the set's templates (lcl/evals/zero_shot.py). Raises ValueError as `labelled_test` and the cache."""
     began, test = time.perf_counter(), labelled_test(images)
     rows, predictions = [], []
+    subjects = [subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)]
+    for subject in subjects:
+        cache.ensure(subject, images, "pooled")
     with one_thread():
-        for subject in (subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)):
+        for subject in subjects:
             pooled = torch.from_numpy(cache.get(subject, images, "pooled").values[test])
             lcl, tokenizer = subject.loaded
             weights = class_weights(lcl, tokenizer, images.classes, images.templates).float().cpu()
@@ -220,8 +227,11 @@ def _evaluate_probe(protocol: Protocol, model: EvaluatedModel, images: ImageSet,
         rows.extend(_rows(name, outcome.scores, images.labels[divided.test], metrics, detail=detail))
         predictions.append(_predictions(name, "accuracy", images, divided.test, outcome.scores))
 
-    with one_thread():
-        for subject in model.subjects(controls, seed=seed):
+    subjects = model.subjects(controls, seed=seed)
+    for subject in subjects:
+        cache.ensure(subject, images, protocol.what)
+    with one_thread(), progress_bar(protocol.task, total=len(subjects)) as bar:
+        for subject in subjects:
             features = cache.get(subject, images, protocol.what)
             examples = Examples(features.values, images.labels, features.counts)
             train, validation, test = (examples.chosen(places) for places in (divided.train, divided.validation, divided.test))
@@ -233,6 +243,7 @@ def _evaluate_probe(protocol: Protocol, model: EvaluatedModel, images: ImageSet,
                 shuffled = np.random.default_rng(seed).permutation(np.concatenate([train.labels, validation.labels]))
                 mixed = train.with_labels(shuffled[: len(train)]), validation.with_labels(shuffled[len(train) :])
                 take(SHUFFLED, protocol.probe(*mixed, test, protocol.narrow(outcome.chosen)), f"{TRAINED}, {detail}")
+            bar.advance()
     features_are = "pooled latent" if protocol.what == "pooled" else "patch tokens behind the tower's last norm, float16"
     described = _protocol(model, protocol.settings, features=features_are) | dict(protocol.described)
     return Result(

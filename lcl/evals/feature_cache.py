@@ -46,18 +46,22 @@ class FeatureCache:
     folder: Path
 
     def get(self, subject: Subject, images: ImageSet, what: What) -> Features:
-        """The features, from the cache or computed and put there; patch tokens bring the pooled vectors with them.
-
-        Raises ValueError naming an image that cannot be decoded, a file of the cache that is damaged, and an encoder whose features are not finite.
-        """
+        """The features, from the cache or computed and put there. Raises ValueError as `ensure`, and naming a file of the cache that is damaged."""
+        self.ensure(subject, images, what)
         path = self._path(subject, images, what)
-        if not path.exists():
-            self._fill(subject, images, what)
         try:
             with safe_open(path, framework="numpy") as file:
                 return Features(file.get_tensor(what), file.get_tensor("counts") if what == "tokens" else None)
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it, it will be computed again") from error
+
+    def ensure(self, subject: Subject, images: ImageSet, what: What) -> None:
+        """Computes the features if the cache lacks them; patch tokens bring the pooled vectors with them.
+
+        Raises ValueError naming an image that cannot be decoded, and an encoder whose features are not finite.
+        """
+        if not self._path(subject, images, what).exists():
+            self._fill(subject, images, what)
 
     def _path(self, subject: Subject, images: ImageSet, what: What) -> Path:
         key = [LAYOUT, subject.fingerprint, images.index_sha256, what, BATCH, version("pillow")]

@@ -69,8 +69,11 @@ def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
     caption_ids = [f"{images.ids[place]}#{number}" for place in test for number in range(len(images.captions[place]))]
     groups = torch.arange(len(test)), torch.from_numpy(image_of)
     rows, predictions = [], []
+    subjects = [subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)]
+    for subject in subjects:
+        cache.ensure(subject, images, "pooled")
     with one_thread():
-        for subject in (subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)):
+        for subject in subjects:
             pooled = torch.from_numpy(cache.get(subject, images, "pooled").values[test])
             lcl, tokenizer = subject.loaded
             texts = torch.cat([text_features(lcl, tokenizer, captions[at : at + TEXTS]).float().cpu() for at in range(0, len(captions), TEXTS)])
