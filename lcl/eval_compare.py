@@ -6,13 +6,12 @@
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from lcl.core.config import commit, config, run_command, versions
 from lcl.core.files import sha256_of, write_json
 from lcl.evals.compare import SCHEMA, compare
-from lcl.evals.results import read_result
+from lcl.evals.results import console, read_result
 
 
 @config
@@ -37,7 +36,7 @@ def main(settings: CompareConfig) -> None:
         of = one.difference
         tested = one.p_value_note if one.p_value is None else f"{one.p_value:.3g} ({one.only_first} : {one.only_second})"
         table.add_row(one.metric, f"{one.first:.1%}", f"{one.second:.1%}", f"{of.value:+.1%}", f"{of.low:+.1%} to {of.high:+.1%} ({of.method})", str(of.n), tested)
-    Console().print(table)
+    console().print(table)
     output.parent.mkdir(parents=True, exist_ok=True)
     inputs = {name: {"file": str(path), "sha256": sha256_of(path), "model": read_result(path)["model"]} for name, path in (("first", first), ("second", second))}
     record = {"schema": SCHEMA, "task": read_result(first)["task"], **inputs, "differences": [one.record() for one in differences], "seed": settings.seed}

@@ -237,7 +237,7 @@ def _evaluate_probe(protocol: Protocol, model: EvaluatedModel, images: ImageSet,
             train, validation, test = (examples.chosen(places) for places in (divided.train, divided.validation, divided.test))
             outcome = protocol.probe(train, validation, test, protocol.settings)
             sweeps[subject.name] = {"chosen_on": f"validation ({divided.validation_is})", "chosen": dict(outcome.chosen), "tried": list(outcome.sweep)}
-            detail = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in outcome.chosen.items())
+            detail = ", ".join(_chosen(name, value, outcome.sweep) for name, value in outcome.chosen.items())
             take(subject.name, outcome, detail)
             if subject.name == TRAINED and "shuffled" in controls:
                 shuffled = np.random.default_rng(seed).permutation(np.concatenate([train.labels, validation.labels]))
@@ -263,6 +263,13 @@ def _rows(name: str, scores: Float[np.ndarray, "n classes"], labels: Int[np.ndar
     estimates = {"accuracy": lambda: share(int((predicted == labels).sum()), num), "top-5 accuracy": lambda: share(int((above <= TOP).sum()), num)}
     estimates["balanced accuracy"] = lambda: balanced_accuracy(predicted, labels)
     return [Row(name, metric, estimates[metric](), detail) for metric in metrics if metric != "top-5 accuracy" or scores.shape[1] > TOP]
+
+
+def _chosen(name: str, value: float, sweep: Sequence[Mapping[str, Any]]) -> str:
+    """The value of a hyper-parameter as people read it; one at the end of three or more that were tried may have a better one beyond it, and says so."""
+    tried = sorted({entry[name] for entry in sweep})
+    end = len(tried) > 2 and value in (tried[0], tried[-1])
+    return f"{name.replace('_', ' ')} {value:g}" + (" (end of the sweep)" if end else "")
 
 
 def _predictions(name: str, metric: str, images: ImageSet, test: Int[np.ndarray, " n"], scores: Float[np.ndarray, "n classes"], *, seed: int = 0) -> Predictions:

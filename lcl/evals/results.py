@@ -134,16 +134,21 @@ def print_rows(title: str, rows: Sequence[Row], left_out: Sequence[str] = ()) ->
         of = row.estimate
         interval = "" if of.method == EXACT else f"{shown(of.low, row.unit)} to {shown(of.high, row.unit)}"
         table.add_row(row.metric, row.model, shown(of.value, row.unit), interval, str(of.n), row.detail)
-    console = Console() if sys.stdout.isatty() else Console(width=PAGE_WIDTH)
-    console.print(table)
+    page = console()
+    page.print(table)
     methods: dict[str, list[str]] = {}
     for row in rows:
         if row.estimate.method != EXACT and row.metric not in methods.setdefault(row.estimate.method, []):
             methods[row.estimate.method].append(row.metric)
     for method, metrics in methods.items():
-        console.print(f"intervals of {', '.join(metrics)}: {method}")
+        page.print(f"intervals of {', '.join(metrics)}: {method}")
     for reason in left_out:
-        console.print(f"left out: {reason}")
+        page.print(f"left out: {reason}")
+
+
+def console() -> Console:
+    """Where tables are printed: a terminal at its own width, anything else at PAGE_WIDTH."""
+    return Console() if sys.stdout.isatty() else Console(width=PAGE_WIDTH)
 
 
 def shown(value: float, unit: Unit = "share") -> str:
