@@ -265,7 +265,7 @@ def _rows(name: str, scores: Float[np.ndarray, "n classes"], labels: Int[np.ndar
     return [Row(name, metric, estimates[metric](), detail) for metric in metrics if metric != "top-5 accuracy" or scores.shape[1] > TOP]
 
 
-def _chosen(name: str, value: float, sweep: Sequence[Mapping[str, Any]]) -> str:
+def _chosen(name: str, value: float | int, sweep: Sequence[Mapping[str, Any]]) -> str:
     """The value of a hyper-parameter as people read it; one at the end of three or more that were tried may have a better one beyond it, and says so."""
     tried = sorted({entry[name] for entry in sweep})
     end = len(tried) > 2 and value in (tried[0], tried[-1])
