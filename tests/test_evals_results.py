@@ -85,7 +85,7 @@ def test_without_an_official_validation_split_one_is_drawn_by_the_seed(model: Ev
     images = open_image_set(write_files(tmp_path / "set", made_pictures({"train": 10, "test": 3})))
     result = evaluate_linear(model, images, cache, seed=4, settings=LINEAR)
     assert result.dataset["validation"] == "20% of train, drawn within each class, seed 4" and result.seeds == [4]
-    single = open_image_set(write_files(tmp_path / "single", {name: data for name, data in made_pictures({"train": 1, "test": 1}).items()}))
+    single = open_image_set(write_files(tmp_path / "single", made_pictures({"train": 1, "test": 1})))
     for evaluate in (evaluate_linear, evaluate_few_shot):
         with pytest.raises(ValueError, match="every class needs at least 2 training images"):
             evaluate(model, single, cache)

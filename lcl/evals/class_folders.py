@@ -4,8 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from lcl.evals.found import SPLIT_NAMES, FoundImage, FoundSet, is_image
@@ -28,10 +27,10 @@ def find_in_tar(path: Path, members: Members) -> FoundSet:
         spec = json.loads(specs[0]()) if specs else {}
     except ValueError as error:
         raise ValueError(f"{path}: its classes.json is no JSON ({error})") from error
-    return FoundSet(_sorted_out(path, ((name, partial(read)) for name, read in members.items() if is_image(name))), spec=spec)
+    return FoundSet(_sorted_out(path, ((name, read) for name, read in members.items() if is_image(name))), spec=spec)
 
 
-def _sorted_out(root: Path, files: Iterable[tuple[str, partial]]) -> tuple[FoundImage, ...]:
+def _sorted_out(root: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) -> tuple[FoundImage, ...]:
     images = []
     for name, read in files:
         folders = PurePosixPath(name).parts[:-1]
