@@ -71,7 +71,7 @@ class ImageSet:
     def split(self, name: str) -> Int[np.ndarray, " chosen"]:
         """Places of the images of a split. Raises ValueError with the cure if the set has none."""
         if name not in self.splits:
-            cure = "put images into train/, validation/ or test/" + (", or draw a part of all with --test-part 0.2" if name == "test" else "")
+            cure = "put images into train/, validation/ or test/" + (", or draw a part of all with --test-part 0.2" if name == "test" or not self.splits else "")
             raise ValueError(f"{self.name} has no {name} split (it has {', '.join(self.splits) or 'none'}): {cure}")
         return self.splits[name]
 
