@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from pydantic import Field
 from results import write_result
@@ -33,9 +33,9 @@ from torch.nn.functional import normalize
 
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
+from lcl.evals.image_sets import open_image_set
+from lcl.evals.zero_shot import class_weights, classify, text_features
 from lcl.features import Encoder, load_model
-from lcl.labelled import LabelledSet, find_labelled, load_pixels
-from lcl.zero_shot import class_weights, classify, text_features
 
 log = logging.getLogger(__name__)
 
@@ -67,29 +67,31 @@ class PeerConfig:
 def main(settings: PeerConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)
-    labelled, python = find_labelled(Path(settings.data)), make_environment(Path(settings.environment))
+    images, python = open_image_set(Path(settings.data)), make_environment(Path(settings.environment))
+    test = images.split("test")
+    labels = images.labels[test]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         run([sys.executable, "-m", "lcl.export", "--checkpoint", settings.checkpoint, "--to", "open_clip", "--output", folder / "exported"])
         model, tokenizer = load_model(Path(settings.checkpoint))
         encoder = Encoder(model)
-        files, labels = labelled.files["test"], labelled.labels["test"]
-        pixels = load_pixels(files, side_px=encoder.image_px)
+        pixels = np.stack([images.read(place, model.settings.vision.evaluation_input).values for place in test.tolist()])
         pngs = [encode_png(image) for image in pixels]
-        chosen, captions = unique_captions(labelled, per_image=settings.captions)
-        write_classification(folder / "zeroshot", pngs, labelled)
+        chosen, captions = unique_captions(labels, images.classes, images.templates, per_image=settings.captions)
+        write_classification(folder / "zeroshot", pngs, labels, images.classes, images.templates)
         write_shards(folder / "retrieval", [{"png": pngs[index], "txt": "\n".join(texts).encode()} for index, texts in zip(chosen, captions, strict=True)])
         (folder / "retrieval" / "dataset_type.txt").write_text("retrieval")
         peer = {task: score(python, folder, task) for task in ("zeroshot", "retrieval")}
 
         pooled = pooled_of(encoder, pixels)
-        predicted = classify(pooled, class_weights(model, tokenizer, labelled.classes, labelled.templates)).argmax(dim=1).numpy()
+        predicted = classify(pooled, class_weights(model, tokenizer, images.classes, images.templates)).argmax(dim=1).numpy()
         texts = normalize(text_features(model, tokenizer, [text for of_image in captions for text in of_image]), dim=-1)
         image_of_text = np.repeat(np.arange(len(chosen)), [len(of_image) for of_image in captions])
         ours = {"zeroshot": {"acc1": float((predicted == labels).mean())}, "retrieval": recalls(texts @ normalize(pooled[chosen], dim=-1).T, image_of_text)}
-        measured = {"images": len(files), "retrieval_images": len(chosen), "captions": len(texts), "ours": ours, "peer": peer, "peer_version": PEER[0]}
+        measured = {"images": len(test), "retrieval_images": len(chosen), "captions": len(texts), "ours": ours, "peer": peer, "peer_version": PEER[0]}
         if settings.original:
-            write_classification(folder / "original", [file.read_bytes() for file in files], labelled, ending=files[0].suffix.removeprefix(".").lower())
+            ending = Path(images.ids[test[0]]).suffix.removeprefix(".").lower()
+            write_classification(folder / "original", [images.readers[place]() for place in test.tolist()], labels, images.classes, images.templates, ending=ending)
             measured["peer_on_original_files"] = score(python, folder, "original")
     measured["largest_difference"] = max(abs(ours[task][name] - peer[task][name]) for task in ours for name in ours[task])
     write_result(Path(settings.output), settings, measured)
@@ -151,23 +153,22 @@ def write_shards(folder: Path, members: Sequence[Mapping[str, bytes]]) -> None:
                 tar.addfile(entry, BytesIO(data))
 
 
-def write_classification(folder: Path, images: Sequence[bytes], labelled: LabelledSet, *, ending: str = "png") -> None:
-    labels = labelled.labels["test"]
+def write_classification(folder: Path, images: Sequence[bytes], labels: Int[np.ndarray, " n"], classes: Sequence[str], templates: Sequence[str], *, ending: str = "png") -> None:
     write_shards(folder, [{ending: image, "cls": str(label).encode()} for image, label in zip(images, labels, strict=True)])
-    (folder / "classnames.txt").write_text("\n".join(labelled.classes))
-    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(template.replace("{}", "{c}") for template in labelled.templates))
+    (folder / "classnames.txt").write_text("\n".join(classes))
+    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(template.replace("{}", "{c}") for template in templates))
 
 
-def unique_captions(labelled: LabelledSet, *, per_image: int) -> tuple[list[int], list[list[str]]]:
+def unique_captions(labels: Int[np.ndarray, " n"], classes: Sequence[str], templates: Sequence[str], *, per_image: int) -> tuple[list[int], list[list[str]]]:
     """Test images and their captions, no sentence twice: as many images of a class as it has templates for."""
-    used = [0] * len(labelled.classes)
+    used = [0] * len(classes)
     chosen, captions = [], []
-    for index, label in enumerate(labelled.labels["test"].tolist()):
-        templates = labelled.templates[used[label] : used[label] + per_image]
-        if len(templates) == per_image:
+    for index, label in enumerate(labels.tolist()):
+        own = templates[used[label] : used[label] + per_image]
+        if len(own) == per_image:
             used[label] += per_image
             chosen.append(index)
-            captions.append([template.replace("{}", labelled.classes[label]) for template in templates])
+            captions.append([template.replace("{}", classes[label]) for template in own])
     return chosen, captions
 
 

@@ -15,7 +15,8 @@ from lcl.checkpoint import MANIFEST
 from lcl.core.config import config, run_command, to_dict
 from lcl.core.files import folder_aside, open_aside, sha256_of, write_json
 from lcl.core.logs import set_up_logging
-from lcl.exports.card import CardFacts, model_card, read_results
+from lcl.evals.results import read_result
+from lcl.exports.card import CardFacts, model_card
 from lcl.exports.folder import RECORD, SCHEMA, Target
 from lcl.features import Encoder, Weights, load_encoder, load_model
 
@@ -51,7 +52,7 @@ def main(settings: ExportConfig) -> None:
         raise ValueError(f"{output} is there already: remove it, or give another --output")
     results = [Path(path) for path in settings.results]
     for path in results:
-        read_results(path)
+        read_result(path)
     with folder_aside(output) as aside:
         encoder, difference = write_parts(aside, settings)
         facts = CardFacts(settings.to, checkpoint, settings.licence, results, difference)

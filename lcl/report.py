@@ -18,7 +18,7 @@ from lcl.core.html_page import page_template
 from lcl.core.images import decode_image, encode_jpeg
 from lcl.core.logs import read_metrics
 from lcl.core.shards import ShardSet
-from lcl.evaluation import read_result
+from lcl.evals.results import read_result
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)

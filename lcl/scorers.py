@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from lcl.core.files import sha256_of
 from lcl.core.scores import Kind
+from lcl.evals.encode import pooled_features
+from lcl.evals.zero_shot import text_features
 from lcl.features import Weights, find_checkpoint, load_model
-from lcl.labelled import pooled_features
-from lcl.zero_shot import text_features
 
 Device = Literal["cpu", "cuda"]
 TEXTS = 64  # at a time

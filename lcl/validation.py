@@ -9,16 +9,17 @@ from pydantic import Field
 
 from lcl.core.config import config
 from lcl.core.tokenizer import Tokenizer
-from lcl.few_shot import few_shot_accuracy
-from lcl.knn import knn_predict
-from lcl.labelled import LabelledSet, find_labelled, load_inputs, pooled_features
+from lcl.evals.encode import pooled_features
+from lcl.evals.few_shot import few_shot_accuracy
+from lcl.evals.image_sets import ImageSet, open_image_set
+from lcl.evals.knn import knn_predict
+from lcl.evals.zero_shot import class_weights, classify
 from lcl.loader import RowLoader, RowSource
 from lcl.model import LCL
 from lcl.objectives import LossConfig
 from lcl.rows import Batch, ImageInput, SpecialIds, collate
 from lcl.train_step import Metrics, global_losses, look
 from lcl.vision import VisionConfig
-from lcl.zero_shot import class_weights, classify
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -30,7 +31,7 @@ class ValidationConfig:
     rows: Count = 64
     """Rows of held-out documents whose losses are measured, the same every time."""
     labelled: str = ""
-    """Folder of labelled images (train/<class>/, test/<class>/) for nearest neighbours, few-shot and zero-shot accuracy; empty: none."""
+    """Labelled images (train/<class>/, test/<class>/, or what else lcl eval reads) for nearest neighbours, few-shot and zero-shot accuracy; empty: none."""
     neighbours: Count = 20
     """Nearest training images that vote; all of them where there are fewer."""
     shots: Count = 5
@@ -51,14 +52,15 @@ class Validation:
             raise ValueError(f"--validation.rows ({settings.rows}) must be a multiple of ranks x micro_rows ({world_size} x {micro_rows})")
         self.settings, self.tokenizer, self.loss = settings, tokenizer, loss
         self._batches = [] if source is None else self._read_rows(source, micro_rows, rank, world_size)
-        self._labelled: LabelledSet | None = None
+        self._labelled: ImageSet | None = None
         self._inputs: dict[str, list[ImageInput]] = {}
         if settings.labelled:
-            self._labelled = find_labelled(Path(settings.labelled))
-            few = min(np.bincount(self._labelled.labels["train"])[np.unique(self._labelled.labels["train"])])
+            self._labelled = images = open_image_set(Path(settings.labelled))
+            _, counts = np.unique(images.labels[images.split("train")], return_counts=True)
+            few = counts.min()
             if few < settings.shots:
                 raise ValueError(f"{settings.labelled} has a class of {few} training images: lower --validation.shots ({settings.shots})")
-            self._inputs = {split: load_inputs(files, vision) for split, files in self._labelled.files.items()}
+            self._inputs = {split: [images.read(place, vision.evaluation_input) for place in images.split(split)] for split in ("train", "test")}
 
     def _read_rows(self, source: RowSource, micro_rows: int, rank: int, world_size: int) -> list[Batch]:
         rows = RowLoader(source, rank=rank, world_size=world_size, batch_rows=self.settings.rows).take(self.settings.rows // world_size)
@@ -79,13 +81,13 @@ class Validation:
         model.train()
         return metrics
 
-    def _accuracies(self, model: LCL, labelled: LabelledSet) -> Metrics:
+    def _accuracies(self, model: LCL, labelled: ImageSet) -> Metrics:
         features = {split: pooled_features(model, inputs) for split, inputs in self._inputs.items()}
-        labels = {split: torch.from_numpy(values) for split, values in labelled.labels.items()}
+        labels = {split: torch.from_numpy(labelled.labels[labelled.split(split)]) for split in self._inputs}
         nearest = knn_predict(
             features["train"], labels["train"], features["test"], k=min(self.settings.neighbours, len(labels["train"])), num_classes=len(labelled.classes)
         )
-        few, _ = few_shot_accuracy(features["train"].numpy(), labelled.labels["train"], features["test"].numpy(), labelled.labels["test"], shots=self.settings.shots)
+        few, _ = few_shot_accuracy(*(part[split].numpy() for split in ("train", "test") for part in (features, labels)), shots=self.settings.shots)
         named = classify(features["test"], class_weights(model, self.tokenizer, labelled.classes, labelled.templates).float().cpu()).argmax(dim=1)
         return {
             "knn_accuracy": float((nearest == labels["test"]).double().mean()),

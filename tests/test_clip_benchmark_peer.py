@@ -1,14 +1,12 @@
 """The comparison with CLIP_benchmark: its own counting against a slow one, and the page against its results. The comparison itself needs an environment of GB."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lcl.labelled import LabelledSet
 from tests.conftest import ROOT
 from tests.test_benchmarks import measured
 
@@ -37,8 +35,7 @@ def test_recalls_are_those_of_sorted_lists(peer: Any) -> None:
 
 def test_no_caption_is_given_twice(peer: Any) -> None:
     labels = np.array([0, 0, 1, 0, 1])
-    labelled = LabelledSet(("cat", "dog"), tuple(f"{number} {{}}" for number in range(5)), {"test": (Path("x"),) * 5}, {"test": labels})
-    chosen, captions = peer.unique_captions(labelled, per_image=2)
+    chosen, captions = peer.unique_captions(labels, ("cat", "dog"), [f"{number} {{}}" for number in range(5)], per_image=2)
     assert chosen == [0, 1, 2, 4] and captions == [["0 cat", "1 cat"], ["2 cat", "3 cat"], ["0 dog", "1 dog"], ["2 dog", "3 dog"]]
 
 

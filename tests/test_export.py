@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from lcl.core.files import read_json, write_json
 from lcl.core.tokenizer import Tokenizer, TokenizerConfig
+from lcl.evals.zero_shot import text_features
 from lcl.export import ExportConfig, main
 from lcl.exports import timm_model
 from lcl.exports.card import USE
@@ -27,7 +28,6 @@ from lcl.exports.timm_names import from_timm, to_timm
 from lcl.features import Encoder, load_encoder, load_model
 from lcl.text import TextConfig
 from lcl.vision import PIXEL_MEAN, PIXEL_STD, Tower, normalise
-from lcl.zero_shot import text_features
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.made_encoders import FLEXIBLE, SQUARE, checkpoint_of, random_model, seeded
 

@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lcl.few_shot import STRENGTHS, draw_shots, few_shot_accuracy, fit_ridge
+from lcl.evals.few_shot import STRENGTHS, draw_shots, few_shot_accuracy, fit_ridge
 
 
 def made(num: int, width: int, *, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

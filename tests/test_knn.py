@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcl.knn import knn_predict
+from lcl.evals.knn import knn_predict
 
 
 def plain_knn(train: np.ndarray, labels: np.ndarray, test: np.ndarray, *, k: int, temperature: float, num_classes: int) -> list[int]:

@@ -18,7 +18,9 @@ from lcl.checkpoint import check_folder
 from lcl.core.config import from_dict, to_dict
 from lcl.core.files import read_json
 from lcl.core.tokenizer import Tokenizer
-from lcl.evaluation import EvalConfig, read_result
+from lcl.evals.results import read_result
+from lcl.evals.settings import EvalConfig
+from lcl.evals.zero_shot import text_features
 from lcl.features import load_encoder, load_model
 from lcl.import_published import PUBLISHED, SPECIAL_TOKENS, ImportPublishedConfig, find_config, main, write_folder
 from lcl.model import LCL, ModelConfig
@@ -26,7 +28,6 @@ from lcl.published import load_published, published_config, read_weights
 from lcl.start import StartConfig, load_start
 from lcl.text import TextConfig
 from lcl.vision import VisionConfig
-from lcl.zero_shot import text_features
 from tests.conftest import Run
 
 SIZES = ModelConfig(
@@ -173,7 +174,7 @@ def test_a_run_starts_from_an_imported_checkpoint(field: str, model: LCL, import
 def test_an_evaluation_reads_it(imported: Path, sample: Path, tmp_path: Path) -> None:
     eval_zero_shot.main(EvalConfig(checkpoint=str(imported), data=str(sample / "labelled" / "digit"), output=str(tmp_path / "zero_shot.json")))
     result = read_result(tmp_path / "zero_shot.json")
-    assert result["num_images"] == 20 and [row["name"] for row in result["rows"]][:2] == ["trained model", "random weights"]
+    assert result["rows"][0]["n"] == 20 and [row["model"] for row in result["rows"]][:2] == ["trained encoder", "random weights"]
 
 
 class Payload:

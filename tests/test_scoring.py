@@ -21,6 +21,7 @@ from lcl.core.shards import ShardSet
 from lcl.core.text_units import text_units
 from lcl.core.tokenizer import Tokenizer
 from lcl.crops import Crop, centre_box, cut
+from lcl.evals.zero_shot import text_features
 from lcl.features import Encoder
 from lcl.import_published import ImportPublishedConfig, write_folder
 from lcl.model import LCL
@@ -28,7 +29,6 @@ from lcl.onnx_scorer import OnnxConfig
 from lcl.scorers import cosines
 from lcl.scoring import ScoreConfig, score_set
 from lcl.train_config import PRESETS
-from lcl.zero_shot import text_features
 from pipeline.tools.applying import ApplyConfig, apply_to_set
 from tests.conftest import Run
 from tests.made_shards import file_bytes, file_states, made_document, made_image, made_set

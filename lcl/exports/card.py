@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lcl.core.config import commit, versions
-from lcl.core.files import read_json
+from lcl.evals.results import read_result
 from lcl.exports.folder import Target
 from lcl.features import Encoder
 
-RESULT_SCHEMA = "lcl-evaluation/2"
 UNKNOWN = "not known: its checkpoint has no run.json beside it"
 
 USE: dict[Target, str] = {
@@ -55,18 +54,8 @@ class CardFacts:
     difference: float
 
 
-def read_results(path: Path) -> Mapping[str, Any]:
-    """A result of `lcl eval`. Raises ValueError if the file holds something else."""
-    if not path.is_file():
-        raise ValueError(f"--results {path}: no such file; `lcl eval ... --output {path}` makes one")
-    record = read_json(path)
-    if not isinstance(record, dict) or record.get("schema") != RESULT_SCHEMA:
-        raise ValueError(f"--results {path} is no result of an evaluation ({RESULT_SCHEMA}); give the files that `lcl eval ... --output` wrote")
-    return record
-
-
 def model_card(encoder: Encoder, facts: CardFacts, *, folder_name: str) -> str:
-    """The card in Markdown, with the header that model hubs read. Raises ValueError as `read_results` does."""
+    """The card in Markdown, with the header that model hubs read. Raises ValueError as `read_result` does."""
     run = _run_record(facts.checkpoint)
     header = ["---", "library_name: " + {"hf": "transformers"}.get(facts.target, facts.target), *([f"license: {facts.licence}"] if facts.licence else [])]
     header += ["pipeline_tag: image-feature-extraction", "tags: [latent-compression-learning, vision]", "---"]
@@ -121,7 +110,7 @@ def _results(paths: Sequence[Path]) -> list[str]:
     if not paths:
         return ["None were given."]
     lines = ["| task | data | model | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|---|"]
-    for record in map(read_results, paths):
+    for record in map(read_result, paths):
         for row in record["rows"]:
             values = (f"{row[name]:.1%}" if row.get("unit", "share") == "share" else f"{row[name]:,.1f}" for name in ("value", "low", "high"))
             value, low, high = values

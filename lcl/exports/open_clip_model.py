@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from lcl.core.files import open_aside, write_json
 from lcl.core.tokenizer import Tokenizer
+from lcl.evals.zero_shot import text_features
 from lcl.exports.check import picture, random_images, require_equal
 from lcl.exports.folder import OPEN_CLIP_WEIGHTS, TRUNK
 from lcl.exports.open_clip_text import text_config, text_weights, write_tokenizer
@@ -19,7 +20,6 @@ from lcl.exports.open_clip_tower import register_tower, tower_name
 from lcl.features import Encoder, load_encoder
 from lcl.model import LCL
 from lcl.vision import PIXEL_MEAN, PIXEL_STD, normalise
-from lcl.zero_shot import text_features
 
 TEXTS = (  # for the check: cases, accents, digits, marks of ours as text, one too long for any context. open_clip mends quotes and entities before it reads
     "a photo of a dog", "A PHOTO of the Café's harbour – 1,024 boats!", "x", "ελληνικά 東京 \U0001f30a", "<eot> <soi> it's", "a red boat and a blue house, " * 400 + "end",

@@ -2,11 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float, Int
+from pydantic import Field
+
+from lcl.core.config import config
 
 STRENGTHS = tuple(4.0**power for power in range(11))  # candidates for l2; big_vision fixes 2**10
+
+
+@config
+class FewShotConfig:
+    shots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 5, 10, 25)
+    """Training images of each class; numbers that a class lacks are left out, and the result says so."""
+    num_seeds: Annotated[int, Field(ge=2)] = 3
+    """Draws of images."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +38,31 @@ def few_shot_accuracy(
 ) -> tuple[float, float]:
     """Mean and (unbiased) standard deviation over `seeds` of the test accuracy from `shots` training images of each class.
 
-    Each seed draws its own images. A ridge regression of +-1 labels on the standardised features scores the classes, the
-    highest is the prediction; the strength is chosen among the drawn images only, by `fit_ridge`. This is the protocol of
-    big_vision's few-shot evaluator (three draws, least squares to +-1), which fixes the strength instead.
-    Raises ValueError for fewer than two seeds, and as `draw_shots` does.
+    Each seed draws its own images (`few_shot_scores`). Raises ValueError for fewer than two seeds, and as `draw_shots` does.
     """
     if len(seeds) < 2:
         raise ValueError(f"a standard deviation needs two seeds or more, not {len(seeds)}: give more --seeds")
     accuracies = []
     for seed in seeds:
-        drawn = draw_shots(train_labels, shots=shots, seed=seed)
-        classes, labels = np.unique(train_labels[drawn], return_inverse=True)
-        ridge = fit_ridge(train_features[drawn], 2.0 * np.eye(len(classes))[labels] - 1.0, strengths=strengths)
-        predicted = classes[(test_features @ ridge.weights + ridge.bias).argmax(axis=1)]
-        accuracies.append(float((predicted == test_labels).mean()))
+        classes, scores = few_shot_scores(train_features, train_labels, test_features, shots=shots, seed=seed, strengths=strengths)
+        accuracies.append(float((classes[scores.argmax(axis=1)] == test_labels).mean()))
     return float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
+
+
+def few_shot_scores(
+    train_features: Float[np.ndarray, "images width"], train_labels: Int[np.ndarray, " images"], test_features: Float[np.ndarray, "test_images width"],
+    *, shots: int, seed: int, strengths: Sequence[float] = STRENGTHS,
+) -> tuple[Int[np.ndarray, " classes"], Float[np.ndarray, "test_images classes"]]:
+    """The labels that occur, sorted, and the score of each for each test image, from `shots` training images of each class.
+
+    A ridge regression of +-1 labels on the standardised features; the highest score is the prediction. The strength is chosen among the drawn
+    images only, by `fit_ridge`. This is the protocol of big_vision's few-shot evaluator (three draws, least squares to +-1), which fixes the
+    strength instead. Raises ValueError as `draw_shots` does.
+    """
+    drawn = draw_shots(train_labels, shots=shots, seed=seed)
+    classes, labels = np.unique(train_labels[drawn], return_inverse=True)
+    ridge = fit_ridge(train_features[drawn], 2.0 * np.eye(len(classes))[labels] - 1.0, strengths=strengths)
+    return classes, test_features @ ridge.weights + ridge.bias
 
 
 def draw_shots(labels: Int[np.ndarray, " images"], *, shots: int, seed: int) -> Int[np.ndarray, " drawn"]:

@@ -1,0 +1,158 @@
+"""What an evaluation compares: a trained encoder, the same encoder at its random start, and raw pixels."""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float
+
+from lcl.core.config import to_dict
+from lcl.core.files import read_json, sha256_of
+from lcl.core.images import decode_image, to_pixels
+from lcl.core.tokenizer import Tokenizer
+from lcl.crops import Crop, centre_box, cut
+from lcl.evals.encode import encode
+from lcl.evals.results import TRAINED
+from lcl.features import Weights, find_checkpoint, load_model, random_twin, read_settings
+from lcl.model import LCL, ModelConfig
+from lcl.vision import PIXEL_MEAN, PIXEL_STD
+
+Device = Literal["cpu", "cuda"]
+What = Literal["pooled", "tokens"]
+Control = Literal["shuffled", "random", "pixels"]
+CONTROLS: tuple[Control, ...] = ("shuffled", "random", "pixels")
+
+RANDOM = "random weights"
+RAW_PX = 32       # side of the raw-pixel control at most: 3072 numbers an image
+RAW_PATCH_PX = 4  # its patch tokens: 8 x 8 of 48 numbers
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Of a batch of images: the pooled vector, and patch tokens of which an image has the first `counts` (NaFlex images differ)."""
+
+    pooled: Float[np.ndarray, "images embed"]
+    tokens: Float[np.ndarray, "images patches width"]
+    counts: tuple[int, ...]
+
+
+class Subject(Protocol):
+    """What gives images vectors. `fingerprint` names all that its numbers depend on, besides the images."""
+
+    name: str
+    fingerprint: str
+    parallel: bool  # whether several threads may ask at once
+
+    def prepare(self, data: bytes) -> Any:
+        """One image file, decoded. Raises Rejected for one that is none."""
+
+    def encode(self, prepared: Sequence[Any]) -> Vectors: ...
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A checkpoint under evaluation. Its weights are read when a feature is asked for that no cache holds."""
+
+    folder: Path
+    weights: Weights = "model"
+    device: Device = "cpu"
+
+    @classmethod
+    def open(cls, path: Path | str, *, weights: Weights = "model", device: Device = "cpu") -> "EvaluatedModel":
+        """The checkpoint at `path` or the newest of the run there. Raises ValueError as `load_model`, and for a device that is not there."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: PyTorch sees no such device here; leave it out, or install a PyTorch for this machine's")
+        found = cls(find_checkpoint(Path(path)), weights, device)
+        if not found._file.exists():
+            raise ValueError(f"{found.folder} holds no moving average; train with --optimizer.ema-decay 0.9998, or take its last weights")
+        return found
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / f"{self.weights}.safetensors"
+
+    @cached_property
+    def sha256(self) -> str:
+        return sha256_of(self._file)
+
+    @cached_property
+    def settings(self) -> ModelConfig:
+        return read_settings(self.folder)[0]
+
+    def record(self) -> dict[str, Any]:
+        state = self.folder / "state.json"
+        step = read_json(state).get("step") if state.exists() else None
+        return {"path": str(self.folder), "weights": self.weights, "weights_sha256": self.sha256, "step": step, "device": self.device}
+
+    def trained(self) -> "ModelSubject":
+        return ModelSubject(TRAINED, self.sha256, self.settings, self.device, lambda: load_model(self.folder, weights=self.weights))
+
+    def random(self, *, seed: int) -> "ModelSubject":
+        """The same architecture at its random start."""
+        return ModelSubject(RANDOM, f"random seed {seed}, torch {torch.__version__}", self.settings, self.device, lambda: random_twin(self.folder, seed=seed))
+
+    def raw_pixels(self) -> "PixelSubject":
+        return PixelSubject(min(RAW_PX, self.settings.vision.tower().image_px) // RAW_PATCH_PX * RAW_PATCH_PX)
+
+    def subjects(self, controls: Sequence[Control], *, seed: int) -> list["ModelSubject | PixelSubject"]:
+        """The trained encoder, and those of the controls that are encoders."""
+        beside = {"random": lambda: self.random(seed=seed), "pixels": self.raw_pixels}
+        return [self.trained(), *(make() for name, make in beside.items() if name in controls)]
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What happens to an image before the encoder sees it, for a result's record."""
+        vision = self.settings.vision
+        cut_as = f"centred square, {vision.tower().image_px} px" if vision.kind == "vit" else f"whole image, at most {vision.max_patches} patches of {vision.patch_px} px"
+        return {"cut": cut_as, "mean": PIXEL_MEAN, "std": PIXEL_STD}
+
+
+class ModelSubject:
+    def __init__(self, name: str, weights: str, settings: ModelConfig, device: Device, load: Callable[[], tuple[LCL, Tokenizer]]) -> None:
+        self.name, self._vision, self._device, self._load = name, settings.vision, device, load
+        self.fingerprint = json.dumps({"weights": weights, "model": to_dict(settings), "mean": PIXEL_MEAN, "std": PIXEL_STD}, sort_keys=True)
+        self.parallel = device == "cpu"
+        self._loaded: tuple[LCL, Tokenizer] | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def loaded(self) -> tuple[LCL, Tokenizer]:
+        """The model and its tokenizer, read at the first use."""
+        with self._loading:
+            if self._loaded is None:
+                model, tokenizer = self._load()
+                self._loaded = model.to(self._device), tokenizer
+            return self._loaded
+
+    def prepare(self, data: bytes) -> Any:
+        return self._vision.evaluation_input(data)
+
+    def encode(self, prepared: Sequence[Any]) -> Vectors:
+        encoded = encode(self.loaded[0], prepared)
+        return Vectors(encoded.pooled.numpy(), encoded.patches.numpy(), tuple(rows * columns for rows, columns in (image.grid for image in prepared)))
+
+
+class PixelSubject:
+    """The centred square, shrunk: all its values in [0, 1] as one vector, and as patches."""
+
+    parallel = True
+
+    def __init__(self, side_px: int) -> None:
+        self._side_px = side_px
+        self.name = f"raw pixels ({side_px} x {side_px})"
+        self.fingerprint = f"pixels {side_px} in patches of {RAW_PATCH_PX}"
+
+    def prepare(self, data: bytes) -> Any:
+        image = decode_image(data, draft_px=self._side_px)
+        return to_pixels(cut(image, Crop(centre_box(*image.size), (1, 1)), patch_px=self._side_px))
+
+    def encode(self, prepared: Sequence[Any]) -> Vectors:
+        pixels = np.stack(prepared).astype(np.float32) / 255
+        patches = rearrange(pixels, "images (rows ph) (columns pw) c -> images (rows columns) (ph pw c)", ph=RAW_PATCH_PX, pw=RAW_PATCH_PX)
+        return Vectors(pixels.reshape(len(pixels), -1), patches, (patches.shape[1],) * len(pixels))
