@@ -23,6 +23,9 @@ COMMANDS = {
     "import-published": ("lcl.import_published", "the authors' checkpoint as one of ours, to evaluate or start from"),
     "eval linear-probe": ("lcl.eval_linear_probe", "linear probe of an encoder on labelled images"),
     "eval zero-shot": ("lcl.eval_zero_shot", "zero-shot classification of labelled images"),
+    "embed": ("lcl.embed", "features of a folder of images or of shards by an encoder, as parquet or safetensors"),
+    "search": ("lcl.search", "nearest neighbours of images or texts among such features, as an HTML page"),
+    "attention-maps": ("lcl.attention_maps", "where an encoder's pooling looks, as pictures over the images"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
 }

@@ -27,7 +27,8 @@ class Item(NamedTuple):
     data: bytes
 
 
-class Shown(NamedTuple):
+@dataclass(frozen=True)
+class Shown:
     """An image with what stands next to it: of a file nothing, of a document the texts before and behind it. Empty where there is none."""
 
     data: bytes
