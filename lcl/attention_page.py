@@ -20,13 +20,12 @@ from pydantic import Field
 from lcl.core.config import config
 from lcl.core.files import open_aside
 from lcl.core.html_page import data_url, page_template
+from lcl.core.images import ENDINGS
 from lcl.core.rejected import Rejected
-from lcl.features import Weights, load_encoder
-from lcl.labelled import IMAGE_ENDINGS
-from lcl.model import LCL
+from lcl.features import Weights, load_model
+from lcl.image_features import VisionModel, patch_tokens
 from lcl.pooling_attention import pooling_weights
-from lcl.rows import ImageInput, stack_inputs
-from lcl.vision import normalise, valid_patches
+from lcl.rows import ImageInput
 
 SIDE_PX = 176   # of the pictures' longer side, at least
 HEAT = "inferno"
@@ -58,13 +57,13 @@ class AttentionMap:
 def write_attention_page(settings: AttentionMapsConfig) -> tuple[Path, int, int]:
     """Writes the page and the PNG files; returns its path, how many images it shows, and how many were given.
 
-    Raises ValueError for an output that is no HTML file, for paths that hold no image, and as `load_encoder` does.
+    Raises ValueError for an output that is no HTML file, for paths that hold no image, and as `load_model` does.
     """
     path = Path(settings.output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {path} is no HTML file: give a name that ends in .html")
     files = find_images(settings.images)
-    model = load_encoder(Path(settings.encoder), weights=settings.weights).model
+    model = load_model(Path(settings.encoder), weights=settings.weights)[0]
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     cards = []
@@ -83,14 +82,14 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     """The files, and the images below the folders, each in the order of names. Raises ValueError for a path that is neither, and for a folder without one."""
     found: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS and file.is_file()) if path.is_dir() else [path]
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()) if path.is_dir() else [path]
         if not path.exists() or not inside:
-            raise ValueError(f"--images {path} is no image, nor a folder with some ({', '.join(sorted(IMAGE_ENDINGS))})")
+            raise ValueError(f"--images {path} is no image, nor a folder with some ({', '.join(sorted(ENDINGS))})")
         found += inside
     return found
 
 
-def _read(file: Path, model: LCL) -> ImageInput:
+def _read(file: Path, model: VisionModel) -> ImageInput:
     try:
         return model.settings.vision.evaluation_input(file.read_bytes())
     except Rejected as rejected:
@@ -98,11 +97,9 @@ def _read(file: Path, model: LCL) -> ImageInput:
 
 
 @torch.no_grad()
-def attention_maps(model: LCL, inputs: Sequence[ImageInput]) -> list[AttentionMap]:
+def attention_maps(model: VisionModel, inputs: Sequence[ImageInput]) -> list[AttentionMap]:
     """The attention of the pooling query over what the encoder takes of some images."""
-    grids = tuple(image.grid for image in inputs)
-    patches = model.visual(normalise(torch.from_numpy(stack_inputs(inputs)), dtype=model.logit_scale.dtype), grids)
-    weights = pooling_weights(model.pool_project, patches, valid_patches(grids, patches.shape[1], patches.device)).float().numpy()
+    weights = pooling_weights(model.pool_project, *patch_tokens(model, inputs)).float().cpu().numpy()
     patch_px = model.settings.vision.tower().patch_px
     return [
         AttentionMap(

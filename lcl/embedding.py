@@ -20,9 +20,10 @@ from lcl.core.images import probe_image
 from lcl.core.logs import progress_bar
 from lcl.core.rejected import Rejected
 from lcl.embedded import Format, Reject, commit_features, part_account, part_path, write_part
-from lcl.features import Encoder, Weights, find_checkpoint, load_encoder
+from lcl.features import Weights, find_checkpoint, load_model
+from lcl.image_features import pooled_latents
 from lcl.image_sources import FileUnit, ShardUnit, open_source
-from lcl.labelled import pooled_features
+from lcl.model import LCL
 from lcl.rows import ImageInput
 from lcl.scorers import Device
 from lcl.tasks import Executor, run_tasks
@@ -56,12 +57,12 @@ class EmbedConfig:
 def embed(settings: EmbedConfig) -> dict[str, Any]:
     """Writes the features of all images and returns the record.
 
-    Raises ValueError if the output holds something else, for too many rejects, and as `load_encoder` and `open_source` do.
+    Raises ValueError if the output holds something else, for too many rejects, and as `load_model` and `open_source` do.
     """
     folder = find_checkpoint(Path(settings.encoder))
     if settings.device == "cuda" and settings.executor == "here" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no such device here; leave it out, or install a PyTorch for this machine's")
-    vision = load_encoder(folder, weights=settings.weights).model.settings.vision
+    vision = _model(str(folder), settings.weights, "cpu").settings.vision
     fingerprint = sha256_of(folder / f"{settings.weights}.safetensors")
     source = open_source(settings.input)
     output = Path(settings.output).resolve()
@@ -111,12 +112,12 @@ def _check_rejects(rejects: list[Reject], settings: EmbedConfig, *, num_images: 
 def embed_unit(unit: FileUnit | ShardUnit, part: Path, checkpoint: str, weights: Weights, device: Device, format: Format) -> None:
     """Writes the features of one unit. They depend on the unit and the encoder alone: batches do not reach beyond it."""
     torch.set_num_threads(1)  # sums in the same order on every machine; more units at a time use more processors
-    encoder = _encoder(checkpoint, weights, device)
-    vision = encoder.model.settings.vision
+    model = _model(checkpoint, weights, device)
+    vision = model.settings.vision
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     together: list[ImageInput] = []
-    pooled = [np.zeros((0, encoder.model.settings.embed_width), np.float32)]
+    pooled = [np.zeros((0, model.settings.embed_width), np.float32)]
     for item in unit:
         try:
             width, height = probe_image(item.data).size
@@ -126,10 +127,10 @@ def embed_unit(unit: FileUnit | ShardUnit, part: Path, checkpoint: str, weights:
             continue
         rows.append({"id": item.id, "source": item.source, "width": width, "height": height, "sha256": sha256_hex(item.data)})
         if len(together) == BATCH:
-            pooled.append(pooled_features(encoder.model, together).numpy())
+            pooled.append(pooled_latents(model, together))
             together = []
     if together:
-        pooled.append(pooled_features(encoder.model, together).numpy())
+        pooled.append(pooled_latents(model, together))
     values = np.concatenate(pooled)
     if not np.isfinite(values).all():
         row = rows[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
@@ -138,6 +139,6 @@ def embed_unit(unit: FileUnit | ShardUnit, part: Path, checkpoint: str, weights:
 
 
 @cache
-def _encoder(checkpoint: str, weights: Weights, device: Device) -> Encoder:
+def _model(checkpoint: str, weights: Weights, device: Device) -> LCL:
     """Loaded once in each process."""
-    return load_encoder(checkpoint, weights=weights).to(device)
+    return load_model(Path(checkpoint), weights=weights)[0].to(device)

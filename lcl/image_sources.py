@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 from lcl.core.document import Document, ImageSegment, from_members
+from lcl.core.images import ENDINGS
 from lcl.core.selection import is_selection
 from lcl.core.shards import Shard, find_shards, fingerprint_of, read_bytes, read_members
-from lcl.labelled import IMAGE_ENDINGS
 
 
 class Item(NamedTuple):
@@ -66,10 +66,10 @@ class ImageFolder:
         """Raises ValueError if there is no image, or one whose name is no UTF-8."""
         self.folder = folder.resolve()
         files = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-        self.names = [name for name in files if Path(name).suffix.lower() in IMAGE_ENDINGS]
+        self.names = [name for name in files if Path(name).suffix.lower() in ENDINGS]
         self.num_images, self.num_passed_over = len(self.names), len(files) - len(self.names)
         if not self.names:
-            raise ValueError(f"--input {folder} holds neither images ({', '.join(sorted(IMAGE_ENDINGS))}) nor shards")
+            raise ValueError(f"--input {folder} holds neither images ({', '.join(sorted(ENDINGS))}) nor shards")
         if unnamed := [name for name in self.names if not _is_utf8(name)]:
             raise ValueError(f"{folder}: the name {unnamed[0]!r} is no UTF-8: rename the file")
 

@@ -21,8 +21,8 @@ from lcl.core.images import probe_image
 from lcl.core.rejected import Rejected
 from lcl.embedded import RECORD, FeatureFiles, find_features
 from lcl.features import find_checkpoint, load_model
+from lcl.image_features import pooled_latents
 from lcl.image_sources import Source, open_source
-from lcl.labelled import pooled_features
 from lcl.neighbours import Neighbours, find_neighbours
 from lcl.zero_shot import text_features
 
@@ -73,7 +73,8 @@ def search(settings: SearchConfig) -> Path:
     features = find_features(Path(settings.features))
     source = open_source(settings.input or tuple(features.record["input"]))
     if source.fingerprint != features.record["source"]:
-        raise ValueError(f"{', '.join(settings.input or features.record['input'])} holds other images than {settings.features} is of: say with --input where those are, or embed again")
+        where = ", ".join(settings.input or features.record["input"])
+        raise ValueError(f"{where} holds other images than {settings.features} is of: say with --input where those are, or embed again")
     queries = [*_images(features, settings), *_texts(features, settings)] if settings.queries or settings.text else _sample(features, settings)
     found = find_neighbours(np.stack([query.vector for query in queries]), features, num_neighbours=settings.num_neighbours, without=[query.sha256 for query in queries])
     page = page_template(Path(__file__).with_name("search.html")).render(
@@ -124,7 +125,7 @@ def _files(files: Sequence[str], features: FeatureFiles, settings: SearchConfig)
             inputs.append(model.settings.vision.evaluation_input(image))
         except Rejected as rejected:
             raise ValueError(f"--queries {file} cannot be read as an image ({rejected})") from rejected
-    return [Query(file, vector, data=image) for file, vector, image in zip(files, pooled_features(model, inputs).numpy(), data, strict=True)]
+    return [Query(file, vector, data=image) for file, vector, image in zip(files, pooled_latents(model, inputs), data, strict=True)]
 
 
 def _texts(features: FeatureFiles, settings: SearchConfig) -> list[Query]:

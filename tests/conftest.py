@@ -10,7 +10,7 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", DS_ACCELE
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(["lcl.model", "lcl.vision", "lcl.text", "lcl.attention", "lcl.contrastive", "lcl.losses", "lcl.rows", "lcl.train_step", "lcl.zero_shot", "lcl.probe", "lcl.alarms", "lcl.knn", "lcl.few_shot", "lcl.scorers"], "beartype.beartype")
+install_import_hook(["lcl.model", "lcl.vision", "lcl.text", "lcl.attention", "lcl.contrastive", "lcl.losses", "lcl.rows", "lcl.train_step", "lcl.zero_shot", "lcl.probe", "lcl.alarms", "lcl.knn", "lcl.few_shot", "lcl.scorers", "lcl.image_features", "lcl.neighbours", "lcl.pooling_attention"], "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

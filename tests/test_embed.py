@@ -22,7 +22,7 @@ from lcl.core.shards import find_shards
 from lcl.crops import Crop, centre_box, cut
 from lcl.embedded import find_features
 from lcl.embedding import EmbedConfig, embed
-from lcl.features import load_encoder
+from lcl.features import load_encoder, load_model
 from tests.conftest import Run
 from tests.kill_and_continue import leftovers, run_killed_inside
 from tests.made_checkpoints import toy_checkpoint
@@ -233,9 +233,9 @@ def test_mistakes_are_refused(checkpoint: Path, photos: Path, shards: Path, tmp_
 
 def test_weights_that_are_no_numbers_are_refused(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = toy_checkpoint(tmp_path / "toy", seed=2)
-    encoder = load_encoder(checkpoint)
-    encoder.model.pool_project.pooler.cross_attn.proj.weight.fill_(float("nan"))
-    monkeypatch.setattr(embedding, "_encoder", lambda *_: encoder)
+    model, _ = load_model(checkpoint)
+    torch.nn.init.constant_(model.pool_project.pooler.cross_attn.proj.weight, float("nan"))
+    monkeypatch.setattr(embedding, "_model", lambda *_: model)
     with pytest.raises(ValueError, match="gives no finite features of photos/a/0.jpg"):
         run_embed(checkpoint, tmp_path / "f", photos)
 

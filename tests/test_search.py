@@ -14,14 +14,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from lcl.core.document import Document, TextSegment, sha256_hex
-from lcl.core.images import decode_image
+from lcl.core.images import decode_image, to_pixels
 from lcl.embedded import ROWS, find_features
 from lcl.embedding import EmbedConfig, embed
-from lcl.features import load_model
-from lcl.labelled import pooled_features
+from lcl.features import load_encoder, load_model
 from lcl.neighbours import find_neighbours
 from lcl.search_page import SearchConfig, search
 from lcl.zero_shot import text_features
@@ -154,8 +152,9 @@ def test_a_file_finds_its_near_copy_first_and_its_exact_copy_not_at_all(checkpoi
     ((title, nearest),) = shown(page_of(tmp_path / "f", tmp_path / "page.html", queries=(str(tmp_path / "asked.png"),), num_neighbours=20))
     assert title.endswith("asked.png") and nearest[0][1] == "near.webp" and nearest[0][0] > nearest[1][0]
     assert sorted(name for _, name in nearest) == ["0.png", "1.png", "2.png", "3.png", "4.png", "near.webp"]
-    model, _ = load_model(checkpoint)
-    vector = pooled_features(model, [model.settings.vision.evaluation_input((folder / "5.png").read_bytes())])[0].numpy().astype(np.float64)
+    encoder = load_encoder(checkpoint)
+    assert encoder.image_px == 32 == picture.width  # so nothing is cut or resized
+    vector = encoder(torch.from_numpy(to_pixels(picture).copy()).permute(2, 0, 1)[None].float() / 255).pooled[0].numpy().astype(np.float64)
     assert nearest == ranking(vector, tmp_path / "f", without=sha256_hex((folder / "5.png").read_bytes()))
     # moved: said, and found where --input says
     folder.rename(tmp_path / "moved")
