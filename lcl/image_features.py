@@ -1,7 +1,7 @@
 """What an encoder makes of images that were cut as in evaluation (`VisionConfig.evaluation_input`)."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from lcl.rows import ImageInput, stack_inputs
 from lcl.vision import normalise, valid_patches
 
 
+@runtime_checkable
 class VisionModel(Protocol):
     """The parts of a model that see."""
 

@@ -26,7 +26,7 @@ class Neighbours:
 
 
 def find_neighbours(
-    queries: Float[np.ndarray, "queries width"], parts: Iterable[tuple[pa.Table, Float[np.ndarray, "images width"]]], *, num_neighbours: int, without: Sequence[str]
+    queries: Float[np.ndarray, "queries width"], parts: Iterable[tuple[pa.Table, Float[np.ndarray, "_ width"]]], *, num_neighbours: int, without: Sequence[str]
 ) -> list[Neighbours]:
     """The images of largest cosine to each query, largest first, of equal ones the first, and each image (by its sha256) once.
 
