@@ -31,6 +31,9 @@ COMMANDS = {
     "eval retrieval": ("lcl.eval_retrieval", "images by their captions, and captions by their images"),
     "eval context-retrieval": ("lcl.eval_context_retrieval", "images of shards by the text and images before them"),
     "eval compare": ("lcl.eval_compare", "two results on the same images: a paired test"),
+    "embed": ("lcl.embed", "features of a folder of images or of shards by an encoder, as parquet or safetensors"),
+    "search": ("lcl.search", "nearest neighbours of images or texts among such features, as an HTML page"),
+    "attention-maps": ("lcl.attention_maps", "where an encoder's pooling looks, as pictures over the images"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
 }

@@ -122,6 +122,11 @@ def find_checkpoint(path: Path) -> Path:
     return found
 
 
+def find_encoder(path: Path) -> Path:
+    """What `load_encoder` reads at `path`: of a run its newest valid checkpoint, else `path` itself. Raises ValueError as `find_checkpoint`."""
+    return path if path.is_file() or (path / RECORD).exists() else find_checkpoint(path)
+
+
 Weights = Literal["model", "ema"]
 
 
@@ -171,13 +176,12 @@ def load_encoder(path: Path | str, *, weights: Weights = "model") -> Encoder:
     as in all released models (for others: `lcl import-published`).
     Raises ValueError if nothing is there, if it is damaged or something else, and for a moving average (`weights`) that it does not hold.
     """
-    path = Path(path)
+    path = find_encoder(Path(path))
     exported = (path / RECORD).exists()
     if not (path.is_file() or exported):
-        folder = find_checkpoint(path)
-        record = read_json(folder / "config.json")
-        settings = from_dict(ModelConfig, record["model"], origin=str(folder / "config.json"))
-        return _encoder(settings, _vision_weights(_weights_file(folder, weights)), origin=str(folder))
+        record = read_json(path / "config.json")
+        settings = from_dict(ModelConfig, record["model"], origin=str(path / "config.json"))
+        return _encoder(settings, _vision_weights(_weights_file(path, weights)), origin=str(path))
     if weights != "model":
         raise ValueError(f"{path} holds one set of weights: leave out `weights`, or give the checkpoint that it was made from")
     if exported:

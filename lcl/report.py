@@ -1,6 +1,5 @@
 """Entry point: one static HTML page of a shard build, a training run and its evaluations."""
 
-import base64
 import io
 import random
 from collections.abc import Sequence
@@ -8,14 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import matplotlib
-from PIL import Image
 from pydantic import Field
 
 from lcl.core.config import config, run_command
 from lcl.core.document import PARAGRAPH_BREAK, Document
 from lcl.core.files import open_aside, read_json
-from lcl.core.html_page import page_template
-from lcl.core.images import decode_image, encode_jpeg
+from lcl.core.html_page import data_url, page_template, thumbnail
 from lcl.core.logs import read_metrics
 from lcl.core.shards import ShardSet
 from lcl.evals.results import read_result
@@ -80,19 +77,9 @@ def _card(document: Document) -> dict[str, Any]:
             text = segment.text if len(segment.text) <= MAX_TEXT_CHARACTERS else segment.text[:MAX_TEXT_CHARACTERS] + " …"
             parts.append({"kind": "text", "paragraphs": text.split(PARAGRAPH_BREAK)})
         else:
-            parts.append({"kind": "image", "data": _thumbnail(segment.data), "metadata": segment.metadata})
+            parts.append({"kind": "image", "data": thumbnail(segment.data, height_px=THUMBNAIL_PX), "metadata": segment.metadata})
     link = document.page_url if document.page_url.startswith(("http://", "https://")) else ""
     return {"document": document, "link": link, "parts": parts}
-
-
-def _thumbnail(data: bytes) -> str:
-    image = decode_image(data, draft_px=THUMBNAIL_PX)
-    image.thumbnail((THUMBNAIL_PX * 2, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    return _data_url("image/jpeg", encode_jpeg(image, quality=80))
-
-
-def _data_url(media_type: str, data: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def _curves(metrics: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -114,7 +101,7 @@ def _curves(metrics: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg")
         pyplot.close(figure)
-        pictures.append({"title": title, "data": _data_url("image/svg+xml", buffer.getvalue())})
+        pictures.append({"title": title, "data": data_url("image/svg+xml", buffer.getvalue())})
     return pictures
 
 

@@ -10,7 +10,7 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", DS_ACCELE
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(["lcl.model", "lcl.vision", "lcl.text", "lcl.attention", "lcl.contrastive", "lcl.losses", "lcl.rows", "lcl.train_step", "lcl.evals.zero_shot", "lcl.evals.linear_probe", "lcl.evals.classification", "lcl.evals.retrieval", "lcl.evals.context_retrieval", "lcl.evals.evaluated", "lcl.evals.encode", "lcl.evals.examples", "lcl.evals.image_sets", "lcl.evals.attentive_probe", "lcl.evals.intervals", "lcl.alarms", "lcl.evals.knn", "lcl.evals.few_shot", "lcl.scorers", "lcl.exports.check", "lcl.exports.open_clip_tower", "lcl.exports.timm_names"], "beartype.beartype")
+install_import_hook(["lcl.model", "lcl.vision", "lcl.text", "lcl.attention", "lcl.contrastive", "lcl.losses", "lcl.rows", "lcl.train_step", "lcl.evals.zero_shot", "lcl.evals.linear_probe", "lcl.evals.classification", "lcl.evals.retrieval", "lcl.evals.context_retrieval", "lcl.evals.evaluated", "lcl.evals.encode", "lcl.evals.examples", "lcl.evals.image_sets", "lcl.evals.attentive_probe", "lcl.evals.intervals", "lcl.alarms", "lcl.evals.knn", "lcl.evals.few_shot", "lcl.scorers", "lcl.exports.check", "lcl.exports.open_clip_tower", "lcl.exports.timm_names", "lcl.use.image_features", "lcl.use.neighbours", "lcl.use.pooling_attention"], "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -21,7 +21,7 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)
 
 
-STARTS_RAY = ("test_build_kill", "test_build_shards", "test_demo", "test_fetch_ray", "test_find_duplicates")
+STARTS_RAY = ("test_build_kill", "test_build_shards", "test_demo", "test_embed", "test_fetch_ray", "test_find_duplicates")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

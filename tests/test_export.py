@@ -225,7 +225,7 @@ def test_what_cannot_be_exported(checkpoints: dict[str, Path], tmp_path: Path) -
         ({"to": "open_clip", "context_length": 17}, "--context-length 17: the language model reads 3 to 16 tokens"),
         ({"to": "timm", "context_length": 8}, "--context-length is for --to open_clip"),
         ({"to": "timm", "output": str(tmp_path / "there")}, "there is there already: remove it"),
-        ({"to": "timm", "results": (str(tmp_path / "none.json"),)}, "none.json: no such file; `lcl eval"),
+        ({"to": "timm", "results": (str(tmp_path / "none.json"),)}, "none.json: no such result; `lcl eval"),
         ({"to": "timm", "results": (str(tmp_path / "result.json"),)}, "result.json is no result of an evaluation"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -19,18 +19,15 @@ from lcl.core.images import decode_image, encode_jpeg, to_pixels
 from lcl.core.scores import NO, SCORES
 from lcl.core.shards import ShardSet
 from lcl.core.text_units import text_units
-from lcl.core.tokenizer import Tokenizer
 from lcl.crops import Crop, centre_box, cut
 from lcl.evals.zero_shot import text_features
 from lcl.features import Encoder
-from lcl.import_published import ImportPublishedConfig, write_folder
-from lcl.model import LCL
 from lcl.onnx_scorer import OnnxConfig
 from lcl.scorers import cosines
 from lcl.scoring import ScoreConfig, score_set
-from lcl.train_config import PRESETS
 from pipeline.tools.applying import ApplyConfig, apply_to_set
 from tests.conftest import Run
+from tests.made_checkpoints import toy_checkpoint
 from tests.made_shards import file_bytes, file_states, made_document, made_image, made_set
 
 DOCUMENTS = [made_document(number) for number in range(8)]
@@ -43,15 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy model at its random start, in a folder as `lcl import-published` makes."""
-    folder = tmp_path_factory.mktemp("model")
-    settings = PRESETS["toy"].model
-    tokenizer = Tokenizer(settings.tokenizer)
-    torch.manual_seed(0)
-    (folder / "weights.pt").write_bytes(b"")
-    config = ImportPublishedConfig(model_config="toy", weights=str(folder / "weights.pt"), output=str(folder / "toy"))
-    write_folder(folder / "toy", LCL.for_tokenizer(settings, tokenizer).eval(), tokenizer, settings=config)
-    return folder / "toy"
+    return toy_checkpoint(tmp_path_factory.mktemp("model") / "toy")
 
 
 def score(source: Path, output: Path, **options: Any) -> list[dict[str, Any]]:

@@ -1,8 +1,12 @@
-"""Our HTML pages: templates beside the code that fills them, and their common look (house.html beside this file)."""
+"""Our HTML pages: templates beside the code that fills them, their common look (house.html beside this file), and pictures inside the page."""
 
+import base64
 from pathlib import Path
 
 import jinja2
+from PIL import Image
+
+from lcl.core.images import decode_image, encode_jpeg
 
 
 def page_template(path: Path) -> jinja2.Template:
@@ -11,3 +15,15 @@ def page_template(path: Path) -> jinja2.Template:
         loader=jinja2.FileSystemLoader([path.parent, Path(__file__).parent]), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(path.name)
+
+
+def data_url(media_type: str, data: bytes) -> str:
+    """Bytes as an address, so that a page needs no file beside it (RFC 2397)."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def thumbnail(data: bytes, *, height_px: int) -> str:
+    """An image file as a small JPEG, at most that high and twice as wide, as an address. Raises Rejected as `decode_image` does."""
+    image = decode_image(data, draft_px=height_px)
+    image.thumbnail((2 * height_px, height_px), Image.Resampling.LANCZOS)
+    return data_url("image/jpeg", encode_jpeg(image, quality=80))

@@ -10,6 +10,7 @@ from PIL import Image, ImageFile, ImageOps
 from lcl.core.rejected import Reason, Rejected
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # Pillow would otherwise hand EPS to a PostScript interpreter
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of files that people keep in these formats
 MAX_PIXELS = 64_000_000
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a truncated file is an error here, not a half-grey picture

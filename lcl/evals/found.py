@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from lcl.core.images import ENDINGS
+
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation", "test": "test"}
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +30,4 @@ class FoundSet:
 
 
 def is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_ENDINGS)
+    return name.lower().endswith(ENDINGS)

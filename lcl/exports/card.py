@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lcl.core.config import commit, versions
+from lcl.core.files import read_json
 from lcl.evals.results import read_result
 from lcl.exports.folder import Target
 from lcl.features import Encoder

@@ -1,0 +1,1 @@
+"""Using a trained encoder on pictures of one's own: features, neighbours, attention."""
