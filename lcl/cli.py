@@ -6,6 +6,7 @@ import sys
 
 COMMANDS = {
     "sample-crawl": ("pipeline.samples.sample_crawl", "make a small crawl and labelled pictures to try everything on"),
+    "compose-pages": ("pipeline.samples.compose_pages", "a crawl of pages around labelled photographs, for studies of what is learned from text"),
     "build-shards": ("pipeline.build_shards", "crawl files to shards of interleaved documents"),
     "pilot": ("pipeline.planning.pilot", "what a build would give and cost, from the build of a sample"),
     "fetch-images": ("pipeline.fetch_images", "images that the crawl lacks, from their sites, politely"),

@@ -9,31 +9,24 @@ The same config gives the same bytes with the same versions of numpy, Pillow and
 import logging
 import os
 import tempfile
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
-from io import BytesIO
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 from pydantic import Field
-from warcio.statusandheaders import StatusAndHeaders
-from warcio.warcwriter import WARCWriter
 
 from lcl.core.config import config, run_command, to_dict, write_run_record
-from lcl.core.files import open_aside, read_json, sync_folder, write_json
+from lcl.core.files import read_json, sync_folder, write_json
 from lcl.core.logs import progress_bar, set_up_logging
-from pipeline.samples.sample_pages import MIN_NUM_PAGES, Capture, compose_site, site_furniture
+from pipeline.samples.sample_pages import MIN_NUM_PAGES, compose_site, site_furniture
 from pipeline.samples.sample_pictures import COLOURS, Split, Supply, draw_picture, encode_image, load_supplies
 from pipeline.samples.sample_text import DIGIT_WORDS, zero_shot_templates
+from pipeline.samples.write_crawl import Capture, write_crawl
 
 log = logging.getLogger(__name__)
 
-START = datetime(2024, 6, 7, 8, 0, 0, tzinfo=UTC)  # of the crawl; each capture takes a second
 RENDER_PX = 192
 LABELLED_PX = 96
 
@@ -91,32 +84,6 @@ def site_captures(settings: SampleCrawlConfig, source: Supply) -> Iterator[Captu
         for page in compose_site(source, seed=settings.seed, num_pages=settings.num_pages, relevance=settings.relevance):
             yield from page.captures
             bar.advance()
-
-
-def write_crawl(path: Path, captures: Iterable[Capture], *, seed: int) -> None:
-    """Writes the captures, each with its request, as WARC 1.1 (ISO 28500:2017): a gzip member for each record, a second for each capture."""
-    with open_aside(path) as file:
-        warc = WARCWriter(file, gzip=True, warc_version="1.1")
-        information = b"software: lcl pipeline/samples/sample_crawl.py\r\nformat: WARC File Format 1.1\r\n"
-        warc.write_record(warc.create_warc_record("", "warcinfo", BytesIO(information), len(information), warc_headers_dict=_stamp("warcinfo", seed, 0)))
-        for number, capture in enumerate(captures, start=1):
-            headers = {"Content-Type": capture.content_type, **capture.headers}
-            if "Transfer-Encoding" not in headers:
-                headers["Content-Length"] = str(len(capture.body))
-            answer = StatusAndHeaders(f"{capture.status} {HTTPStatus(capture.status).phrase}", list(headers.items()), protocol="HTTP/1.1")
-            response = warc.create_warc_record(
-                capture.url, "response", BytesIO(capture.body), len(capture.body), warc_headers_dict=_stamp("response", seed, number), http_headers=answer
-            )
-            parts = urlsplit(capture.url)
-            question = StatusAndHeaders(f"GET {parts.path} HTTP/1.1", [("Host", parts.netloc), ("User-Agent", "sample-crawl")], is_http_request=True)
-            request = warc.create_warc_record(capture.url, "request", warc_headers_dict=_stamp("request", seed, number), http_headers=question)
-            warc.write_request_response_pair(request, response)
-
-
-def _stamp(kind: str, seed: int, number: int) -> dict[str, str]:
-    """The id and date of a record: warcio's own would be new in each run."""
-    record_id = uuid.uuid5(uuid.NAMESPACE_URL, f"https://sample.example/{kind}/{seed}/{number}")
-    return {"WARC-Record-ID": f"<urn:uuid:{record_id}>", "WARC-Date": (START + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
 def write_labelled(folder: Path, supplies: Mapping[Split, Supply], *, seed: int, counts: Mapping[Split, int]) -> None:

@@ -9,8 +9,8 @@ images, source sets, <base href>, duplicates, missing and broken files, other ch
 import gzip
 import hashlib
 import html
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from pipeline.samples.sample_pictures import COLOURS, FORMATS, Supply, draw_picture, encode_image
 from pipeline.samples.sample_text import ALTERNATIVE_TEXTS, HEADINGS, PLAIN_CAPTIONS, TOPICS, Topic, draw, write_filler, write_mention
+from pipeline.samples.write_crawl import Capture
 
 SITE = "https://sample.example"
 IMAGES_PER_PAGE = (10, 20)  # least and most on a page that has any
@@ -47,17 +48,6 @@ FAULTS = {
     "truncated": 0.001,  # a JPEG cut short
     "not_an_image": 0.001,  # HTML sent as image/jpeg
 }
-
-
-@dataclass(frozen=True)
-class Capture:
-    """What a URL answered, the body with its transfer and content encodings on."""
-
-    url: str
-    content_type: str
-    body: bytes
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
