@@ -23,13 +23,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from PIL import Image
 from pydantic import Field
-from results import write_result
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from lcl.core.config import config, run_command
 from lcl.core.files import read_json
 from lcl.core.logs import set_up_logging
+from lcl.measured import write_result
 
 log = logging.getLogger(__name__)
 

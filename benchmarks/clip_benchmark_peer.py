@@ -28,7 +28,6 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from pydantic import Field
-from results import write_result
 from torch.nn.functional import normalize
 
 from lcl.core.config import config, run_command
@@ -36,6 +35,7 @@ from lcl.core.logs import set_up_logging
 from lcl.evals.image_sets import open_image_set
 from lcl.evals.zero_shot import class_weights, classify, text_features
 from lcl.features import Encoder, load_model
+from lcl.measured import write_result
 
 log = logging.getLogger(__name__)
 

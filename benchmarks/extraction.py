@@ -22,12 +22,12 @@ from typing import Annotated, Any, NamedTuple
 
 from extraction_scores import Score, compare_images, compare_texts, score_images, score_texts
 from pydantic import Field
-from results import write_result
 from selectolax.lexbor import LexborHTMLParser
 
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 from lcl.core.rejected import Rejected
+from lcl.measured import write_result
 from pipeline.pages.extract import decode_page, extract_page
 from pipeline.pages.image_addresses import image_addresses
 from pipeline.raw import ImageReference

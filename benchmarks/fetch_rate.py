@@ -23,10 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 from pydantic import Field
-from results import write_result
 
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
+from lcl.measured import write_result
 from pipeline.fetch.fetch_config import FetchConfig, OptOuts, Politeness
 from pipeline.fetch.image_store import ImageStore
 from pipeline.fetch.run_fetch import fetch_images

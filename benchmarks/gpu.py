@@ -27,7 +27,6 @@ from typing import Annotated, Any
 import torch
 from plain_step import the_device
 from pydantic import Field
-from results import write_result
 from synthetic_documents import DocumentsConfig, one_token_words, write_documents
 
 from lcl.attention import AttentionPlan, document_attention, plan_attention
@@ -38,6 +37,7 @@ from lcl.core.logs import read_metrics, set_up_logging
 from lcl.core.tokenizer import Tokenizer
 from lcl.distributed import process_group
 from lcl.loader import RowLoader, RowSource
+from lcl.measured import write_result
 from lcl.model import LCL
 from lcl.rows import SpecialIds, collate
 from lcl.schedule import ScheduleConfig

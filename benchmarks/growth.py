@@ -24,7 +24,6 @@ from typing import Annotated, Any, Literal
 import torch
 from plain_step import PlainModel, seconds_of, the_device
 from pydantic import Field
-from results import write_result
 from synthetic_documents import DocumentsConfig, write_documents
 
 from lcl.contrastive import Twins, contrastive_gradients, contrastive_loss
@@ -33,6 +32,7 @@ from lcl.core.logs import read_metrics, set_up_logging
 from lcl.core.tokenizer import Tokenizer
 from lcl.flops import batch_flops, contrastive_flops, mfu, peak_flops
 from lcl.loader import DataConfig, RowLoader, RowSource
+from lcl.measured import write_result
 from lcl.rows import Batch, SpecialIds, collate
 from lcl.train_config import PRESETS, TrainConfig
 

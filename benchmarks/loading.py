@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
-from results import write_result
 
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
@@ -33,6 +32,7 @@ from lcl.core.tokenizer import Tokenizer
 from lcl.crops import Crop
 from lcl.layout import Layout, image_id
 from lcl.loader import DataConfig, RowLoader, RowSource
+from lcl.measured import write_result
 from lcl.model import ModelConfig
 from lcl.rows import Row
 

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import torch
 from plain_step import PlainModel, seconds_of, the_device
 from pydantic import Field
-from results import write_result
 from synthetic_documents import DocumentsConfig, write_documents
 
 from lcl.core.config import config, run_command
@@ -26,6 +25,7 @@ from lcl.core.logs import set_up_logging
 from lcl.core.tokenizer import Tokenizer
 from lcl.flops import batch_flops, mfu, peak_flops
 from lcl.loader import DataConfig, RowLoader, RowSource
+from lcl.measured import write_result
 from lcl.model import ModelConfig
 from lcl.rows import Batch, Row, SpecialIds, collate
 from lcl.train_config import PRESETS, TrainConfig

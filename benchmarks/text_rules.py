@@ -26,12 +26,12 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
-from results import write_result
 
 from lcl.core.config import config, run_command
 from lcl.core.document import PARAGRAPH_BREAK
 from lcl.core.logs import set_up_logging
 from lcl.core.rejected import Rejected
+from lcl.measured import write_result
 from pipeline.crawl import Response, read_crawl
 from pipeline.pages.extract import decode_page, extract_pieces
 from pipeline.text.language import LanguageRules

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: its numbers, and all that one needs to judge them and to make them again."""
+"""What a benchmark or a row of a study leaves behind: its numbers, and all that one needs to judge them and to make them again."""
 
 import os
 import platform

@@ -1,0 +1,265 @@
+"""Entry point: what an encoder learns from interleaved pages, by objective and by what the pages are like.
+
+    python studies/objectives.py --photos clothes.tar --output outputs/objectives --results docs/results/objectives --hours 2
+
+    row: photographs --compose_pages--> crawl --build_shards--> shards --pretrain--> encoder --evaluations on the official test images--> RESULTS/HASH.json
+
+Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/objectives_page.py` makes docs/results.md of them.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from table import name_of, run_table
+
+from lcl.core.config import config, hash_of, run_command, to_dict
+from lcl.core.files import locked_folder, write_json
+from lcl.core.logs import read_metrics, set_up_logging
+from lcl.measured import write_result
+from lcl.objectives import Name
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES_PER_STEP = 96  # of every objective, so that the contrastive loss has as many negatives
+ROW_LENGTH = 256
+CURVE_POINTS = 40
+CURVES = ("text_nats", "contrastive_nats", "image_to_context_accuracy", "effective_rank", "embedding_variance")
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Size = Literal["small", "medium", "large"]
+SIZES: dict[Size, dict[str, int]] = {  # of the vision tower
+    "small": {"width": 64, "layers": 2},
+    "medium": {"width": 96, "layers": 3},
+    "large": {"width": 128, "layers": 4},
+}
+
+
+@config
+class PagesConfig:
+    relevance: Share = 0.5
+    """Probability that a sentence beside a photograph names what it shows."""
+    images_per_page: tuple[Positive, Positive] = (3, 6)
+    pair_share: Share = 0.0
+    """Photographs that stand alone with one sentence."""
+    max_photos: Annotated[int, Field(ge=0)] = 0
+    """Photographs to compose pages of; 0: all of the train split."""
+
+
+@config
+class RunConfig:
+    """One row: all that decides its numbers, but for the photographs themselves."""
+
+    pages: PagesConfig = PagesConfig()
+    corpus_share: Share = 0.0
+    """Part of the documents that come from the corpus in the place of the composed pages."""
+    objective: Name = "lcl"
+    contrastive_weight: float | None = None
+    image_latents: Annotated[int, Field(ge=0)] = 8
+    size: Size = "medium"
+    images_seen: Positive = 100_000
+    equal: Literal["images", "compute"] = "images"
+    """compute: as many operations as LCL with these images needs."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+BASE = RunConfig()
+OBJECTIVE_NAMES: tuple[Name, ...] = ("lcl", "contrastive", "generation", "regression", "clip", "coca")
+PHOTO_COUNTS = (384, 767, 1534, 0)
+
+
+def pages(**changed: Any) -> RunConfig:
+    return replace(BASE, pages=replace(BASE.pages, **changed))
+
+
+TABLES: dict[str, list[RunConfig]] = {
+    "objectives": [replace(BASE, objective=name, seed=seed) for seed in range(3) for name in OBJECTIVE_NAMES],
+    "relevance": [replace(pages(relevance=value), objective=name) for name in ("lcl", "generation", "contrastive") for value in (0.05, 0.2, 0.5, 1.0)],
+    "pair_share": [replace(pages(pair_share=value)) for value in (0.0, 0.25, 0.5, 1.0)],
+    "images_per_page": [pages(images_per_page=value) for value in ((1, 2), (3, 6), (8, 12))],
+    "image_latents": [replace(BASE, image_latents=value) for value in (2, 8, 0)],
+    "contrastive_weight": [replace(BASE, contrastive_weight=value) for value in (0.01, None, 1.0)],
+    "compute": [BASE, *(replace(BASE, objective=name, equal="compute") for name in OBJECTIVE_NAMES[1:])],
+    "corpus": [replace(BASE, corpus_share=value) for value in (0.0, 0.5, 1.0)],
+    "scaling": [replace(pages(max_photos=count), size=size) for size in SIZES for count in PHOTO_COUNTS],
+}
+
+
+@config
+class StudyConfig:
+    photos: str
+    """Folder or tar file of labelled photographs, with the splits train and test, as `lcl compose-pages` takes it."""
+    corpus: tuple[str, ...] = ()
+    """Crawl files of illustrated pages, for the rows that mix them in; every fifth file is held back."""
+    output: str = "outputs/objectives"
+    """Folder for crawls, shards, checkpoints and features; may be removed when the study is done."""
+    results: str = "docs/results/objectives"
+    """Folder for the rows' numbers."""
+    tables: tuple[str, ...] = tuple(TABLES)
+    """Which tables of rows, in this order."""
+    hours: Annotated[float, Field(gt=0)] = 8.0
+    """Hours after which no row is started."""
+    jobs: Positive = 2
+    """Rows computed at one time, a thread each."""
+    row: str = ""
+    """One row, computed in this process; the command starts itself with it."""
+
+
+def main(settings: StudyConfig) -> None:
+    set_up_logging()
+    rows = chosen_rows(settings)
+    if settings.row:
+        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
+        return
+    prepare(rows, settings)
+    options = ["--photos", settings.photos, "--output", settings.output, "--results", settings.results, "--tables", *settings.tables]
+    options += ["--corpus", *settings.corpus] if settings.corpus else []
+    left = run_table(rows, Path(settings.results), script=Path(__file__), options=options, jobs=settings.jobs, seconds=3600 * settings.hours)
+    log.info("%d rows, %d left%s", len(set(map(name_of, rows))), len(left), "; the same command continues" if left else f": {settings.results}")
+
+
+def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
+    """The rows of the chosen tables. Raises ValueError for a table that there is not, and for rows that need a corpus where none is given."""
+    unknown = sorted(set(settings.tables) - TABLES.keys())
+    if unknown:
+        raise ValueError(f"--tables {' '.join(unknown)}: there are {', '.join(TABLES)}")
+    rows = [row for table in settings.tables for row in TABLES[table]]
+    if any(row.corpus_share for row in rows) and not settings.corpus:
+        raise ValueError("the table corpus needs --corpus, crawl files of illustrated pages; or leave it out of --tables")
+    return rows
+
+
+# --- Data: composed pages of the train photographs, the same of the test photographs to find images in, and the corpus
+
+HELD_PAGES = PagesConfig()  # one set for all rows
+HELD_EVERY = 5              # of the corpus's files
+
+
+def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:
+    """Makes the shards of all rows, and of what is held back, where they are missing."""
+    for composed in dict.fromkeys(row.pages for row in rows):
+        compose(composed, "train", settings)
+    compose(HELD_PAGES, "test", settings)
+    if settings.corpus:
+        files = sorted(settings.corpus)
+        held = files[HELD_EVERY - 1 :: HELD_EVERY]
+        build([file for file in files if file not in held], data_folder(settings, "corpus"))
+        build(held, data_folder(settings, "corpus-held"))
+
+
+def compose(composed: PagesConfig, split: str, settings: StudyConfig) -> Path:
+    """Shards of pages composed of one split's photographs."""
+    folder = data_folder(settings, f"{split}-{hash_of(composed)}")
+    if not (folder / "shards" / "report.json").exists():
+        options = {
+            "--photos": settings.photos, "--split": split, "--output": folder / "crawl", "--relevance": composed.relevance,
+            "--pair-share": composed.pair_share, "--max-photos": composed.max_photos if split == "train" else 0,
+        }  # fmt: skip
+        command("pipeline/samples/compose_pages.py", *(word for pair in options.items() for word in pair), "--images-per-page", *composed.images_per_page)
+        build([folder / "crawl" / "pages.warc.gz"], folder)
+    return folder / "shards"
+
+
+def build(crawls: list[Any], folder: Path) -> None:
+    if not (folder / "shards" / "report.json").exists():
+        command("pipeline/build_shards.py", "--crawl", *crawls, "--output", folder / "shards", "--images.min-side-px", 64, "--executor", "here")
+
+
+def data_folder(settings: StudyConfig, name: str) -> Path:
+    folder = Path(settings.output) / "data" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def command(script: str, *arguments: Any) -> None:
+    """Raises ValueError with its last line if the command fails."""
+    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise ValueError(f"{script} failed: {done.stderr.strip().splitlines()[-1:]}")
+
+
+# --- One row
+
+VISION = VisionConfig(image_px=48, patch_px=6, head_width=32)  # 64 patches
+
+
+def run_row(row: RunConfig, settings: StudyConfig) -> None:
+    started = time.perf_counter()
+    torch.set_num_threads(1)
+    shards = [str(compose(row.pages, "train", settings))] * (row.corpus_share < 1)
+    shards += [str(data_folder(settings, "corpus") / "shards")] * (row.corpus_share > 0)
+    run = Path(settings.output) / "runs" / name_of(row)
+    training = train_config(row, shards, run)
+    with process_group(threads=1) as ranks:
+        set_up_logging(level=logging.WARNING)
+        train(training, ranks)
+    measured = evaluate(run, row, settings)
+    metrics = read_metrics(run / "metrics.jsonl")
+    measured |= {"steps": training.steps, "batch_rows": training.batch_rows, "images_seen": metrics[-1]["train/images_seen"], "curves": curves(metrics)}
+    write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured | {"seconds": time.perf_counter() - started})
+    shutil.rmtree(run)
+
+
+def train_config(row: RunConfig, shards: list[str], run: Path) -> TrainConfig:
+    """The training of a row: steps of IMAGES_PER_STEP images, as many as make its images, or its operations."""
+    small = PRESETS["small"]
+    size = SIZES[row.size]
+    vision = replace(VISION, width=size["width"], layers=size["layers"])
+    model = replace(small.model, image_latents=row.image_latents, vision=vision, text=replace(small.model.text, context_length=ROW_LENGTH))
+    shared = replace(
+        small, output=str(run), model=model, seed=row.seed, row_length=ROW_LENGTH, log_every=20,
+        data=replace(
+            small.data, shards=tuple(shards), weights=(1 - row.corpus_share, row.corpus_share) if len(shards) > 1 else (), pack_window=32,
+            layout=replace(small.data.layout, crop_scale=(0.35, 1.0), flip=0.5),
+        ),
+        loss=replace(small.loss, objective=row.objective, contrastive_weight=row.contrastive_weight),
+    )  # fmt: skip
+    images_per_row, flops_per_row = per_row(shared)
+    batch_rows = max(1, round(IMAGES_PER_STEP / images_per_row))
+    steps = row.images_seen / (batch_rows * images_per_row)
+    if row.equal == "compute":
+        lcl_images, lcl_flops = per_row(replace(shared, loss=replace(shared.loss, objective="lcl")))
+        steps = row.images_seen / lcl_images * lcl_flops / (batch_rows * flops_per_row)
+    return replace(shared, batch_rows=batch_rows, micro_rows=batch_rows, steps=round(steps), save_every=max(1, round(steps / 4)), keep_checkpoints=1)
+
+
+def per_row(config: TrainConfig) -> tuple[float, float]:
+    """Images and floating-point operations of a training step, for one row, as the mean of the first rows."""
+    source = RowSource(config.data, config.model, config.row_length, config.seed, tokenizer=(tokenizer := Tokenizer(config.model.tokenizer)), layout=config.loss.layout)
+    rows = RowLoader(source, rank=0, world_size=1, batch_rows=ROWS_LOOKED_AT).take(ROWS_LOOKED_AT)
+    batch = collate(rows, row_length=config.row_length, special=SpecialIds.of(tokenizer))
+    flops = batch_flops(config.model, batch, vocab_size=tokenizer.vocab_size, regression=config.loss.regresses)
+    return sum(len(row.images) for row in rows) / len(rows), flops / len(rows)
+
+
+def evaluate(run: Path, row: RunConfig, settings: StudyConfig) -> dict[str, Any]:
+    """Every protocol on the official test images, and contexts on held-back pages: values by model and metric, with intervals."""
+    model, images = EvaluatedModel.open(run), open_image_set(Path(settings.photos), spec=SPEC)
+    cache = FeatureCache(Path(settings.output) / "cache" / name_of(row))
+    results = [protocol(model, images, cache, seed=row.seed) for protocol in (evaluate_linear, evaluate_attentive, evaluate_knn, evaluate_zero_shot)]
+    held = [compose(HELD_PAGES, "test", settings)] + [data_folder(settings, "corpus-held") / "shards"] * (row.corpus_share > 0)
+    results += [evaluate_context_retrieval(model, [shards], seed=row.seed) for shards in held]
+    shutil.rmtree(cache.folder)
+    return {"evaluations": [{"task": result.task, "rows": [one.record() for one in result.rows]} for result in results]}
+
+
+def curves(metrics: list[dict[str, float]]) -> dict[str, list[float]]:
+    """CURVE_POINTS points of each curve over the training, each the mean of the steps since the last that have it."""
+    parts = np.array_split(np.arange(len(metrics)), CURVE_POINTS)
+    found: dict[str, list[float]] = {"images_seen": [metrics[part[-1]]["train/images_seen"] for part in parts]}
+    for name in CURVES:
+        values = [[metrics[step][f"train/{name}"] for step in part if f"train/{name}" in metrics[step]] for part in parts]
+        found[name] = [float(np.mean(one)) if one else float("nan") for one in values] if any(values) else []
+    return found
+
+
+if __name__ == "__main__":
+    run_command(StudyConfig, main, description=__doc__.splitlines()[0])

@@ -1,0 +1,59 @@
+"""A study: a table of runs, each computed once in a process of its own and kept as JSON under the hash of its config.
+
+    rows (configs) --in order, `jobs` at a time, while there is time--> FOLDER/HASH.json
+
+A row whose file is there is done. One that was cut short starts again and continues from what it left behind itself.
+"""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lcl.core.config import hash_of
+from lcl.core.files import read_json
+from lcl.core.logs import progress_bar
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+
+
+def name_of(row: Any) -> str:
+    """The name of a row's file, from all of its config."""
+    return hash_of(row)
+
+
+def run_table(rows: Sequence[Any], folder: Path, *, script: Path, options: Sequence[str], jobs: int, seconds: float) -> list[str]:
+    """Runs `python SCRIPT --row NAME ...options` for the rows that are not done, and returns the names of those that are left.
+
+    No row starts after `seconds`; those that run then end by themselves. A row that fails does not stop the others. Raises ValueError at the end if any did.
+    """
+    names = list(dict.fromkeys(map(name_of, rows)))
+    left = [name for name in names if not (folder / f"{name}.json").exists()]
+    started, running, failed = time.monotonic(), {}, []
+    with progress_bar("rows", total=len(names)) as bar:
+        bar.advance(len(names) - len(left))
+        waiting = list(left)
+        while running or (waiting and time.monotonic() - started < seconds):
+            while waiting and len(running) < jobs and time.monotonic() - started < seconds:
+                name = waiting.pop(0)
+                running[name] = subprocess.Popen([sys.executable, str(script), "--row", name, *options], stdout=subprocess.DEVNULL)
+            for name, process in list(running.items()):
+                if (status := process.poll()) is not None:
+                    del running[name]
+                    bar.advance()
+                    if status:
+                        failed.append(name)
+            time.sleep(POLL_SECONDS)
+    if failed:
+        raise ValueError(f"rows {', '.join(failed)} failed; their messages are above, and the same command tries them again")
+    return [name for name in names if not (folder / f"{name}.json").exists()]
+
+
+def read_rows(folder: Path, rows: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """What was measured of those rows that are done, by name."""
+    return {name: read_json(path)["measured"] for name in map(name_of, rows) if (path := folder / f"{name}.json").exists()}
