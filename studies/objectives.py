@@ -9,37 +9,57 @@ Rows are computed in the order of TABLES, finished ones are passed over, and an 
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import torch
 from pydantic import Field
 from table import name_of, run_table
 
-from lcl.core.config import config, hash_of, run_command, to_dict
-from lcl.core.files import locked_folder, write_json
+from lcl.core.config import config, hash_of, run_command
+from lcl.core.files import read_json
 from lcl.core.logs import read_metrics, set_up_logging
+from lcl.core.tokenizer import Tokenizer, TokenizerConfig
+from lcl.distributed import process_group
+from lcl.evals.classification import evaluate_attentive, evaluate_knn, evaluate_linear, evaluate_zero_shot
+from lcl.evals.context_retrieval import evaluate_context_retrieval
+from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel
+from lcl.evals.feature_cache import FeatureCache
+from lcl.evals.image_sets import open_image_set
+from lcl.flops import batch_flops
+from lcl.loader import RowLoader, RowSource
 from lcl.measured import write_result
 from lcl.objectives import Name
+from lcl.rows import SpecialIds, collate
+from lcl.text import TextConfig
+from lcl.train_config import PRESETS, TrainConfig
+from lcl.trainer import train
+from lcl.vision import VisionConfig, build_tower
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES_PER_STEP = 96  # of every objective, so that the contrastive loss has as many negatives
-ROW_LENGTH = 256
+ROW_LENGTH = 512
+ROWS_LOOKED_AT = 64
 CURVE_POINTS = 40
+TOY_IMAGES, TOY_PHOTOS = 400, 100
 CURVES = ("text_nats", "contrastive_nats", "image_to_context_accuracy", "effective_rank", "embedding_variance")
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = Literal["small", "medium", "large"]
 SIZES: dict[Size, dict[str, int]] = {  # of the vision tower
-    "small": {"width": 64, "layers": 2},
-    "medium": {"width": 96, "layers": 3},
-    "large": {"width": 128, "layers": 4},
+    "small": {"width": 32, "layers": 1},
+    "medium": {"width": 64, "layers": 2},
+    "large": {"width": 96, "layers": 3},
 }
 
 
@@ -63,7 +83,7 @@ class RunConfig:
     """Part of the documents that come from the corpus in the place of the composed pages."""
     objective: Name = "lcl"
     contrastive_weight: float | None = None
-    image_latents: Annotated[int, Field(ge=0)] = 8
+    image_latents: Annotated[int, Field(ge=0)] = 4
     size: Size = "medium"
     images_seen: Positive = 100_000
     equal: Literal["images", "compute"] = "images"
@@ -85,7 +105,7 @@ TABLES: dict[str, list[RunConfig]] = {
     "relevance": [replace(pages(relevance=value), objective=name) for name in ("lcl", "generation", "contrastive") for value in (0.05, 0.2, 0.5, 1.0)],
     "pair_share": [replace(pages(pair_share=value)) for value in (0.0, 0.25, 0.5, 1.0)],
     "images_per_page": [pages(images_per_page=value) for value in ((1, 2), (3, 6), (8, 12))],
-    "image_latents": [replace(BASE, image_latents=value) for value in (2, 8, 0)],
+    "image_latents": [replace(BASE, image_latents=value) for value in (1, 4, 0)],
     "contrastive_weight": [replace(BASE, contrastive_weight=value) for value in (0.01, None, 1.0)],
     "compute": [BASE, *(replace(BASE, objective=name, equal="compute") for name in OBJECTIVE_NAMES[1:])],
     "corpus": [replace(BASE, corpus_share=value) for value in (0.0, 0.5, 1.0)],
@@ -109,6 +129,8 @@ class StudyConfig:
     """Hours after which no row is started."""
     jobs: Positive = 2
     """Rows computed at one time, a thread each."""
+    toy: bool = False
+    """Sizes for a test of the table: few photographs, few steps, numbers that say nothing."""
     row: str = ""
     """One row, computed in this process; the command starts itself with it."""
 
@@ -121,7 +143,7 @@ def main(settings: StudyConfig) -> None:
         return
     prepare(rows, settings)
     options = ["--photos", settings.photos, "--output", settings.output, "--results", settings.results, "--tables", *settings.tables]
-    options += ["--corpus", *settings.corpus] if settings.corpus else []
+    options += ["--toy", str(settings.toy)] + (["--corpus", *settings.corpus] if settings.corpus else [])
     left = run_table(rows, Path(settings.results), script=Path(__file__), options=options, jobs=settings.jobs, seconds=3600 * settings.hours)
     log.info("%d rows, %d left%s", len(set(map(name_of, rows))), len(left), "; the same command continues" if left else f": {settings.results}")
 
@@ -134,7 +156,7 @@ def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
     rows = [row for table in settings.tables for row in TABLES[table]]
     if any(row.corpus_share for row in rows) and not settings.corpus:
         raise ValueError("the table corpus needs --corpus, crawl files of illustrated pages; or leave it out of --tables")
-    return rows
+    return [replace(row, images_seen=TOY_IMAGES, pages=replace(row.pages, max_photos=TOY_PHOTOS)) for row in rows] if settings.toy else rows
 
 
 # --- Data: composed pages of the train photographs, the same of the test photographs to find images in, and the corpus
@@ -188,7 +210,9 @@ def command(script: str, *arguments: Any) -> None:
 
 # --- One row
 
-VISION = VisionConfig(image_px=48, patch_px=6, head_width=32)  # 64 patches
+VISION = VisionConfig(image_px=32, patch_px=8, head_width=32)
+TEXT = TextConfig(context_length=ROW_LENGTH, width=96, layers=2, heads=3, embedding_std=0.2)
+VOCABULARY = TokenizerConfig(num_merges=1000)
 
 
 def run_row(row: RunConfig, settings: StudyConfig) -> None:
@@ -199,10 +223,11 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
     run = Path(settings.output) / "runs" / name_of(row)
     training = train_config(row, shards, run)
     with process_group(threads=1) as ranks:
-        set_up_logging(level=logging.WARNING)
         train(training, ranks)
     measured = evaluate(run, row, settings)
     metrics = read_metrics(run / "metrics.jsonl")
+    built = read_json(compose(row.pages, "train", settings) / "report.json")
+    measured |= {"num_photos": built["records"]["image"], "tower_parameters": sum(one.numel() for one in build_tower(training.model.vision).parameters())}
     measured |= {"steps": training.steps, "batch_rows": training.batch_rows, "images_seen": metrics[-1]["train/images_seen"], "curves": curves(metrics)}
     write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured | {"seconds": time.perf_counter() - started})
     shutil.rmtree(run)
@@ -213,9 +238,9 @@ def train_config(row: RunConfig, shards: list[str], run: Path) -> TrainConfig:
     small = PRESETS["small"]
     size = SIZES[row.size]
     vision = replace(VISION, width=size["width"], layers=size["layers"])
-    model = replace(small.model, image_latents=row.image_latents, vision=vision, text=replace(small.model.text, context_length=ROW_LENGTH))
+    model = replace(small.model, image_latents=row.image_latents, embed_width=TEXT.width, pool_heads=TEXT.heads, vision=vision, text=TEXT, tokenizer=VOCABULARY)
     shared = replace(
-        small, output=str(run), model=model, seed=row.seed, row_length=ROW_LENGTH, log_every=20,
+        small, output=str(run), model=model, seed=row.seed, row_length=ROW_LENGTH, log_every=20, optimizer=replace(small.optimizer, learning_rate=2e-3),
         data=replace(
             small.data, shards=tuple(shards), weights=(1 - row.corpus_share, row.corpus_share) if len(shards) > 1 else (), pack_window=32,
             layout=replace(small.data.layout, crop_scale=(0.35, 1.0), flip=0.5),
@@ -236,28 +261,34 @@ def per_row(config: TrainConfig) -> tuple[float, float]:
     source = RowSource(config.data, config.model, config.row_length, config.seed, tokenizer=(tokenizer := Tokenizer(config.model.tokenizer)), layout=config.loss.layout)
     rows = RowLoader(source, rank=0, world_size=1, batch_rows=ROWS_LOOKED_AT).take(ROWS_LOOKED_AT)
     batch = collate(rows, row_length=config.row_length, special=SpecialIds.of(tokenizer))
-    flops = batch_flops(config.model, batch, vocab_size=tokenizer.vocab_size, regression=config.loss.regresses)
+    flops = batch_flops(config.model, tokenizer.vocab_size, batch, regression=config.loss.regresses)
     return sum(len(row.images) for row in rows) / len(rows), flops / len(rows)
 
 
 def evaluate(run: Path, row: RunConfig, settings: StudyConfig) -> dict[str, Any]:
     """Every protocol on the official test images, and contexts on held-back pages: values by model and metric, with intervals."""
-    model, images = EvaluatedModel.open(run), open_image_set(Path(settings.photos), spec=SPEC)
+    model, images = EvaluatedModel.open(run), open_image_set(Path(settings.photos), spec=compose(HELD_PAGES, "test", settings).parent / "crawl" / "classes.json")
     cache = FeatureCache(Path(settings.output) / "cache" / name_of(row))
-    results = [protocol(model, images, cache, seed=row.seed) for protocol in (evaluate_linear, evaluate_attentive, evaluate_knn, evaluate_zero_shot)]
+    controls = controls_of(row)
+    results = [protocol(model, images, cache, seed=row.seed, controls=controls) for protocol in (evaluate_linear, evaluate_attentive, evaluate_knn, evaluate_zero_shot)]
     held = [compose(HELD_PAGES, "test", settings)] + [data_folder(settings, "corpus-held") / "shards"] * (row.corpus_share > 0)
-    results += [evaluate_context_retrieval(model, [shards], seed=row.seed) for shards in held]
+    results += [evaluate_context_retrieval(model, [shards], seed=row.seed, controls=controls) for shards in held]
     shutil.rmtree(cache.folder)
     return {"evaluations": [{"task": result.task, "rows": [one.record() for one in result.rows]} for result in results]}
 
 
-def curves(metrics: list[dict[str, float]]) -> dict[str, list[float]]:
+def controls_of(row: RunConfig) -> Sequence[Control]:
+    """All for the first row, random weights for its other seeds, none for the rest: what they say does not depend on the objective or the pages."""
+    return CONTROLS if row == BASE else ("random",) if row == replace(BASE, seed=row.seed) else ()
+
+
+def curves(metrics: list[dict[str, float]]) -> dict[str, list[float | None]]:
     """CURVE_POINTS points of each curve over the training, each the mean of the steps since the last that have it."""
-    parts = np.array_split(np.arange(len(metrics)), CURVE_POINTS)
-    found: dict[str, list[float]] = {"images_seen": [metrics[part[-1]]["train/images_seen"] for part in parts]}
+    parts = np.array_split(np.arange(len(metrics)), min(CURVE_POINTS, len(metrics)))
+    found: dict[str, list[float | None]] = {"images_seen": [metrics[part[-1]]["train/images_seen"] for part in parts]}
     for name in CURVES:
         values = [[metrics[step][f"train/{name}"] for step in part if f"train/{name}" in metrics[step]] for part in parts]
-        found[name] = [float(np.mean(one)) if one else float("nan") for one in values] if any(values) else []
+        found[name] = [float(np.mean(one)) if one else None for one in values] if any(values) else []
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lcl.core.files import read_json
 from lcl.core.images import encode_jpeg
 from lcl.core.shards import ShardSet
 from pipeline.samples import photo_pages
@@ -102,6 +103,8 @@ def test_one_split_becomes_shards(photos: list[Photo], tmp_path: Path) -> None:
         (folder / one.name).write_bytes(one.data)
     assert len(read_photos(tmp_path / "set", split="train")) == 60
     main(ComposePagesConfig(photos=str(tmp_path / "set"), output=str(tmp_path / "pages"), relevance=1.0, appearances=2))
+    spec = read_json(tmp_path / "pages" / "classes.json")
+    assert spec["classes"] == {"boot": "a boot", "dress": "a dress", "shoes": "some shoes", "umbrella": "an umbrella"} and all("{}" in one for one in spec["templates"])
     (record,) = build_here([tmp_path / "pages" / "pages.warc.gz"], tmp_path / "shards", images__min_side_px=64)
     assert record["images"]["out"] == 120
     texts = [segment.text for document in ShardSet([tmp_path / "shards"]) for segment in document.segments if segment.kind == "text"]

@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from lcl.core.config import claim_folder, config, run_command
+from lcl.core.files import write_json
 from lcl.core.logs import set_up_logging
-from pipeline.samples.photo_pages import Mix, Photo, compose_pages
+from pipeline.samples.photo_pages import Mix, Photo, compose_pages, zero_shot_spec
 from pipeline.samples.write_crawl import write_crawl
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class ComposePagesConfig:
     split: str = "train"
     """The split whose photographs are used."""
     output: str
-    """Folder for pages.warc.gz."""
+    """Folder for pages.warc.gz, and classes.json for zero-shot evaluation in the words of the pages."""
     max_photos: Annotated[int, Field(ge=0)] = 0
     """Photographs to use, drawn by the seed; 0: all."""
     relevance: Probability = 0.5
@@ -59,6 +60,7 @@ def main(settings: ComposePagesConfig) -> None:
     if not warc.exists():
         mix = Mix(settings.relevance, settings.images_per_page, settings.pair_share, settings.appearances)
         write_crawl(warc, compose_pages(photos, mix, seed=settings.seed), seed=settings.seed)
+    write_json(output / "classes.json", zero_shot_spec(sorted({photo.label for photo in photos})))
     log.info("%s: %d photographs of %d classes, %.1f MB", warc, len(photos), len({photo.label for photo in photos}), warc.stat().st_size / 1e6)
 
 

@@ -9,8 +9,9 @@ photograph names its class, and half of those its main colour; all else is fille
 import colorsys
 import html
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -105,7 +106,8 @@ def _page(
     blocks = [] if len(numbers) == 1 else [_paragraph(_filler(rng, topic.filler, labels, 2))]
     for number in numbers:
         place = ("before", "behind")[int(rng.integers(2))] if rng.random() < relevance else "nowhere"
-        thing = _thing(rng, photos[number].label, colours[number])
+        label = photos[number].label
+        thing = with_article(f"{colours[number]} {label}" if rng.random() < COLOUR_SHARE else label)
         lead = _fill(draw(rng, LEADS), thing) if place == "before" else _filler(rng, topic.filler, labels, 1)
         caption = _fill(draw(rng, CAPTIONS), thing) if place == "behind" else draw(rng, PLAIN_CAPTIONS) if rng.random() < 0.2 else ""
         if len(numbers) > 1 and rng.random() < 0.1:
@@ -119,11 +121,15 @@ def _page(
     return _document(topic.title, turn, "\n".join(blocks))
 
 
-def _thing(rng: np.random.Generator, label: str, colour: str) -> str:
-    """The class with an article, where it is no plural, and its colour in COLOUR_SHARE of the cases."""
-    words = f"{colour} {label}" if rng.random() < COLOUR_SHARE else label
-    article = "some" if label.endswith("s") and not label.endswith("ss") else "an" if words[0] in "aeiou" else "a"
-    return f"{article} {words}"
+def with_article(words: str) -> str:
+    """`a boot`, `an orange boot`, `some shoes`."""
+    plural = words.endswith("s") and not words.endswith("ss")
+    return f"{'some' if plural else 'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def zero_shot_spec(labels: Iterable[str]) -> dict[str, Any]:
+    """Class names and templates for zero-shot evaluation (classes.json): the sentences that name a class, without colours."""
+    return {"classes": {label: with_article(label) for label in labels}, "templates": [template.replace("{thing}", "{}") for template in LEADS]}
 
 
 def _fill(template: str, thing: str) -> str:
