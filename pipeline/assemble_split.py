@@ -24,7 +24,7 @@ from pipeline.drops import Drop, read_drops, without
 from pipeline.extracted import from_row, read_rows
 from pipeline.fetch.image_store import ImageStore
 from pipeline.guard import Guard
-from pipeline.image_index import ImageIndex
+from pipeline.image_index import open_image_index
 from pipeline.load_images import FindImage, load_document
 from pipeline.meter import Meter, storage_bytes
 from pipeline.raw import ImageReference, LostImages
@@ -66,7 +66,7 @@ def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = ""
         with (
             Meter(work / "timing" / "assemble", name, total_documents=extracted["rows"]) as meter,
             Guard(work / "attempts", f"{name}.assemble", seconds=config.item_seconds) as guard,
-            CapturedImages(ImageIndex(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"], honour_opt_outs=config.honour_opt_outs) as captured,
+            CapturedImages(open_image_index(work / "index"), own_file=extracted["source"], anonymous=extracted["anonymous"], honour_opt_outs=config.honour_opt_outs) as captured,
             open_rejects(own_rejects if config.keep_rejects else None) as keep,
         ):
             counts: dict[str, Counter[str]] = {"documents": Counter(extracted["documents"]), "images": Counter(), "paragraphs": Counter(extracted["paragraphs"])}

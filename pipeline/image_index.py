@@ -22,6 +22,7 @@ ENTRY = np.dtype([("address", "S16"), ("file", "<u4"), ("offset", "<i8"), ("kind
 PACKED = struct.Struct("<16sIqB")  # the same bytes
 IMAGE, REDIRECT, REVISIT = range(3)
 PARTS = 64  # files of the merged index; a part of 10^9 entries is 450 MB, and is mapped, not read
+FILES = "files.json"  # written last: the crawl files, by the numbers that entries have
 
 
 class Entries:
@@ -85,11 +86,22 @@ def _first_of(entries: np.ndarray, part: int) -> int:
     return bisect_left(range(len(entries)), part, key=lambda place: part_of(entries[place]["address"]))
 
 
+def open_image_index(folder: Path) -> "ImageIndex":
+    """The merged index in `folder`, read once in a process: for 100,000 crawl files their names alone take longer than a small split."""
+    record = (folder / FILES).stat()
+    return _opened(folder, record.st_mtime_ns, record.st_ino)
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path, *_version: int) -> "ImageIndex":
+    return ImageIndex(folder)
+
+
 class ImageIndex:
     """Reads a merged index. A look-up costs some binary searches, in however many files an address was captured."""
 
     def __init__(self, folder: Path) -> None:
-        self.files: list[str] = read_json(folder / "files.json")
+        self.files: list[str] = read_json(folder / FILES)
         self._numbers = {file: number for number, file in enumerate(self.files)}
         self._part = lru_cache(maxsize=PARTS)(lambda part: np.load(folder / f"{part:02d}.npy", mmap_mode="r"))
 

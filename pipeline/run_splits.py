@@ -31,7 +31,7 @@ from pipeline.dedup.hash_lists import ImageLists
 from pipeline.dedup.steps import in_process, on_ray
 from pipeline.extract_split import extract_split
 from pipeline.find_inputs import find_inputs
-from pipeline.image_index import PARTS, merge_part
+from pipeline.image_index import FILES, PARTS, merge_part
 from pipeline.known_documents import known_folder, known_shards, list_known
 from pipeline.meter import measured
 from pipeline.sources.kinds import ENDINGS
@@ -177,14 +177,14 @@ def _merge_index(extracted: Outcome, work: Path, config: BuildConfig, phase: Pha
         if record["entries"]["copy"]:
             tables.append((work / "images" / f"{name}.copy.npy", str(work / "crawls" / f"{name}.warc")))
     files = [file for _, file in tables]
-    if (index / "files.json").exists() and read_json(index / "files.json") == files:
+    if (index / FILES).exists() and read_json(index / FILES) == files:
         return
     index.mkdir(exist_ok=True)
     parts = {f"{part:02d}": (merge_part, part, tables, index) for part in range(PARTS)}
     merged = run_tasks(measured, parts, executor=config.executor, title="indexing images", note=lambda found: phase.add(found[1]))
     if merged.failures:
         raise ValueError(f"the index of images could not be made: {next(iter(merged.failures.values()))['message']}")
-    write_json(index / "files.json", files)
+    write_json(index / FILES, files)
 
 
 def _list_known(shards: Sequence[Shard], work: Path, config: BuildConfig, phase: Phase) -> Path:

@@ -14,7 +14,7 @@ from lcl.core.files import open_aside
 from lcl.core.rejected import Rejected
 from pipeline.drops import Drop, read_drops, without
 from pipeline.extracted import from_row, read_rows
-from pipeline.image_index import ImageIndex, address_hash
+from pipeline.image_index import address_hash, open_image_index
 from pipeline.images import ImageRules, check_image_url
 from pipeline.raw import ImageReference
 
@@ -23,7 +23,7 @@ SCHEMA = pa.schema([("url", pa.string()), ("page_url", pa.string())])
 
 def list_wanted(name: str, work: Path, rules: ImageRules) -> dict[str, Any]:
     """Writes the table of a split, and returns how many images it names."""
-    index = ImageIndex(work / "index")
+    index = open_image_index(work / "index")
     rows = list(_wanted(read_rows(work / "extracted" / f"{name}.parquet"), index, read_drops(work / "dedup" / "lists" / f"{name}.parquet"), rules))
     target = work / "wanted" / f"{name}.parquet"
     target.parent.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from lcl.core.files import write_json
 from lcl.core.shards import ShardSet
 from pipeline.captured import CapturedImages
-from pipeline.image_index import ENTRY, IMAGE, PACKED, PARTS, REDIRECT, REVISIT, Entries, ImageIndex, merge_part, part_of
+from pipeline.image_index import ENTRY, FILES, IMAGE, PACKED, PARTS, REDIRECT, REVISIT, Entries, ImageIndex, merge_part, open_image_index, part_of
 from pipeline.storage import FIRST_BYTES, bytes_read
 from tests.builds import build_here, captured_images
 from tests.crawls import Capture, _MemoryWriter, arc_file, html, jpeg, write_warc
@@ -123,7 +123,7 @@ def test_the_index_finds_the_first_of_the_lowest_kind_and_the_own_one_before_it(
     (folder / "index").mkdir()
     for part in range(PARTS):
         merge_part(part, [(folder / f"{number}.npy", file) for number, file in enumerate(files)], folder / "index")
-    write_json(folder / "index" / "files.json", files)
+    write_json(folder / "index" / FILES, files)
     index = ImageIndex(folder / "index")
     for address in {entry[0] for table in tables for entry in table} | {b"\x01" * 16}:
         held = [(kind, number, offset) for number, table in enumerate(tables) for other, offset, kind in table if other == address]
@@ -131,6 +131,21 @@ def test_the_index_finds_the_first_of_the_lowest_kind_and_the_own_one_before_it(
             kind, number, offset = min(held, key=lambda entry: (entry[0], entry[1] != own, entry[1:]), default=(0, 0, -1))
             assert index.find(address, own_file=f"file {own}") == ((files[number], offset, kind) if held else None)
     assert ENTRY.itemsize == PACKED.size == 29
+
+
+def test_an_index_is_read_once_in_a_process_until_it_is_made_anew(tmp_path: Path) -> None:
+    for number in range(2):
+        entries = Entries()
+        entries.add(b"\x01" * 16, 7 + number, IMAGE)
+        entries.write(tmp_path / f"{number}.npy")
+    found = []
+    for tables in ([0], [1, 0]):
+        for part in range(PARTS):
+            merge_part(part, [(tmp_path / f"{number}.npy", f"file {number}") for number in tables], tmp_path)
+        write_json(tmp_path / FILES, [f"file {number}" for number in tables])
+        assert open_image_index(tmp_path) is open_image_index(tmp_path)
+        found.append(open_image_index(tmp_path).find(b"\x01" * 16))
+    assert found == [("file 0", 7, IMAGE), ("file 1", 8, IMAGE)]
 
 
 def test_an_address_that_is_captured_in_many_files_costs_one_look_up(tmp_path: Path) -> None:
