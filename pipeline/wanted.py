@@ -14,7 +14,7 @@ from lcl.core.files import open_aside
 from lcl.core.rejected import Rejected
 from pipeline.drops import Drop, read_drops, without
 from pipeline.extracted import from_row, read_rows
-from pipeline.image_index import address_hash, open_image_index
+from pipeline.image_index import ImageIndex, address_hash, open_image_index
 from pipeline.images import ImageRules, check_image_url
 from pipeline.raw import ImageReference
 
