@@ -174,7 +174,8 @@ def evaluate_few_shot(
 
 
 def evaluate_zero_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS) -> Result:
-    """Images against class names in the set's templates (lcl/evals/zero_shot.py). Raises ValueError as `labelled_test` and the cache."""
+    """Images against class names in the set's templates (lcl/evals/zero_shot.py). Raises ValueError for an encoder alone, and as `labelled_test` and the cache."""
+    model.require_text("zero-shot classification")
     began, test = time.perf_counter(), labelled_test(images)
     rows, predictions = [], []
     subjects = [subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)]
