@@ -31,6 +31,7 @@ COMMANDS = {
     "eval all": ("lcl.eval_all", "all of the above from one cache of features"),
     "eval retrieval": ("lcl.eval_retrieval", "images by their captions, and captions by their images"),
     "eval context-retrieval": ("lcl.eval_context_retrieval", "images of shards by the text and images before them"),
+    "eval dense-probe": ("lcl.eval_dense_probe", "a linear probe of its patch tokens on scenes composed of labelled images"),
     "eval compare": ("lcl.eval_compare", "two results on the same images: a paired test"),
     "embed": ("lcl.embed", "features of a folder of images or of shards by an encoder, as parquet or safetensors"),
     "search": ("lcl.search", "nearest neighbours of images or texts among such features, as an HTML page"),

@@ -158,6 +158,12 @@ class ModelSubject:
                 self._loaded = model.to(self._device), tokenizer
             return self._loaded
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder alone, for images of any size."""
+        model = self.loaded[0]
+        return model if isinstance(model, Encoder) else Encoder(model)
+
     def prepare(self, data: bytes) -> Any:
         return self._vision.evaluation_input(data)
 
