@@ -33,6 +33,7 @@ COMMANDS = {
     "eval context-retrieval": ("lcl.eval_context_retrieval", "images of shards by the text and images before them"),
     "eval dense-probe": ("lcl.eval_dense_probe", "a linear probe of its patch tokens on scenes composed of labelled images"),
     "eval fine-tune": ("lcl.eval_fine_tune", "the whole encoder trained to classify, beside the same from random weights"),
+    "eval captioning": ("lcl.eval_captioning", "a small decoder trained to describe images by frozen patch tokens"),
     "eval compare": ("lcl.eval_compare", "two results on the same images: a paired test"),
     "embed": ("lcl.embed", "features of a folder of images or of shards by an encoder, as parquet or safetensors"),
     "search": ("lcl.search", "nearest neighbours of images or texts among such features, as an HTML page"),
