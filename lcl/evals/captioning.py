@@ -8,6 +8,7 @@ The frozen transfer of LCL's paper (arXiv:2406.07543, section 4) with a decoder 
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -38,6 +39,8 @@ from lcl.schedule import ScheduleConfig, learning_rate
 NO_IMAGE = "no image"
 SHUFFLED = "shuffled captions"
 EXACT_MATCH = "exact match"
+
+log = logging.getLogger(__name__)
 
 Captions = Sequence[tuple[str, ...]]
 
@@ -91,6 +94,7 @@ def evaluate_captioning(
             )
         )
         predictions.append(Predictions(name, EXACT_MATCH, ids, [one[0] for one in references], found, exact, cider))
+        log.info("%s: CIDEr-D %.2f; first caption: %s", name, cider.mean(), found[0])
 
     subjects = model.subjects(controls, seed=seed)
     for subject in subjects:

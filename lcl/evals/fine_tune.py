@@ -8,6 +8,7 @@ Beside it the same from random weights, with a sweep of its own and equal steps:
 
 import copy
 import itertools
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -39,6 +40,8 @@ Steps = Annotated[int, Field(ge=1)]
 Part = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=1)]
 Labels = Int[np.ndarray, " images"]  # of all images of a set
+
+log = logging.getLogger(__name__)
 
 
 @config
@@ -107,6 +110,7 @@ def evaluate_fine_tuned(
             for trial in trials:
                 found = scores(divided.train, divided.validation, images.labels, choice=trial, steps=settings.sweep_steps)
                 sweep.append(trial | {"validation_accuracy": accuracy(found, images.labels[divided.validation])})
+                log.info("%s: %s", subject.name, ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in sweep[-1].items()))
             best = {name: best_of(sweep)[name] for name in trials[0]}
             outcome = Outcome(scores(final, divided.test, images.labels, choice=best, steps=settings.steps), best, sweep)
             sweeps[subject.name] = {"chosen_on": f"validation ({divided.validation_is}), after {settings.sweep_steps} steps", "chosen": best, "tried": sweep}
