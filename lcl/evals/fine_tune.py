@@ -46,10 +46,10 @@ log = logging.getLogger(__name__)
 
 @config
 class FineTuneConfig:
-    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1e-4, 3e-4, 1e-3)
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     """Of AdamW, to choose from; each falls to 0 along a cosine, after a rise over a tenth of the steps."""
-    layer_decays: Annotated[tuple[Factor, ...], Field(min_length=1)] = (0.75, 1.0)
-    """Factors on the rate from each layer of the tower to the one below, to choose from (Clark et al. 2020); 1: none."""
+    layer_decays: Annotated[tuple[Factor, ...], Field(min_length=1)] = (1.0,)
+    """Factors on the rate from each layer of the tower to the one below, to choose from (0.75 for large towers, Clark et al. 2020); 1: none."""
     sweep_steps: Steps = 60
     """Of each trial of the sweep, with a whole cosine of its own."""
     steps: Steps = 300
