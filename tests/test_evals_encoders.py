@@ -1,9 +1,11 @@
 """Evaluations of what is no checkpoint: exports and published weights, which are an encoder without its text model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lcl.evals.all_tasks import AllTasksConfig, evaluate_all
 from lcl.evals.attentive_probe import AttentiveProbeConfig
@@ -18,7 +20,8 @@ from lcl.evals.linear_probe import LinearProbeConfig
 from lcl.evals.retrieval import evaluate_retrieval
 from lcl.export import ExportConfig, main
 from lcl.features import random_encoder, random_twin
-from tests.made_checkpoint import made_checkpoint, made_pictures, write_files
+from lcl.vision import VisionConfig
+from tests.made_checkpoint import made_checkpoint, made_pictures, toy_settings, write_files
 
 KNN = KnnConfig(neighbours=(3,))
 
@@ -49,6 +52,15 @@ def test_an_export_scores_as_its_checkpoint(checkpoint: EvaluatedModel, exported
     assert [row.model for row in results[0].rows] == [row.model for row in results[1].rows]
     assert results[0].value("trained encoder") == results[1].value("trained encoder")
     assert len(alone.record()["weights_sha256"]) == 64 and alone.record()["step"] is None
+
+
+def test_published_weights_are_evaluated_from_their_file(images: ImageSet, tmp_path: Path) -> None:
+    settings = replace(toy_settings(), embed_width=64, pool_heads=1, vision=VisionConfig(image_px=16, patch_px=4, width=64, layers=1, head_width=64))
+    torch.save(random_encoder(replace(settings, text=replace(settings.text, width=64))).state_dict(), tmp_path / "model.pt")
+    model, cache = EvaluatedModel.open(tmp_path / "model.pt"), FeatureCache(tmp_path / "cache")
+    result = evaluate_knn(model, images, cache, settings=KNN, controls=("random", "pixels"))
+    assert {"trained encoder", "random weights", "raw pixels (16 x 16)"} < {row.model for row in result.rows} and result.model["path"].endswith("model.pt")
+    assert result.value("trained encoder") == result.value("random weights"), "these are the weights of the twin's seed"
 
 
 def test_its_random_twin_is_that_of_the_checkpoint_up_to_the_pooling(checkpoint: EvaluatedModel, exported: Path, images: ImageSet, tmp_path: Path) -> None:
