@@ -47,7 +47,7 @@ class Features:
 
 
 class VisionPart(nn.Module):
-    """Tower and pooling of a model, with random weights; parameters are called as in the whole model."""
+    """Tower and pooling of a model, whose weights are to be loaded; parameters are called as in the whole model."""
 
     def __init__(self, settings: ModelConfig) -> None:
         super().__init__()
@@ -157,6 +157,15 @@ def random_twin(path: Path, *, seed: int = 0) -> tuple[LCL, Tokenizer]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LCL.for_tokenizer(settings, tokenizer).eval(), tokenizer
+
+
+def random_encoder(settings: ModelConfig, *, seed: int = 0) -> Encoder:
+    """An encoder of these sizes at its random start. `random_twin` has the same tower and another pooling: it draws a text model in between."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        part = VisionPart(settings)
+        part.pool_project.initialise()
+        return Encoder(part)
 
 
 def read_settings(folder: Path) -> tuple[ModelConfig, Tokenizer]:

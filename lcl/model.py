@@ -115,6 +115,16 @@ class PoolProject(nn.Module):
         self.latent_queries = nn.Parameter(torch.empty(1, image_latents, input_width)) if image_latents else None
         self.pooler = Pooler(input_width, width, heads)
 
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """As published: queries of deviation 1, projections of 0.02."""
+        for query in (self.query_token, self.latent_queries):
+            if query is not None:
+                nn.init.normal_(query, std=1.0)
+        cross = self.pooler.cross_attn
+        for linear in (cross.q, cross.k, cross.v, cross.proj):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+
     def forward(self, patches: Float[Tensor, "images patches width"], valid: Bool[Tensor, "images patches"] | None) -> Latents:
         queries = self.query_token if self.latent_queries is None else torch.cat([self.query_token, self.latent_queries], dim=1)
         attended, tokens = self.pooler(queries, patches, valid)
@@ -144,22 +154,11 @@ class LCL(nn.Module):
         self.regression_head = nn.Sequential(nn.LayerNorm(settings.text.width), nn.Linear(settings.text.width, settings.embed_width)) if regression else None
         self.logit_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis: DeepSpeed cannot broadcast a tensor without
         self.register_load_state_dict_pre_hook(_accept_published_scale)
-        self._initialise_pooling()
+        self.pool_project.initialise()
 
     @classmethod
     def for_tokenizer(cls, settings: ModelConfig, tokenizer: Tokenizer, *, regression: bool = False) -> "LCL":
         return cls(settings, vocab_size=tokenizer.vocab_size, regression=regression)
-
-    @torch.no_grad()
-    def _initialise_pooling(self) -> None:
-        """As published: queries of deviation 1, projections of 0.02."""
-        pool = self.pool_project
-        for query in (pool.query_token, pool.latent_queries):
-            if query is not None:
-                nn.init.normal_(query, std=1.0)
-        cross = pool.pooler.cross_attn
-        for linear in (cross.q, cross.k, cross.v, cross.proj):
-            nn.init.trunc_normal_(linear.weight, std=0.02)
 
     def encode_images(self, images: Float[Tensor, "images ..."], grids: Grids) -> Latents:
         """Latents of normalised images of these grids."""

@@ -107,5 +107,5 @@ def test_a_damaged_file_and_an_encoder_that_diverged_are_named(model: EvaluatedM
 
 def test_a_moving_average_that_is_not_there_is_named(model: EvaluatedModel) -> None:
     with pytest.raises(ValueError, match="holds no moving average; train with --optimizer.ema-decay"):
-        EvaluatedModel.open(model.folder, weights="ema")
+        EvaluatedModel.open(model.path, weights="ema")
     assert model.record()["step"] == 7 and len(model.record()["weights_sha256"]) == 64

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from lcl.evals.attentive_probe import AttentiveProbe, AttentiveProbeConfig, attentive_probe, num_heads, token_statistics
-from lcl.evals.classification import _rows
+from lcl.evals.classification import score_rows
 from lcl.evals.examples import Examples, accuracy, joined
 from lcl.evals.intervals import balanced_accuracy, clustered_bootstrap, mean_of_seeds, share, wilson_interval
 from lcl.evals.knn import KnnConfig, knn_probe
@@ -207,9 +207,9 @@ def test_accuracy_top_five_and_balanced_accuracy_by_hand() -> None:
     scores[:, 0] = 3.0
     scores[3] = [5, 4, 3, 2, 1, 0, -1]     # class 1 is second
     scores[4] = [1, 1, 1, 1, 1, 0, 1]      # class 6 ties with five others: a constant answer is not among the first five
-    rows = {row.metric: row.estimate for row in _rows("x", scores, labels, ("accuracy", "top-5 accuracy", "balanced accuracy"))}
+    rows = {row.metric: row.estimate for row in score_rows("x", scores, labels, ("accuracy", "top-5 accuracy", "balanced accuracy"))}
     assert rows["accuracy"].value == 3 / 5 and rows["top-5 accuracy"].value == 4 / 5 and rows["balanced accuracy"].value == pytest.approx(1 / 3)
-    assert {row.metric for row in _rows("x", scores[:, :3], np.zeros(5, dtype=int), ("accuracy", "top-5 accuracy"))} == {"accuracy"}
+    assert {row.metric for row in score_rows("x", scores[:, :3], np.zeros(5, dtype=int), ("accuracy", "top-5 accuracy"))} == {"accuracy"}
 
 
 def test_bootstrap_intervals_hold_what_they_promise() -> None:

@@ -194,12 +194,12 @@ def test_results_of_another_version_or_kind_are_refused(tmp_path: Path) -> None:
 
 
 def test_commands(run: Run, model: EvaluatedModel, folder: Path, tmp_path: Path) -> None:
-    common = ["--checkpoint", model.folder, "--data", folder]
+    common = ["--checkpoint", model.path, "--data", folder]
     small = ["--tasks.attentive.steps", 3, "--tasks.linear.strengths", "0.1", "--tasks.knn.neighbours", 5, "--tasks.few-shot.shots", 1, 2]
     result = run("lcl", "eval", "all", *common, "--output", tmp_path / "all", *small)
     assert result.returncode == 0, result.stderr
     assert {path.stem for path in (tmp_path / "all").glob("*.json")} == {"attentive_probe", "linear_probe", "knn", "few_shot", "zero_shot"}
-    of = {"checkpoint": str(model.folder), "data": str(folder), "cache": str(tmp_path / "all" / "lcl-cache")}
+    of = {"checkpoint": str(model.path), "data": str(folder), "cache": str(tmp_path / "all" / "lcl-cache")}
     eval_knn.main(eval_knn.EvalKnnConfig(output=str(tmp_path / "knn.json"), knn=KnnConfig(neighbours=(3,)), controls=("random",), **of))
     assert "shuffled" not in (tmp_path / "knn.json").read_text()
     compared = run("lcl", "eval", "compare", tmp_path / "all" / "knn.json", tmp_path / "knn.json", "--output", tmp_path / "difference.json")

@@ -1,5 +1,6 @@
 """All protocols on one image set, from one cache of features."""
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from lcl.core.config import config
@@ -14,6 +15,8 @@ from lcl.evals.linear_probe import LinearProbeConfig
 from lcl.evals.results import Result
 from lcl.evals.retrieval import evaluate_retrieval
 
+log = logging.getLogger(__name__)
+
 
 @config
 class AllTasksConfig:
@@ -26,11 +29,14 @@ class AllTasksConfig:
 def evaluate_all(
     model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS, settings: AllTasksConfig = AllTasksConfig()
 ) -> Iterator[tuple[str, Result]]:
-    """A name for the file of each result, and the result, one after another. Raises ValueError as the protocols do."""
+    """A name for the file of each result, and the result, one after another; of an encoder alone those that need no text. Raises ValueError as the protocols do."""
     yield "attentive_probe", evaluate_attentive(model, images, cache, seed=seed, controls=controls, settings=settings.attentive)  # first: patch tokens bring the pooled vectors
     yield "linear_probe", evaluate_linear(model, images, cache, seed=seed, controls=controls, settings=settings.linear)
     yield "knn", evaluate_knn(model, images, cache, seed=seed, controls=controls, settings=settings.knn)
     yield "few_shot", evaluate_few_shot(model, images, cache, seed=seed, controls=controls, settings=settings.few_shot)
+    if not model.has_text:
+        log.info("left out: zero-shot classification and retrieval, for %s is an image encoder alone", model.path)
+        return
     yield "zero_shot", evaluate_zero_shot(model, images, cache, seed=seed, controls=controls)
     if any(images.captions[place] for place in images.split("test")):
         yield "retrieval", evaluate_retrieval(model, images, cache, seed=seed, controls=controls)

@@ -149,7 +149,7 @@ def evaluate_few_shot(
                 classes, found = few_shot_scores(features[fitted], given, features[divided.test], shots=shots, seed=draw)
                 scores = np.full((len(wanted), len(images.classes)), -np.inf)
                 scores[:, classes] = found
-                predictions.append(_predictions(name, f"{shots}-shot accuracy", images, divided.test, scores, seed=draw))
+                predictions.append(score_predictions(name, f"{shots}-shot accuracy", images, divided.test, scores, seed=draw))
                 accuracies.append(float((scores.argmax(axis=1) == wanted).mean()))
             rows.append(Row(name, f"{shots}-shot accuracy", mean_of_seeds(accuracies), f"{len(seeds)} draws, {len(wanted)} test images"))
 
@@ -174,7 +174,8 @@ def evaluate_few_shot(
 
 
 def evaluate_zero_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS) -> Result:
-    """Images against class names in the set's templates (lcl/evals/zero_shot.py). Raises ValueError as `labelled_test` and the cache."""
+    """Images against class names in the set's templates (lcl/evals/zero_shot.py). Raises ValueError for an encoder alone, and as `labelled_test` and the cache."""
+    model.require_text("zero-shot classification")
     began, test = time.perf_counter(), labelled_test(images)
     rows, predictions = [], []
     subjects = [subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)]
@@ -186,8 +187,8 @@ def evaluate_zero_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
             lcl, tokenizer = subject.loaded
             weights = class_weights(lcl, tokenizer, images.classes, images.templates).float().cpu()
             scores = classify(pooled, weights).numpy()
-            rows += _rows(subject.name, scores, images.labels[test], ("accuracy", "top-5 accuracy", "balanced accuracy"))
-            predictions.append(_predictions(subject.name, "accuracy", images, test, scores))
+            rows += score_rows(subject.name, scores, images.labels[test], ("accuracy", "top-5 accuracy", "balanced accuracy"))
+            predictions.append(score_predictions(subject.name, "accuracy", images, test, scores))
     protocol = {
         "features": "pooled latent", "text_feature": "at <soi> in the place of <eot>", "ensembling": "normalised mean over templates of normalised features",
         "templates": images.templates, "classes": images.classes, "preprocessing": model.preprocessing(),
@@ -224,8 +225,8 @@ def _evaluate_probe(protocol: Protocol, model: EvaluatedModel, images: ImageSet,
     metrics: tuple[Metric, ...] = ("accuracy", "balanced accuracy")
 
     def take(name: str, outcome: Outcome, detail: str) -> None:
-        rows.extend(_rows(name, outcome.scores, images.labels[divided.test], metrics, detail=detail))
-        predictions.append(_predictions(name, "accuracy", images, divided.test, outcome.scores))
+        rows.extend(score_rows(name, outcome.scores, images.labels[divided.test], metrics, detail=detail))
+        predictions.append(score_predictions(name, "accuracy", images, divided.test, outcome.scores))
 
     subjects = model.subjects(controls, seed=seed)
     for subject in subjects:
@@ -237,7 +238,7 @@ def _evaluate_probe(protocol: Protocol, model: EvaluatedModel, images: ImageSet,
             train, validation, test = (examples.chosen(places) for places in (divided.train, divided.validation, divided.test))
             outcome = protocol.probe(train, validation, test, protocol.settings)
             sweeps[subject.name] = {"chosen_on": f"validation ({divided.validation_is})", "chosen": dict(outcome.chosen), "tried": list(outcome.sweep)}
-            detail = ", ".join(_chosen(name, value, outcome.sweep) for name, value in outcome.chosen.items())
+            detail = describe_choice(outcome)
             take(subject.name, outcome, detail)
             if subject.name == TRAINED and "shuffled" in controls:
                 shuffled = np.random.default_rng(seed).permutation(np.concatenate([train.labels, validation.labels]))
@@ -256,7 +257,8 @@ def _protocol(model: EvaluatedModel, settings: Any, *, features: str) -> dict[st
     return {"features": features, "preprocessing": model.preprocessing(), "settings": to_dict(settings)}
 
 
-def _rows(name: str, scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], metrics: Sequence[Metric], *, detail: str = "") -> list[Row]:
+def score_rows(name: str, scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], metrics: Sequence[Metric], *, detail: str = "") -> list[Row]:
+    """Metrics of class scores. Ties count against the model in the top 5."""
     predicted, num = scores.argmax(axis=1), len(labels)
     own = scores[np.arange(num), labels][:, None]
     above = (scores >= own).sum(axis=1)  # itself and those that score as much or more: ties count against the model
@@ -265,14 +267,18 @@ def _rows(name: str, scores: Float[np.ndarray, "n classes"], labels: Int[np.ndar
     return [Row(name, metric, estimates[metric](), detail) for metric in metrics if metric != "top-5 accuracy" or scores.shape[1] > TOP]
 
 
-def _chosen(name: str, value: float | int, sweep: Sequence[Mapping[str, Any]]) -> str:
-    """The value of a hyper-parameter as people read it; one at the end of three or more that were tried may have a better one beyond it, and says so."""
-    tried = sorted({entry[name] for entry in sweep})
-    end = len(tried) > 2 and value in (tried[0], tried[-1])
-    return f"{name.replace('_', ' ')} {value:g}" + (" (end of the sweep)" if end else "")
+def describe_choice(outcome: Outcome) -> str:
+    """The hyper-parameters as people read them; a value at the end of three or more that were tried may have a better one beyond it, and says so."""
+    described = []
+    for name, value in outcome.chosen.items():
+        tried = sorted({entry[name] for entry in outcome.sweep})
+        end = len(tried) > 2 and value in (tried[0], tried[-1])
+        described.append(f"{name.replace('_', ' ')} {value:g}" + (" (end of the sweep)" if end else ""))
+    return ", ".join(described)
 
 
-def _predictions(name: str, metric: str, images: ImageSet, test: Int[np.ndarray, " n"], scores: Float[np.ndarray, "n classes"], *, seed: int = 0) -> Predictions:
+def score_predictions(name: str, metric: str, images: ImageSet, test: Int[np.ndarray, " n"], scores: Float[np.ndarray, "n classes"], *, seed: int = 0) -> Predictions:
+    """What the scores say of each test image."""
     predicted, labels = scores.argmax(axis=1), images.labels[test]
     return Predictions(
         name, metric, [images.ids[place] for place in test], [images.classes[label] for label in labels], [images.classes[label] for label in predicted],

@@ -71,6 +71,7 @@ def evaluate_context_retrieval(
     An image without context (nothing before it) asks for nothing but is a candidate; images of the same bytes count as one. Raises ValueError if no context
     has a choice, and for an image that cannot be decoded.
     """
+    model.require_text("context retrieval")
     began = time.perf_counter()
     source = ShardSet(list(shards))
     number = min(len(source), settings.max_documents or len(source))

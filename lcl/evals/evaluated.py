@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,7 +20,8 @@ from lcl.core.tokenizer import Tokenizer
 from lcl.crops import Crop, centre_box, cut
 from lcl.evals.encode import encode
 from lcl.evals.results import TRAINED
-from lcl.features import Weights, find_checkpoint, load_model, random_twin, read_settings
+from lcl.exports.folder import RECORD
+from lcl.features import Encoder, Weights, find_encoder, load_encoder, load_model, random_encoder, random_twin, read_settings
 from lcl.model import LCL, ModelConfig
 from lcl.vision import PIXEL_MEAN, PIXEL_STD
 
@@ -43,6 +44,9 @@ class Vectors:
     counts: tuple[int, ...]
 
 
+Loaded = tuple[LCL, Tokenizer] | tuple[Encoder, None]
+
+
 class Subject(Protocol):
     """What gives images vectors. `fingerprint` names all that its numbers depend on, besides the images."""
 
@@ -58,45 +62,69 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A checkpoint under evaluation. Its weights are read when a feature is asked for that no cache holds."""
+    """An encoder under evaluation: a checkpoint, or an export or a file of published weights, which are the encoder alone.
 
-    folder: Path
+    A checkpoint's weights are read when a feature is asked for that no cache holds.
+    """
+
+    path: Path
     weights: Weights = "model"
     device: Device = "cpu"
 
     @classmethod
     def open(cls, path: Path | str, *, weights: Weights = "model", device: Device = "cpu") -> "EvaluatedModel":
-        """The checkpoint at `path` or the newest of the run there. Raises ValueError as `load_model`, and for a device that is not there."""
+        """What `load_encoder` reads at `path`: of a run its newest checkpoint. Raises ValueError as that does, and for a device that is not there."""
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda: PyTorch sees no such device here; leave it out, or install a PyTorch for this machine's")
-        found = cls(find_checkpoint(Path(path)), weights, device)
-        if not found._file.exists():
-            raise ValueError(f"{found.folder} holds no moving average; train with --optimizer.ema-decay 0.9998, or take its last weights")
+        found = cls(find_encoder(Path(path)), weights, device)
+        if not found.has_text:
+            found._alone  # read at once: what is wrong with it is said before any work
+        elif not found._file.exists():
+            raise ValueError(f"{found.path} holds no moving average; train with --optimizer.ema-decay 0.9998, or take its last weights")
         return found
 
     @property
+    def has_text(self) -> bool:
+        """Whether this is a checkpoint, which holds the text model too."""
+        return self.path.is_dir() and not (self.path / RECORD).exists()
+
+    def require_text(self, task: str) -> None:
+        """Raises ValueError if this is an encoder alone."""
+        if not self.has_text:
+            raise ValueError(f"{self.path} is an image encoder alone, and {task} needs the text model: give the checkpoint that it was made from (`lcl import-published` makes one of published weights)")
+
+    @property
     def _file(self) -> Path:
-        return self.folder / f"{self.weights}.safetensors"
+        return self.path / f"{self.weights}.safetensors"
+
+    @cached_property
+    def _alone(self) -> Encoder:
+        return load_encoder(self.path, weights=self.weights)
 
     @cached_property
     def sha256(self) -> str:
-        return sha256_of(self._file)
+        """Of the checkpoint's file of weights; of an encoder alone its fingerprint."""
+        return sha256_of(self._file) if self.has_text else self._alone.fingerprint
 
     @cached_property
     def settings(self) -> ModelConfig:
-        return read_settings(self.folder)[0]
+        return read_settings(self.path)[0] if self.has_text else self._alone.settings
 
     def record(self) -> dict[str, Any]:
-        state = self.folder / "state.json"
+        state = self.path / "state.json"
         step = read_json(state).get("step") if state.exists() else None
-        return {"path": str(self.folder), "weights": self.weights, "weights_sha256": self.sha256, "step": step, "device": self.device}
+        return {"path": str(self.path), "weights": self.weights, "weights_sha256": self.sha256, "step": step, "device": self.device}
 
     def trained(self) -> "ModelSubject":
-        return ModelSubject(TRAINED, self.sha256, self.settings, self.device, lambda: load_model(self.folder, weights=self.weights))
+        load = partial(load_model, self.path, weights=self.weights) if self.has_text else lambda: (self._alone, None)
+        return ModelSubject(TRAINED, self.sha256, self.settings, self.device, load)
 
     def random(self, *, seed: int) -> "ModelSubject":
         """The same architecture at its random start."""
-        return ModelSubject(RANDOM, f"random seed {seed}, torch {torch.__version__}", self.settings, self.device, lambda: random_twin(self.folder, seed=seed))
+        if self.has_text:
+            return ModelSubject(RANDOM, f"random seed {seed}, torch {torch.__version__}", self.settings, self.device, partial(random_twin, self.path, seed=seed))
+        alone = f"random seed {seed}, encoder alone, torch {torch.__version__}"
+        return ModelSubject(RANDOM, alone, self.settings, self.device, lambda: (random_encoder(self.settings, seed=seed), None))
 
     def raw_pixels(self) -> "PixelSubject":
         return PixelSubject(min(RAW_PX, self.settings.vision.tower().image_px) // RAW_PATCH_PX * RAW_PATCH_PX)
@@ -114,21 +142,27 @@ class EvaluatedModel:
 
 
 class ModelSubject:
-    def __init__(self, name: str, weights: str, settings: ModelConfig, device: Device, load: Callable[[], tuple[LCL, Tokenizer]]) -> None:
+    def __init__(self, name: str, weights: str, settings: ModelConfig, device: Device, load: Callable[[], Loaded]) -> None:
         self.name, self._vision, self._device, self._load = name, settings.vision, device, load
         self.fingerprint = json.dumps({"weights": weights, "model": to_dict(settings), "mean": PIXEL_MEAN, "std": PIXEL_STD}, sort_keys=True)
         self.parallel = device == "cpu"
-        self._loaded: tuple[LCL, Tokenizer] | None = None
+        self._loaded: Loaded | None = None
         self._loading = threading.Lock()
 
     @property
-    def loaded(self) -> tuple[LCL, Tokenizer]:
-        """The model and its tokenizer, read at the first use."""
+    def loaded(self) -> Loaded:
+        """The model and its tokenizer, or an encoder alone, read at the first use."""
         with self._loading:
             if self._loaded is None:
                 model, tokenizer = self._load()
                 self._loaded = model.to(self._device), tokenizer
             return self._loaded
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder alone, for images of any size."""
+        model = self.loaded[0]
+        return model if isinstance(model, Encoder) else Encoder(model)
 
     def prepare(self, data: bytes) -> Any:
         return self._vision.evaluation_input(data)

@@ -31,13 +31,13 @@ PREDICTIONS = pa.schema(
         ("label", pa.string()), ("predicted", pa.string()), ("right", pa.bool_()), ("score", pa.float64()),
     ]
 )  # fmt: skip
-Unit = Literal["share", "rank"]
+Unit = Literal["share", "rank", "number"]
 PAGE_WIDTH = 150  # columns of the table where it goes to a file
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a result: a metric of a model, or of a control, on the test items. `unit` says whether it is a fraction of 1 or counts from 1."""
+    """One line of a result: a metric of a model, or of a control, on the test items. `unit` says whether it is a fraction of 1, counts from 1, or is another number."""
 
     model: str
     metric: str
@@ -153,7 +153,7 @@ def console() -> Console:
 
 def shown(value: float, unit: Unit = "share") -> str:
     """The value as people read it."""
-    return f"{value:.1%}" if unit == "share" else f"{value:,.1f}"
+    return f"{value:.1%}" if unit == "share" else f"{value:,.1f}" if unit == "rank" else f"{value:,.2f}"
 
 
 def check_output(output: Path) -> Path:

@@ -57,8 +57,9 @@ def chance_of(num_right: Int[np.ndarray, " queries"], num: int, *, k: int) -> fl
 def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCache, *, seed: int = 0, controls: Sequence[Control] = CONTROLS) -> Result:
     """R@1, R@5 and R@10 of the test images' captions by image and of the images by caption.
 
-    Raises ValueError if the set has no test split, if no image of it has a caption, and as the cache.
+    Raises ValueError for an encoder alone, if the set has no test split, if no image of it has a caption, and as the cache.
     """
+    model.require_text("image-text retrieval")
     began, test = time.perf_counter(), images.split("test")
     test = np.array([place for place in test if images.captions[place]], dtype=int)
     if len(test) < 2:

@@ -17,7 +17,7 @@ CACHE = "lcl-cache"
 @config
 class EvalConfig:
     checkpoint: str
-    """A run folder (its newest checkpoint) or one checkpoint (step-N)."""
+    """A run folder (its newest checkpoint) or one checkpoint (step-N); where no text is read, also a folder of `lcl export` or a file of published weights."""
     data: str
     """Images: a folder (train/<class>/, validation/<class>/, test/<class>/), a tar or tar.gz of such folders, WebDataset tars, or a Hugging Face dataset on disk."""
     output: str

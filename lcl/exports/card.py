@@ -7,7 +7,7 @@ from typing import Any
 
 from lcl.core.config import commit, versions
 from lcl.core.files import read_json
-from lcl.evals.results import read_result
+from lcl.evals.results import read_result, shown
 from lcl.exports.folder import Target
 from lcl.features import Encoder
 
@@ -113,8 +113,7 @@ def _results(paths: Sequence[Path]) -> list[str]:
     lines = ["| task | data | model | metric | value | 95 % interval | n |", "|---|---|---|---|---|---|---|"]
     for record in map(read_result, paths):
         for row in record["rows"]:
-            values = (f"{row[name]:.1%}" if row.get("unit", "share") == "share" else f"{row[name]:,.1f}" for name in ("value", "low", "high"))
-            value, low, high = values
+            value, low, high = (shown(row[name], row.get("unit", "share")) for name in ("value", "low", "high"))
             lines.append(f"| {record['task']} | {record['dataset']['name']} | {row['model']} | {row['metric']} | {value} | {low} to {high} | {row['n']} |")
     return lines
 
