@@ -76,7 +76,7 @@ class DeduplicationConfig:
 
 
 def main(settings: DeduplicationConfig) -> None:
-    from results import write_result  # imports torch, which would be in the memory that child processes measure
+    from lcl.measured import write_result  # imports torch, which would be in the memory that child processes measure
 
     set_up_logging()
     parts: dict[str, Callable[[DeduplicationConfig], dict[str, Any]]] = {"recall": measure_recall, "speed": measure_speed, "scale": measure_scale}

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lcl import embedding
 from lcl.core.document import sha256_hex
 from lcl.core.files import read_json
 from lcl.core.images import decode_image, to_pixels
@@ -23,6 +22,7 @@ from lcl.crops import Crop, centre_box, cut
 from lcl.export import ExportConfig
 from lcl.export import main as write_export
 from lcl.features import load_encoder
+from lcl.use import embedding
 from lcl.use.embedded import find_features
 from lcl.use.embedding import EmbedConfig, embed
 from lcl.use.search_page import SearchConfig, search
@@ -154,7 +154,7 @@ def test_killed_and_run_again_gives_the_same_bytes(checkpoint: Path, shards: Pat
     output = tmp_path / "b"
     code = f"""
 import sys, time
-from lcl import embedding
+from lcl.use import embedding
 from lcl.use.embedding import EmbedConfig, embed
 write = embedding.write_part
 def slowly(*items, **options):

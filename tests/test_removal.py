@@ -173,8 +173,13 @@ def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> Non
     for trial in range(6):
         folder = tmp_path / f"trial-{trial}"
         shutil.copytree(original, folder)
-        for _ in range(2):
-            run_killed_inside(CODE.format(folder=str(folder), domains=str(domains)), chance=chance, longest_seconds=longest / 2)
+        sidecars = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+
+        def begun(sidecars: dict[Path, int] = sidecars) -> bool:
+            return any(path.stat().st_mtime_ns != time for path, time in sidecars.items())
+
+        for when in ({"longest_seconds": longest / 20, "begun": begun}, {"longest_seconds": longest / 2}):
+            run_killed_inside(CODE.format(folder=str(folder), domains=str(domains)), chance=chance, **when)
             states = set()
             for path in folder.glob("*.json"):
                 assert is_whole(path)
