@@ -1,7 +1,7 @@
 """Entry point: how a build scales: with workers, against no Ray at all, with more input, and what a worker needs of memory.
 
     python benchmarks/building.py --output docs/benchmarks/building.json                 half an hour on two cores, which nothing else should use
-    python benchmarks/building.py --output docs/benchmarks/splits.json --parts splits    an hour
+    python benchmarks/building.py --output docs/benchmarks/splits.json --parts splits
     python benchmarks/building.py --output outputs/building.json --parts memory
 
 Each build runs in a process of its own (benchmarks/build_once.py), so that a peak of memory is that of one build.

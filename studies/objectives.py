@@ -4,7 +4,7 @@
 
     row: photographs --compose_pages--> crawl --build_shards--> shards --pretrain--> encoder --evaluations on the official test images--> RESULTS/HASH.json
 
-Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/objectives_page.py` makes docs/results.md of them.
+Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/objectives_page.py` makes tables and pictures of them.
 """
 
 import logging

@@ -10,6 +10,7 @@ from lcl.core.tokenizer import Tokenizer, TokenizerConfig
 from lcl.import_published import ImportPublishedConfig, write_folder
 from lcl.model import LCL, ModelConfig
 from lcl.text import TextConfig
+from lcl.train_config import PRESETS
 from lcl.vision import VisionConfig
 
 SQUARE = ModelConfig(
@@ -37,7 +38,15 @@ def random_model(settings: ModelConfig, seed: int = 0) -> LCL:
 
 def checkpoint_of(model: LCL, folder: Path) -> Path:
     """The model as a checkpoint folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     (folder.parent / "source.pt").write_bytes(b"")
     settings = ImportPublishedConfig(model_config="", weights=str(folder.parent / "source.pt"), output=str(folder))
     write_folder(folder, model, Tokenizer(model.settings.tokenizer), settings=settings)
     return folder
+
+
+def toy_checkpoint(folder: Path, *, seed: int = 0) -> Path:
+    """The toy preset's model at its random start, as a checkpoint folder."""
+    settings = PRESETS["toy"].model
+    torch.manual_seed(seed)
+    return checkpoint_of(LCL.for_tokenizer(settings, Tokenizer(settings.tokenizer)).eval(), folder)

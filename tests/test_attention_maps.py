@@ -17,7 +17,7 @@ from lcl.use.attention_page import AttentionMapsConfig, attention_maps, heat_ove
 from lcl.use.pooling_attention import pooling_weights
 from lcl.vision import VisionConfig, normalise, valid_patches
 from tests.conftest import Run
-from tests.made_checkpoints import toy_checkpoint
+from tests.made_encoders import toy_checkpoint
 from tests.made_shards import made_image
 
 SMALL = ModelConfig(

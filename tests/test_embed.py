@@ -28,7 +28,7 @@ from lcl.use.embedding import EmbedConfig, embed
 from lcl.use.search_page import SearchConfig, search
 from tests.conftest import Run
 from tests.kill_and_continue import leftovers, run_killed_inside
-from tests.made_checkpoints import toy_checkpoint
+from tests.made_encoders import toy_checkpoint
 from tests.made_shards import file_bytes, made_document, made_image, made_set
 
 DOCUMENTS = [made_document(number) for number in range(12)]

@@ -27,7 +27,7 @@ from lcl.scorers import cosines
 from lcl.scoring import ScoreConfig, score_set
 from pipeline.tools.applying import ApplyConfig, apply_to_set
 from tests.conftest import Run
-from tests.made_checkpoints import toy_checkpoint
+from tests.made_encoders import toy_checkpoint
 from tests.made_shards import file_bytes, file_states, made_document, made_image, made_set
 
 DOCUMENTS = [made_document(number) for number in range(8)]

@@ -24,7 +24,7 @@ from lcl.use.embedding import EmbedConfig, embed
 from lcl.use.neighbours import find_neighbours
 from lcl.use.search_page import SearchConfig, search
 from tests.conftest import Run
-from tests.made_checkpoints import toy_checkpoint
+from tests.made_encoders import toy_checkpoint
 from tests.made_shards import made_document, made_image, made_set
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"

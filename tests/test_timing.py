@@ -64,7 +64,8 @@ def test_a_meter_counts_documents_apart_from_what_gets_them(tmp_path: Path) -> N
     assert record["attempts"] == 2 and record["lost_attempts"] == 0
     usage = record["usage"]
     assert usage["documents"] == 6 and 0.15 <= usage["document_core_seconds"] < 0.25 and usage["core_seconds"] >= usage["document_core_seconds"] + 0.12
-    assert usage["wall_seconds"] >= usage["core_seconds"] > 0.3 and usage["peak_memory_bytes"] > 1e7
+    assert usage["core_seconds"] > 0.3 and usage["peak_memory_bytes"] > 1e7
+    assert usage["wall_seconds"] > usage["core_seconds"] - 0.05  # two clocks, which disagree by a tick
     assert not list((tmp_path / "kind" / meter.RUNNING).iterdir())
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from lcl.core.config import to_dict
 from lcl.core.logs import progress_bar
 from lcl.evals.attentive_probe import EPSILON, AttentiveProbeConfig, attentive_probe
-from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, ModelSubject, What
+from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, What
 from lcl.evals.examples import Examples, Outcome
 from lcl.evals.feature_cache import FeatureCache, one_thread
 from lcl.evals.few_shot import STRENGTHS, FewShotConfig, few_shot_scores
@@ -178,7 +178,7 @@ def evaluate_zero_shot(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
     model.require_text("zero-shot classification")
     began, test = time.perf_counter(), labelled_test(images)
     rows, predictions = [], []
-    subjects = [subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)]
+    subjects = model.encoders(controls, seed=seed)
     for subject in subjects:
         cache.ensure(subject, images, "pooled")
     with one_thread():

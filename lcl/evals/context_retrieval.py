@@ -23,7 +23,7 @@ from lcl.core.logs import progress_bar
 from lcl.core.rejected import Rejected
 from lcl.core.shards import ShardSet
 from lcl.core.tokenizer import Tokenizer
-from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, ModelSubject
+from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel
 from lcl.evals.feature_cache import one_thread
 from lcl.evals.intervals import clustered_bootstrap, exact
 from lcl.evals.results import Predictions, Result, Row, by_metric
@@ -78,7 +78,7 @@ def evaluate_context_retrieval(
     rows: list[Row] = []
     predictions = []
     with one_thread():
-        for subject in (subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)):
+        for subject in model.encoders(controls, seed=seed):
             contexts = _embed(*subject.loaded, source, number, settings, title=subject.name)
             found, nearest, num_candidates, asked = _ranks(contexts, within_document=settings.candidates == "document")
             documents = [str(document) for document in contexts.documents[asked]]

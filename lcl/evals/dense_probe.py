@@ -179,7 +179,7 @@ class PatchPixels:
 
 
 def _subjects(model: EvaluatedModel, controls: Sequence[Control], *, side_px: int, patch_px: int, seed: int) -> list[SceneSubject | PatchPixels]:
-    encoders = [subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)]
+    encoders = model.encoders(controls, seed=seed)
     pixels = [PatchPixels(side_px=side_px, patch_px=patch_px)] if "pixels" in controls else []
     return [*(SceneSubject(subject, side_px=side_px) for subject in encoders), *pixels]
 

@@ -129,10 +129,13 @@ class EvaluatedModel:
     def raw_pixels(self) -> "PixelSubject":
         return PixelSubject(min(RAW_PX, self.settings.vision.tower().image_px) // RAW_PATCH_PX * RAW_PATCH_PX)
 
+    def encoders(self, controls: Sequence[Control], *, seed: int) -> list["ModelSubject"]:
+        """The trained encoder, and its random twin where the controls have it."""
+        return [self.trained(), *([self.random(seed=seed)] if "random" in controls else [])]
+
     def subjects(self, controls: Sequence[Control], *, seed: int) -> list["ModelSubject | PixelSubject"]:
-        """The trained encoder, and those of the controls that are encoders."""
-        beside = {"random": lambda: self.random(seed=seed), "pixels": self.raw_pixels}
-        return [self.trained(), *(make() for name, make in beside.items() if name in controls)]
+        """The encoders, and raw pixels where the controls have them."""
+        return [*self.encoders(controls, seed=seed), *([self.raw_pixels()] if "pixels" in controls else [])]
 
     def preprocessing(self) -> dict[str, Any]:
         """What happens to an image before the encoder sees it, for a result's record."""

@@ -101,7 +101,7 @@ def evaluate_fine_tuned(
         rows.extend(score_rows(name, outcome.scores, images.labels[divided.test], ("accuracy", "balanced accuracy"), detail=detail))
         predictions.append(score_predictions(name, "accuracy", images, divided.test, outcome.scores))
 
-    subjects = [subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)]
+    subjects = model.encoders(controls, seed=seed)
     num_final = len(subjects) + ("shuffled" in controls)
     with progress_bar("fine-tuning", total=len(subjects) * len(trials) * settings.sweep_steps + num_final * settings.steps) as bar:
         for subject in subjects:

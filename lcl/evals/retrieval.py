@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lcl.evals.classification import describe_set
-from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, ModelSubject
+from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel
 from lcl.evals.feature_cache import FeatureCache, one_thread
 from lcl.evals.image_sets import ImageSet
 from lcl.evals.intervals import clustered_bootstrap, exact
@@ -70,7 +70,7 @@ def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
     caption_ids = [f"{images.ids[place]}#{number}" for place in test for number in range(len(images.captions[place]))]
     groups = torch.arange(len(test)), torch.from_numpy(image_of)
     rows, predictions = [], []
-    subjects = [subject for subject in model.subjects(controls, seed=seed) if isinstance(subject, ModelSubject)]
+    subjects = model.encoders(controls, seed=seed)
     for subject in subjects:
         cache.ensure(subject, images, "pooled")
     with one_thread():

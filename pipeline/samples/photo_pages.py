@@ -9,7 +9,7 @@ photograph names its class, and half of those its main colour; all else is fille
 import colorsys
 import html
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,8 +168,8 @@ def _document(title: str, turn: int, article: str) -> str:
 
 # --- The main colour of a photograph, in a word
 
-GREYS: Mapping[str, float] = {"black": 0.25, "grey": 0.7, "white": 1.01}  # up to this value (HSV) where there is little colour
-HUES: Mapping[str, float] = {"red": 0.04, "orange": 0.11, "yellow": 0.18, "green": 0.45, "blue": 0.70, "purple": 0.83, "pink": 0.95, "red ": 1.01}  # up to this hue
+GREYS = (("black", 0.25), ("grey", 0.7), ("white", 1.01))  # up to this value (HSV) where there is little colour
+HUES = (("red", 0.04), ("orange", 0.11), ("yellow", 0.18), ("green", 0.45), ("blue", 0.70), ("purple", 0.83), ("pink", 0.95), ("red", 1.01))  # up to this hue
 LEAST_SATURATION, DARK = 0.22, 0.16
 
 
@@ -179,4 +179,4 @@ def colour_of(data: bytes) -> str:
     middle = image.crop((image.width // 3, image.height // 3, 2 * image.width // 3 + 1, 2 * image.height // 3 + 1)).resize((1, 1), Image.Resampling.BOX)
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in middle.getpixel((0, 0))))
     bounds, number = (GREYS, value) if saturation < LEAST_SATURATION or value < DARK else (HUES, hue)
-    return next(name for name, bound in bounds.items() if number < bound).strip()
+    return next(name for name, bound in bounds if number < bound)
