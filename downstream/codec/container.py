@@ -1,0 +1,59 @@
+"""The header of a compressed image, format LCLC version 1: 40 bytes, little-endian.
+
+    magic "LCLC" | version u8 | profile u8 | channels u8 (1 grey, 3 colour) | zero u8 | model u64 | width u32 | height u32 | tile u16 | zero u16
+    payload length u32 | checksum of the symbols u32 | CRC-32 u32 of the 36 bytes before and of the payload
+
+`model` begins the SHA-256 of the model's weights; `tile` is the side of tiles in pixels, 0 for an image coded whole.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from downstream.codec.coding import Profile
+
+MAGIC, VERSION = b"LCLC", 1
+HEADER = struct.Struct("<4sBBBBQIIHHII")
+CRC = struct.Struct("<I")
+HEADER_BYTES = HEADER.size + CRC.size
+PROFILES: tuple[Profile, ...] = ("fast", "portable")
+MAX_PIXELS = 1 << 30
+
+
+@dataclass(frozen=True)
+class Header:
+    profile: Profile
+    channels: int
+    model: int
+    width: int
+    height: int
+    tile: int
+    """Side of the tiles in pixels; 0: none."""
+    checksum: int
+    """Of the symbols."""
+
+
+def pack(header: Header, payload: bytes) -> bytes:
+    """The file."""
+    fields = (MAGIC, VERSION, PROFILES.index(header.profile), header.channels, 0, header.model, header.width, header.height, header.tile, 0, len(payload), header.checksum)
+    front = HEADER.pack(*fields)
+    return front + CRC.pack(zlib.crc32(payload, zlib.crc32(front))) + payload
+
+
+def unpack(data: bytes) -> tuple[Header, bytes]:
+    """Header and payload. Raises ValueError for bytes that are no such file, of another version, cut short, or changed anywhere."""
+    if data[:4] != MAGIC:
+        raise ValueError("this is no compressed image of lcl codec (it does not begin with LCLC)")
+    if len(data) < HEADER_BYTES:
+        raise ValueError(f"the file is cut short: {len(data)} bytes, and the header alone has {HEADER_BYTES}")
+    _, version, profile, channels, zero, model, width, height, tile, also_zero, length, checksum = HEADER.unpack_from(data)
+    if version != VERSION:
+        raise ValueError(f"the file has version {version} of the format, this program reads {VERSION}: use the program that wrote it, or a newer one")
+    payload = data[HEADER_BYTES:]
+    if len(payload) != length:
+        raise ValueError(f"the file is {'cut short' if len(payload) < length else 'too long'}: {len(payload)} bytes of payload, {length} were written")
+    if CRC.unpack_from(data, HEADER.size)[0] != zlib.crc32(payload, zlib.crc32(data[: HEADER.size])):
+        raise ValueError("the file is damaged (its checksum does not fit): take another copy")
+    if profile >= len(PROFILES) or channels not in (1, 3) or zero or also_zero or not 0 < width * height <= MAX_PIXELS:
+        raise ValueError("the file's header says what no encoder writes; it was not written by this format")
+    return Header(PROFILES[profile], channels, model, width, height, tile, checksum), payload

@@ -1,0 +1,53 @@
+"""The mean-scale hyperprior (Minnen et al., NeurIPS 2018, arXiv:1809.02736): one group of y, whose means and scales z gives.
+
+Parameters are named as in CompressAI's MeanScaleHyperprior, whose weights can be copied in.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from downstream.codec.factorised import FactorisedPrior
+from downstream.codec.layers import GDN, conv, deconv
+from downstream.codec.model import Codec, Latent, Prediction
+from lcl.core.config import config
+
+Width = Annotated[int, Field(ge=2, multiple_of=2)]
+
+
+@config
+class MeanScaleConfig:
+    width: Width = 128
+    """Channels of the transforms and of z (N)."""
+    latent_width: Width = 192
+    """Channels of y (M)."""
+
+
+class MeanScale(Codec):
+    def __init__(self, settings: MeanScaleConfig) -> None:
+        super().__init__()
+        n, m = settings.width, settings.latent_width
+        self.group_sizes = (m,)
+        self.g_a = nn.Sequential(conv(3, n), GDN(n), conv(n, n), GDN(n), conv(n, n), GDN(n), conv(n, m))
+        self.g_s = nn.Sequential(deconv(m, n), GDN(n, inverse=True), deconv(n, n), GDN(n, inverse=True), deconv(n, n), GDN(n, inverse=True), deconv(n, 3))
+        self.h_a = nn.Sequential(conv(m, n, kernel=3, stride=1), nn.LeakyReLU(), conv(n, n), nn.LeakyReLU(), conv(n, n))
+        self.h_s = nn.Sequential(deconv(n, m), nn.LeakyReLU(), deconv(m, m * 3 // 2), nn.LeakyReLU(), conv(m * 3 // 2, m * 2, kernel=3, stride=1))
+        self.z_entropy_bottleneck = FactorisedPrior(n)
+
+    def analysis(self, x: Latent) -> Latent:
+        return self.g_a(x)
+
+    def synthesis(self, y_hat: Latent) -> Latent:
+        return self.g_s(y_hat)
+
+    def hyper_analysis(self, y: Latent) -> Latent:
+        return self.h_a(y)
+
+    def hyper_synthesis(self, z_hat: Latent) -> tuple[Latent, Latent]:
+        scales, means = self.h_s(z_hat).chunk(2, dim=1)
+        return means, scales
+
+    def predict(self, group: int, said: tuple[Latent, Latent], earlier: list[Latent]) -> tuple[Prediction, Latent]:
+        means, scales = said
+        return Prediction(means, scales), means
