@@ -129,7 +129,7 @@ def test_whole_number_convolutions_are_exact(stretch: int) -> None:
     assert torch.equal(layer(x), wanted)
 
 
-HEADER = Header("fast", 3, 0x0123456789ABCDEF, 640, 480, 0, 77)
+HEADER = Header("fast", 3, 0x0123456789ABCDEF, 640, 480, 1.5, 77)
 
 
 def test_a_file_comes_back_and_its_header_is_forty_bytes() -> None:

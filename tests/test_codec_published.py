@@ -43,7 +43,7 @@ def test_cca_gives_the_published_numbers(published: dict[str, torch.Tensor], x: 
     torch.testing.assert_close(found.coded.z_bits, bits_of(published["z"]), atol=0, rtol=1e-5)
     y = codec.analysis(x)
     z_hat = rounded(z := codec.hyper_analysis(y), codec.z_entropy_bottleneck.medians.expand_as(z))[0]
-    torch.testing.assert_close(torch.cat(auxiliary.likelihoods(y, codec.hyper_synthesis(z_hat), rounded), dim=1), published["y_cca"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(auxiliary(y, codec.hyper_synthesis(z_hat), rounded), dim=1), published["y_cca"], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

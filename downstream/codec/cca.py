@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from downstream.codec.factorised import FactorisedPrior
-from downstream.codec.gaussian import bits_of, likelihood
+from downstream.codec.gaussian import likelihood
 from downstream.codec.layers import NAFBlock, NAFStack, ResidualBottleneck, conv, deconv
 from downstream.codec.model import Codec, Latent, Prediction
 from downstream.codec.rounding import Rounding
@@ -55,6 +55,13 @@ class CCAConfig:
         if min(sizes) < 1:
             raise ValueError(f"{self.num_groups} groups of {self.latent_width} channels leave one empty ({sizes}): lower num_groups or group_exponent")
         return tuple(sizes)
+
+    def tile_margin(self) -> int | None:
+        """Places of y that a transform sees to each side: what its convolutions and windows reach, at the stride of each."""
+        if self.num_blocks and not self.window:
+            return None
+        reach_px = sum((2 + self.num_bottlenecks + self.num_blocks * (1 + self.window // 2)) * stride for stride in (2, 4, 8)) + 2 * 16
+        return -(-reach_px // 16) + 1
 
     def check(self) -> None:
         """Raises ValueError for sizes that do not fit together."""
@@ -148,7 +155,7 @@ class Auxiliary(GroupModel):
         self.y_entropy_bottleneck = FactorisedPrior(settings.latent_width)
         self.group_sizes = settings.group_sizes()
 
-    def likelihoods(self, y: Latent, said: tuple[Latent, Latent], rounding: Rounding) -> list[Latent]:
+    def forward(self, y: Latent, said: tuple[Latent, Latent], rounding: Rounding) -> list[Latent]:
         """Of each group of y, in order."""
         found, given = [], []
         for group, values in enumerate(y.split(self.group_sizes, dim=1)):
@@ -159,10 +166,6 @@ class Auxiliary(GroupModel):
                 given.append(self.restore(group, values_hat, support))
         return found
 
-    def bits(self, y: Latent, said: tuple[Latent, Latent], rounding: Rounding) -> torch.Tensor:
-        """Bits of each group of each image, [groups, images]."""
-        return torch.stack([bits_of(one) for one in self.likelihoods(y, said, rounding)])
-
 
 class CCA(GroupModel, Codec):
     def __init__(self, settings: CCAConfig) -> None:
@@ -170,7 +173,7 @@ class CCA(GroupModel, Codec):
         settings.check()
         super().__init__(settings, skipped=0)
         m, inner, z = settings.latent_width, settings.widths[2], settings.hyper_width
-        self.group_sizes = settings.group_sizes()
+        self.group_sizes, self.tile_margin = settings.group_sizes(), settings.tile_margin()
         self.g_a, self.g_s = Analysis(settings), Synthesis(settings)
         self.h_a = nn.Sequential(conv(m, inner, kernel=3, stride=1), nn.GELU(), conv(inner, inner), nn.GELU(), conv(inner, z))
         self.h_mean_s, self.h_scale_s = (

@@ -1,9 +1,9 @@
 """The header of a compressed image, format LCLC version 1: 40 bytes, little-endian.
 
-    magic "LCLC" | version u8 | profile u8 | channels u8 (1 grey, 3 colour) | zero u8 | model u64 | width u32 | height u32 | tile u16 | zero u16
+    magic "LCLC" | version u8 | profile u8 | channels u8 (1 grey, 3 colour) | zero u8 | model u64 | width u32 | height u32 | level u16 | zero u16
     payload length u32 | checksum of the symbols u32 | CRC-32 u32 of the 36 bytes before and of the payload
 
-`model` begins the SHA-256 of the model's weights; `tile` is the side of tiles in pixels, 0 for an image coded whole.
+`model` begins the SHA-256 of the model's file; `level` is in 1/256. Tiles are no part of it: they bound memory, and change no bit.
 """
 
 import struct
@@ -18,6 +18,7 @@ CRC = struct.Struct("<I")
 HEADER_BYTES = HEADER.size + CRC.size
 PROFILES: tuple[Profile, ...] = ("fast", "portable")
 MAX_PIXELS = 1 << 30
+LEVEL_ONE = 256
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,15 @@ class Header:
     model: int
     width: int
     height: int
-    tile: int
-    """Side of the tiles in pixels; 0: none."""
+    level: float
+    """Of the model's rates."""
     checksum: int
     """Of the symbols."""
 
 
 def pack(header: Header, payload: bytes) -> bytes:
     """The file."""
-    fields = (MAGIC, VERSION, PROFILES.index(header.profile), header.channels, 0, header.model, header.width, header.height, header.tile, 0, len(payload), header.checksum)
+    fields = (MAGIC, VERSION, PROFILES.index(header.profile), header.channels, 0, header.model, header.width, header.height, round(header.level * LEVEL_ONE), 0, len(payload), header.checksum)
     front = HEADER.pack(*fields)
     return front + CRC.pack(zlib.crc32(payload, zlib.crc32(front))) + payload
 
@@ -46,7 +47,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
         raise ValueError("this is no compressed image of lcl codec (it does not begin with LCLC)")
     if len(data) < HEADER_BYTES:
         raise ValueError(f"the file is cut short: {len(data)} bytes, and the header alone has {HEADER_BYTES}")
-    _, version, profile, channels, zero, model, width, height, tile, also_zero, length, checksum = HEADER.unpack_from(data)
+    _, version, profile, channels, zero, model, width, height, level, also_zero, length, checksum = HEADER.unpack_from(data)
     if version != VERSION:
         raise ValueError(f"the file has version {version} of the format, this program reads {VERSION}: use the program that wrote it, or a newer one")
     payload = data[HEADER_BYTES:]
@@ -56,4 +57,4 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
         raise ValueError("the file is damaged (its checksum does not fit): take another copy")
     if profile >= len(PROFILES) or channels not in (1, 3) or zero or also_zero or not 0 < width * height <= MAX_PIXELS:
         raise ValueError("the file's header says what no encoder writes; it was not written by this format")
-    return Header(PROFILES[profile], channels, model, width, height, tile, checksum), payload
+    return Header(PROFILES[profile], channels, model, width, height, level / LEVEL_ONE, checksum), payload

@@ -15,6 +15,7 @@ from downstream.codec.layers import bounded_below
 WIDTHS = (1, 3, 3, 3, 3, 1)
 INIT_SCALE = 10.0
 TAIL_MASS = 1e-9
+REACH, BISECTIONS = 1024.0, 40  # quantiles lie this far out at most, and are found to 1e-9
 
 
 class FactorisedPrior(nn.Module):
@@ -30,17 +31,16 @@ class FactorisedPrior(nn.Module):
             self.biases.append(nn.Parameter(torch.rand(num_channels, num_out, 1) - 0.5))
             if layer < len(WIDTHS) - 2:
                 self.factors.append(nn.Parameter(torch.zeros(num_channels, num_out, 1)))
-        self.quantiles = nn.Parameter(torch.tensor([-INIT_SCALE, 0.0, INIT_SCALE]).repeat(num_channels, 1, 1))
+        self.quantiles = nn.Parameter(torch.tensor([-INIT_SCALE, 0.0, INIT_SCALE]).repeat(num_channels, 1, 1), requires_grad=False)
         """[channels, 1, 3]: where half of TAIL_MASS, a half, and all but half of TAIL_MASS lie below. The middle is the centre of rounding."""
         self.register_load_state_dict_pre_hook(_accept_earlier_names)
 
-    def cumulative_logits(self, values: Float[Tensor, "channels 1 values"], *, frozen: bool = False) -> Float[Tensor, "channels 1 values"]:
-        """The logit of P(channel < value); with `frozen` its gradient reaches the values alone."""
-        matrices, biases, factors = ([one.detach() if frozen else one for one in part] for part in (self.matrices, self.biases, self.factors))
-        for layer, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
+    def cumulative_logits(self, values: Float[Tensor, "channels 1 values"]) -> Float[Tensor, "channels 1 values"]:
+        """The logit of P(channel < value)."""
+        for layer, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
             values = functional.softplus(matrix) @ values + bias
-            if layer < len(factors):
-                values = values + torch.tanh(factors[layer]) * torch.tanh(values)
+            if layer < len(self.factors):
+                values = values + torch.tanh(self.factors[layer]) * torch.tanh(values)
         return values
 
     def likelihood(self, z: Float[Tensor, "images channels height width"]) -> Float[Tensor, "images channels height width"]:
@@ -58,11 +58,17 @@ class FactorisedPrior(nn.Module):
         """The centres of rounding, without a gradient."""
         return rearrange(self.quantiles[:, 0, 1].detach(), "channels -> 1 channels 1 1")
 
-    def quantile_loss(self) -> Float[Tensor, ""]:
-        """Sum of distances, in logits, of the cumulative probabilities at `quantiles` from what they should be. Its gradient reaches the quantiles alone."""
+    @torch.no_grad()
+    def find_quantiles(self) -> None:
+        """Puts `quantiles` where the cumulative probabilities are what they should be, by bisection: in the place of the auxiliary loss that others descend on."""
         edge = math.log(2 / TAIL_MASS - 1)
         wanted = torch.tensor([-edge, 0.0, edge], device=self.quantiles.device)
-        return (self.cumulative_logits(self.quantiles, frozen=True) - wanted).abs().sum()
+        low, high = torch.full_like(self.quantiles, -REACH), torch.full_like(self.quantiles, REACH)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            below = self.cumulative_logits(middle) < wanted
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        self.quantiles.copy_((low + high) / 2)
 
 
 def _accept_earlier_names(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -3,6 +3,9 @@
     x --analysis--> y --hyper_analysis--> z --rounding--> z_hat --hyper_synthesis--> parameters of y
     y --groups in turn, each with the parameters that the earlier ones and z_hat give--> rounding --> y_hat --synthesis--> x_hat
 
+A codec of several rates has a gain for each channel of y at each level, by which y is multiplied before it is rounded, and another by which y_hat is
+after it (Cui et al., CVPR 2021, arXiv:2003.02012): larger steps, fewer bits. Levels between two are between their gains, geometrically.
+
 Rates are of what `rounding` (downstream/codec/rounding.py) makes of values around their centres: medians of z, predicted means of y.
 """
 
@@ -45,14 +48,35 @@ class Reconstruction(NamedTuple):
     coded: Coded
 
 
+Level = Float[Tensor, " images"] | None
+"""Of each image, from 0 (fewest bits) to the number of levels less one; None for a codec of one rate."""
+
+
+class Gains(nn.Module):
+    """Factors of the channels of y at each level, as logarithms."""
+
+    def __init__(self, num_levels: int, num_channels: int) -> None:
+        super().__init__()
+        self.before, self.after = (nn.Parameter(torch.zeros(num_levels, num_channels)) for _ in range(2))
+
+    def at(self, table: Float[Tensor, "levels channels"], level: Float[Tensor, " images"]) -> Latent:
+        lower = level.floor().long().clamp(0, len(table) - 1)
+        upper = (lower + 1).clamp(max=len(table) - 1)
+        return torch.lerp(table[lower], table[upper], (level - lower)[:, None]).exp()[:, :, None, None]
+
+
 class Codec(nn.Module, ABC):
     """Transforms and entropy model. Subclasses own `z_entropy_bottleneck`, and sides that `stride_px` divides are their input."""
+
+    gains: Gains | None = None
 
     z_entropy_bottleneck: FactorisedPrior
     group_sizes: tuple[int, ...]
     """Channels of the groups of y, which are coded in turn."""
     stride_px = 64
     """Pixels of the input to one place of z, along each side."""
+    tile_margin: int | None = 5
+    """Places of y around a tile that its transforms see; None where they see the whole picture."""
 
     @abstractmethod
     def analysis(self, x: Float[Tensor, "images 3 height width"]) -> Latent:
@@ -78,6 +102,25 @@ class Codec(nn.Module, ABC):
         """What the decoder makes of a group's rounded values."""
         return values
 
+    def analyse(self, x: Float[Tensor, "images 3 height width"], level: Level = None) -> tuple[Latent, Latent]:
+        """y and z at this level."""
+        return self.at_level(self.analysis(x), level)
+
+    def at_level(self, y: Latent, level: Level) -> tuple[Latent, Latent]:
+        """y with the gains of this level, and z of that."""
+        if self.gains is not None:
+            y = y * self.gains.at(self.gains.before, self._given(level))
+        return y, self.hyper_analysis(y)
+
+    def synthesise(self, y_hat: Latent, level: Level = None) -> Float[Tensor, "images 3 height width"]:
+        """Pixels of y_hat that was made at this level."""
+        return self.synthesis(y_hat if self.gains is None else y_hat * self.gains.at(self.gains.after, self._given(level)))
+
+    def _given(self, level: Level) -> Float[Tensor, " images"]:
+        if level is None:
+            raise ValueError("this codec has several rates: say the level")
+        return level
+
     def code(self, y: Latent, z: Latent, rounding: Rounding = rounded) -> Coded:
         """Rounds z, then each group of y, and counts the bits of both."""
         z_measured, z_hat = rounding(z, self.z_entropy_bottleneck.medians.expand_as(z))
@@ -91,7 +134,6 @@ class Codec(nn.Module, ABC):
             given.append(self.restore(group, values_hat, support))
         return Coded(torch.cat(given, dim=1), torch.stack(bits), bits_of(self.z_entropy_bottleneck.likelihood(z_measured)))
 
-    def forward(self, x: Float[Tensor, "images 3 height width"], rounding: Rounding = rounded) -> Reconstruction:
-        y = self.analysis(x)
-        coded = self.code(y, self.hyper_analysis(y), rounding)
-        return Reconstruction(self.synthesis(coded.y_hat), coded)
+    def forward(self, x: Float[Tensor, "images 3 height width"], level: Level = None, rounding: Rounding = rounded) -> Reconstruction:
+        coded = self.code(*self.analyse(x, level), rounding)
+        return Reconstruction(self.synthesise(coded.y_hat, level), coded)

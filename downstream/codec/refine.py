@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from downstream.codec.model import Codec, Latent, Reconstruction
+from downstream.codec.model import Codec, Latent, Level, Reconstruction
 from downstream.codec.rounding import RoundingConfig, relaxing, rounded
 from lcl.core.config import config
 
@@ -62,16 +62,16 @@ def loss_of(x: Pixels, found: Reconstruction, *, lmbda: float, distortion: Disto
 
 
 def refine(
-    codec: Codec, x: Pixels, settings: RefineConfig, *, lmbda: float, distortion: Distortion = squared_error, progress: Callable[[int, float], None] | None = None
+    codec: Codec, x: Pixels, settings: RefineConfig, *, lmbda: float, level: Level = None, distortion: Distortion = squared_error,
+    progress: Callable[[int, float], None] | None = None,
 ) -> Refined:
     """The best latents seen for the padded image `x` at this trade-off, which need not be the one the codec was trained for."""
     rng = torch.Generator(device=x.device).manual_seed(settings.seed)
     with torch.no_grad():
-        y = codec.analysis(x)
-        z = codec.hyper_analysis(y)
+        y, z = codec.analyse(x, level)
     y, z = y.requires_grad_(), z.requires_grad_()
     optimizer = torch.optim.Adam([y, z], lr=settings.learning_rate)
-    best, losses = (y.detach().clone(), z.detach().clone()), {0: _true_loss(codec, x, y, z, lmbda=lmbda, distortion=distortion)}
+    best, losses = (y.detach().clone(), z.detach().clone()), {0: _true_loss(codec, x, y, z, lmbda=lmbda, level=level, distortion=distortion)}
     trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -79,11 +79,11 @@ def refine(
         for iteration in range(settings.iterations):
             optimizer.zero_grad()
             coded = codec.code(y, z, relaxing(settings.rounding, iteration=iteration, rng=rng))
-            loss_of(x, Reconstruction(codec.synthesis(coded.y_hat), coded), lmbda=lmbda, distortion=distortion, num_pixels=_num_pixels(x)).backward()
+            loss_of(x, Reconstruction(codec.synthesise(coded.y_hat, level), coded), lmbda=lmbda, distortion=distortion, num_pixels=_num_pixels(x)).backward()
             optimizer.step()
             done = iteration + 1
             if done % settings.check_every == 0 or done == settings.iterations:
-                losses[done] = _true_loss(codec, x, y, z, lmbda=lmbda, distortion=distortion)
+                losses[done] = _true_loss(codec, x, y, z, lmbda=lmbda, level=level, distortion=distortion)
                 if losses[done] <= min(losses.values()):
                     best = (y.detach().clone(), z.detach().clone())
                 if progress is not None:
@@ -95,9 +95,9 @@ def refine(
 
 
 @torch.no_grad()
-def _true_loss(codec: Codec, x: Pixels, y: Latent, z: Latent, *, lmbda: float, distortion: Distortion) -> float:
+def _true_loss(codec: Codec, x: Pixels, y: Latent, z: Latent, *, lmbda: float, level: Level, distortion: Distortion) -> float:
     coded = codec.code(y, z, rounded)
-    return float(loss_of(x, Reconstruction(codec.synthesis(coded.y_hat), coded), lmbda=lmbda, distortion=distortion, num_pixels=_num_pixels(x)))
+    return float(loss_of(x, Reconstruction(codec.synthesise(coded.y_hat, level), coded), lmbda=lmbda, distortion=distortion, num_pixels=_num_pixels(x)))
 
 
 def _num_pixels(x: Pixels) -> int:

@@ -1,0 +1,106 @@
+"""Pictures to compressed bytes and back.
+
+    pixels --mirrored to whole places of z--> analysis, in tiles --> y, z (refined, if asked) --walk--> payload, under a header
+    bytes --> header, payload --walk--> y_hat --synthesis, in tiles--> pixels, cut to size
+
+A tile is computed with a margin as wide as its convolutions see, so that tiles bound memory and change nothing but the last digits of floats.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from downstream.codec.coding import Latents, Profile, Reader, Writer, walk
+from downstream.codec.container import Header, pack, unpack
+from downstream.codec.model import Codec, Latent
+from downstream.codec.model_file import TrainedCodec
+from downstream.codec.tiles import in_tiles
+from downstream.photographs import to_bytes, to_tensor
+
+LATENT_PX = 16  # pixels of the input to one place of y, along each side
+Refine = Callable[[Codec, Tensor, Float[Tensor, " images"] | None], Latents]
+"""(codec, padded pixels, level) -> latents that were fitted to them."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    data: bytes
+    estimated_bits: float
+    """Of the latents under the model, before coding."""
+
+
+@torch.no_grad()
+def encode(trained: TrainedCodec, pixels: UInt8[np.ndarray, "height width channels"], *, level: float = 0.0, profile: Profile = "fast", refine: Refine | None = None, tile_px: int = 0) -> Encoded:
+    """The compressed picture, grey (one channel) or colour. Raises ValueError for a level or profile that the model does not have."""
+    codec, at = trained.codec, trained.level(level)
+    if profile == "portable" and trained.tables.integers is None:
+        raise ValueError("this model has no portable profile (its means need earlier groups of y); give --profile fast, or a model of kind mean_scale")
+    height, width, channels = pixels.shape
+    x = padded(to_tensor(pixels).expand(3, -1, -1)[None], codec.stride_px)
+    if refine is not None:
+        with torch.enable_grad():
+            latents = refine(codec, x, at)
+    else:
+        latents = analyse_in_tiles(codec, x, at, tile_px=tile_px)
+    writer = Writer()
+    walk(codec, trained.tables, writer, tuple(latents.z.shape[-2:]), profile, latents)
+    header = Header(profile, channels, trained.hash, width, height, level, writer.checksum)
+    return Encoded(pack(header, writer.coder.bytes()), float(codec.code(latents.y, latents.z).bits.sum()))
+
+
+@torch.no_grad()
+def decode(trained: TrainedCodec, data: bytes, *, tile_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
+    """The picture. Raises ValueError for bytes that are damaged, of another model, or read by a machine whose floats choose other tables."""
+    header, payload = unpack(data)
+    if header.model != trained.hash:
+        raise ValueError(f"the picture was compressed with another model ({header.model:016x}); this one is {trained.hash:016x}. Give --model the file that it names.")
+    codec, at = trained.codec, trained.level(header.level)
+    size = tuple(-(-side // codec.stride_px) for side in (header.height, header.width))
+    reader = Reader(payload)
+    try:
+        y_hat = walk(codec, trained.tables, reader, size, header.profile)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_ELSEWHERE}") from error
+    if reader.checksum != header.checksum:
+        raise ValueError(f"the symbols are not those that were written; {_ELSEWHERE}")
+    x_hat = synthesise_in_tiles(codec, y_hat, at, tile_px=tile_px)[0, :, : header.height, : header.width]
+    return to_bytes(x_hat if header.channels == 3 else x_hat.mean(dim=0, keepdim=True))
+
+
+_ELSEWHERE = "the file itself is whole, so this machine's float arithmetic differs from the writer's: decode it there, or write it with --profile portable"
+
+
+def padded(x: Float[Tensor, "images channels height width"], stride_px: int) -> Float[Tensor, "images channels new_height new_width"]:
+    """Mirrored at the right and lower edge, as often as it takes, to sides that `stride_px` divides."""
+    while True:
+        missing = [-side % stride_px for side in x.shape[-2:]]
+        if not any(missing):
+            return x
+        down, right = (min(need, side - 1) for need, side in zip(missing, x.shape[-2:], strict=True))
+        mode = "reflect" if down or right else "replicate"
+        if mode == "replicate":  # a side of one pixel has nothing to mirror
+            down, right = missing
+        elif (missing[0] and not down) or (missing[1] and not right):
+            x = functional.pad(x, (0, missing[1] * (not right), 0, missing[0] * (not down)), mode="replicate")
+            continue
+        x = functional.pad(x, (0, right, 0, down), mode=mode)
+
+
+@torch.no_grad()
+def analyse_in_tiles(codec: Codec, x: Float[Tensor, "1 3 height width"], level: Float[Tensor, " images"] | None, *, tile_px: int) -> Latents:
+    """y and z of the padded picture, its transform computed in tiles of `tile_px` (0: at once)."""
+    y: Latent = in_tiles(codec.analysis, x, side=tile_px // LATENT_PX, margin=codec.tile_margin, scale=(LATENT_PX, 1)) if tile_px else codec.analysis(x)
+    return Latents(*codec.at_level(y, level))
+
+
+@torch.no_grad()
+def synthesise_in_tiles(codec: Codec, y_hat: Latent, level: Float[Tensor, " images"] | None, *, tile_px: int) -> Float[Tensor, "1 3 height width"]:
+    def whole(part: Latent) -> Tensor:
+        return codec.synthesise(part, level)
+
+    return in_tiles(whole, y_hat, side=tile_px // LATENT_PX, margin=codec.tile_margin, scale=(1, LATENT_PX)) if tile_px else whole(y_hat)

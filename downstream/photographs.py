@@ -1,0 +1,84 @@
+"""Photographs of a folder, and crops of them for training: the same crops for the same seed and step, whatever the number of processes.
+
+    folder --decoded, kept in memory up to a limit--> crop number i of step s: image, place and flip drawn by (seed, s, i)
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from lcl.core.images import ENDINGS, decode_image, to_pixels
+from lcl.core.rejected import Rejected
+
+MEMORY_BYTES = 2 << 30  # of decoded photographs; the least recently used go first
+
+
+def list_photographs(folder: Path) -> list[Path]:
+    """Image files below the folder, in the order of their names. Raises ValueError if there are none."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    if not files:
+        raise ValueError(f"{folder} holds no photographs ({', '.join(ENDINGS)})")
+    return files
+
+
+def read_photograph(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Its pixels, upright. Raises ValueError naming the file if it cannot be read."""
+    try:
+        return to_pixels(decode_image(path.read_bytes()))
+    except Rejected as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it, or replace it") from error
+
+
+def to_tensor(pixels: UInt8[np.ndarray, "height width channels"]) -> Float[Tensor, "channels height width"]:
+    """Pixels in [0, 1]."""
+    return rearrange(torch.from_numpy(np.ascontiguousarray(pixels)), "height width channels -> channels height width").float() / 255
+
+
+def to_bytes(x: Float[Tensor, "channels height width"]) -> UInt8[np.ndarray, "height width channels"]:
+    """The nearest 8-bit pixels: the inverse of `to_tensor`."""
+    return rearrange((x.clamp(0, 1) * 255).round().to(torch.uint8), "channels height width -> height width channels").numpy()
+
+
+class Crops:
+    """Random squares of the photographs, flipped left to right half of the time."""
+
+    def __init__(self, files: Sequence[Path], *, side_px: int, seed: int) -> None:
+        """Raises ValueError if a photograph cannot be read, or is smaller than a crop."""
+        self._files, self._side, self._seed = list(files), side_px, seed
+        self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._held = 0
+        self.fingerprint = hashlib.sha256("\n".join(f"{path.name} {path.stat().st_size}" for path in self._files).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def batch(self, step: int, items: range) -> Float[Tensor, "items 3 side side"]:
+        """Crops of these numbers of a step's batch."""
+        return torch.stack([to_tensor(self.crop(step, item)) for item in items])
+
+    def crop(self, step: int, item: int) -> UInt8[np.ndarray, "side side 3"]:
+        rng = np.random.default_rng([self._seed, step, item])
+        pixels = self._photograph(int(rng.integers(len(self._files))))
+        top, left = (int(rng.integers(side - self._side + 1)) for side in pixels.shape[:2])
+        cut = pixels[top : top + self._side, left : left + self._side]
+        return cut[:, ::-1] if rng.random() < 0.5 else cut
+
+    def _photograph(self, number: int) -> np.ndarray:
+        if number in self._decoded:
+            self._decoded.move_to_end(number)
+            return self._decoded[number]
+        pixels = read_photograph(self._files[number])
+        if min(pixels.shape[:2]) < self._side:
+            raise ValueError(f"{self._files[number]} is smaller than a crop ({pixels.shape[1]} x {pixels.shape[0]}, crops have {self._side} px): remove it, or train on smaller crops")
+        self._decoded[number] = pixels
+        self._held += pixels.nbytes
+        while self._held > MEMORY_BYTES and len(self._decoded) > 1:
+            self._held -= self._decoded.popitem(last=False)[1].nbytes
+        return pixels

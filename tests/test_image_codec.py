@@ -1,0 +1,161 @@
+"""Pictures to files and back: any size, tiles, refinement, damage."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from downstream.codec.cca import CCAConfig
+from downstream.codec.coding import Latents
+from downstream.codec.container import HEADER_BYTES
+from downstream.codec.image_codec import analyse_in_tiles, decode, encode, padded, synthesise_in_tiles
+from downstream.codec.mean_scale import MeanScale, MeanScaleConfig
+from downstream.codec.model import Codec
+from downstream.codec.model_file import CodecConfig, TrainedCodec, finish, load_codec, save_codec
+from downstream.codec.refine import RefineConfig, refine
+from downstream.codec.rounding import RoundingConfig
+from tests.made_weights import made_weights
+
+KINDS = {
+    "mean_scale": CodecConfig(mean_scale=MeanScaleConfig(width=8, latent_width=12), num_levels=3),
+    "cca": CodecConfig(kind="cca", cca=CCAConfig(widths=(8, 10, 12), latent_width=20, hyper_width=8, num_groups=3, num_bottlenecks=1, num_blocks=1, entropy_width=12, entropy_blocks=1, head_widths=(12, 8), window=3)),
+}  # fmt: skip
+
+
+def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Smooth waves with some noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x * rng.uniform(0.02, 0.2) + y * rng.uniform(0.02, 0.2) + rng.uniform(0, 6)) for _ in range(channels)]
+    return np.clip(128 + 90 * np.stack(waves, axis=-1) + rng.normal(0, 6, (height, width, channels)), 0, 255).astype(np.uint8)
+
+
+@torch.no_grad()
+def widen(codec: Codec) -> None:
+    """Scales near those of the latents, as training makes them."""
+    if isinstance(codec, MeanScale):
+        codec.h_s[4].bias[: sum(codec.group_sizes)] += 1.5
+    else:
+        for head in codec.scale_cc_transforms:
+            head[4].bias += 1.5
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TrainedCodec:
+    made = KINDS[request.param]
+    codec = made.build()
+    codec.load_state_dict(made_weights(codec.state_dict()))
+    widen(codec)
+    lmbdas = (0.002, 0.01, 0.05)[: made.num_levels]
+    path = tmp_path_factory.mktemp("codec") / "codec.safetensors"
+    save_codec(finish(codec, made, lmbdas, {"data": "made"}, [torch.rand(2, 3, 64, 64)]), path)
+    return load_codec(path)
+
+
+def profiles(trained: TrainedCodec) -> list[str]:
+    return ["fast"] + ["portable"] * (trained.tables.integers is not None)
+
+
+@settings(max_examples=12, deadline=None)
+@given(height=st.integers(1, 150), width=st.integers(1, 150), channels=st.sampled_from([1, 3]), level=st.floats(0, 2))
+def test_any_size_comes_back(trained: TrainedCodec, height: int, width: int, channels: int, level: float) -> None:
+    level = round(level * 256) / 256 if trained.codec.gains is not None else 0.0
+    for profile in profiles(trained):
+        encoded = encode(trained, picture(height, width, channels), level=level, profile=profile)
+        found = decode(trained, encoded.data)
+        assert found.shape == (height, width, channels) and np.array_equal(found, decode(trained, encoded.data))
+
+
+def test_the_file_is_as_long_as_estimated(trained: TrainedCodec) -> None:
+    encoded = encode(trained, picture(512, 768))
+    assert abs(len(encoded.data) - encoded.estimated_bits / 8) < 0.01 * encoded.estimated_bits / 8 + HEADER_BYTES
+
+
+def test_a_picture_equals_its_reconstruction(trained: TrainedCodec) -> None:
+    """What is decoded is what the model's own pass gives, to a step of 8 bits."""
+    pixels = picture(128, 192)
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        wanted = trained.codec(x, trained.level(0)).x_hat[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255
+    assert np.abs(decode(trained, encode(trained, pixels).data).astype(float) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("side", [(1, 1), (5, 64), (64, 3), (63, 65), (2, 130)])
+def test_padding_mirrors_and_keeps_the_picture(side: tuple[int, int]) -> None:
+    x = torch.rand(1, 3, *side)
+    found = padded(x, 64)
+    assert found.shape[-1] % 64 == found.shape[-2] % 64 == 0 and torch.equal(found[:, :, : side[0], : side[1]], x)
+    if side[0] > 1 and side[0] % 64:
+        assert torch.equal(found[:, :, side[0], : side[1]], x[:, :, side[0] - 2])
+
+
+@pytest.mark.parametrize("tile_px", [128, 192])
+@torch.no_grad()
+def test_tiles_change_nothing(trained: TrainedCodec, tile_px: int) -> None:
+    x = padded(torch.from_numpy(picture(330, 450)).permute(2, 0, 1)[None].float() / 255, 64)
+    level = trained.level(0)
+    whole, tiled = analyse_in_tiles(trained.codec, x, level, tile_px=0), analyse_in_tiles(trained.codec, x, level, tile_px=tile_px)
+    assert torch.allclose(tiled.y, whole.y, atol=1e-5) and torch.allclose(tiled.z, whole.z, atol=1e-5)
+    y_hat = whole.y.round()
+    assert torch.allclose(synthesise_in_tiles(trained.codec, y_hat, level, tile_px=tile_px), synthesise_in_tiles(trained.codec, y_hat, level, tile_px=0), atol=1e-5)
+
+
+def test_a_codec_that_sees_the_whole_picture_has_no_tiles() -> None:
+    published = CodecConfig(kind="cca", cca=CCAConfig(widths=(8, 8, 8), latent_width=40, num_blocks=1)).build()
+    with pytest.raises(ValueError, match="averages over the whole picture"):
+        analyse_in_tiles(published, torch.rand(1, 3, 64, 64), None, tile_px=128)
+
+
+@pytest.mark.parametrize("method", ["sga", "ssl", "ssl3", "ste"])
+def test_refinement_lowers_the_true_loss_and_codes_what_it_found(trained: TrainedCodec, method: str) -> None:
+    seen = []
+
+    def refined(codec: object, x: torch.Tensor, level: torch.Tensor | None) -> Latents:
+        found = refine(trained.codec, x, RefineConfig(iterations=30, rounding=RoundingConfig(method=method), learning_rate=0.02, check_every=10), lmbda=0.01, level=level)
+        seen.append(found.losses)
+        return Latents(found.y, found.z)
+
+    pixels = picture(64, 64)
+    plain, better = encode(trained, pixels), encode(trained, pixels, refine=refined)
+    assert list(seen[0]) == [0, 10, 20, 30] and min(seen[0].values()) < seen[0][0]
+
+    def loss(data: bytes) -> float:
+        return 0.01 * float(((decode(trained, data).astype(float) - pixels) ** 2).mean()) + 8 * (len(data) - HEADER_BYTES) / 64**2
+
+    assert loss(better.data) < loss(plain.data) + 0.02  # 4 bytes are 0.008, rounding to 8 bits the rest
+    assert all(parameter.requires_grad for name, parameter in trained.codec.named_parameters() if "quantiles" not in name)
+
+
+def test_files_of_others_and_damage(trained: TrainedCodec) -> None:
+    data = encode(trained, picture(70, 90)).data
+    rng = np.random.default_rng(0)
+    for place in rng.choice(8 * len(data), 60, replace=False).tolist():
+        damaged = bytearray(data)
+        damaged[place // 8] ^= 1 << place % 8
+        with pytest.raises(ValueError, match="file|compressed image"):
+            decode(trained, bytes(damaged))
+    with pytest.raises(ValueError, match="cut short"):
+        decode(trained, data[:-3])
+    with pytest.raises(ValueError, match="no compressed image"):
+        decode(trained, b"\x89PNG....")
+
+
+def test_models_come_back_and_are_told_apart(trained: TrainedCodec, tmp_path: Path) -> None:
+    path = tmp_path / "again.safetensors"
+    save_codec(trained, path)
+    again = load_codec(path)
+    assert again.hash == trained.hash
+    data = encode(trained, picture(64, 64)).data
+    assert np.array_equal(decode(again, data), decode(trained, data))
+    other = TrainedCodec(trained.codec, trained.tables, trained.settings, trained.lmbdas, {"data": "other"}, 0)
+    save_codec(other, path)
+    with pytest.raises(ValueError, match="compressed with another model"):
+        decode(load_codec(path), data)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is no codec, or damaged"):
+        load_codec(path)
+    with pytest.raises(ValueError, match="level 7: this model has levels from 0 to"):
+        encode(trained, picture(64, 64), level=7)
