@@ -38,7 +38,7 @@ def read_photograph(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 def to_tensor(pixels: UInt8[np.ndarray, "height width channels"]) -> Float[Tensor, "channels height width"]:
     """Pixels in [0, 1]."""
-    return rearrange(torch.from_numpy(np.ascontiguousarray(pixels)), "height width channels -> channels height width").float() / 255
+    return rearrange(torch.from_numpy(np.array(pixels)), "height width channels -> channels height width").float() / 255
 
 
 def to_bytes(x: Float[Tensor, "channels height width"]) -> UInt8[np.ndarray, "height width channels"]:

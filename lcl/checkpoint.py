@@ -45,7 +45,6 @@ from lcl.core.files import read_json, sha256_of, sync_folder, write_json
 from lcl.core.tokenizer import TOKENIZER_FILE, Tokenizer
 from lcl.distributed import from_rank_0, gather_objects, say
 from lcl.engine import EngineConfig, full_weights
-from lcl.loader import RowLoader
 from lcl.model import ModelConfig
 
 log = logging.getLogger(__name__)
@@ -97,9 +96,10 @@ class _Checkpoint:
 class Checkpointer:
     """Writes the checkpoints of a run, one at a time, while training goes on."""
 
-    def __init__(self, run: Path, *, identity: Mapping[str, Any], keep: int, scratch: str = "") -> None:
-        """`scratch` is a folder on this machine ("": the system's for temporary files). All ranks together, while the run's lock is held:
-        folders that killed processes of this run left behind are removed."""
+    def __init__(self, run: Path, *, identity: Mapping[str, Any], keep: int, scratch: str = "", merge_states: Callable[[list[Any]], Any] = lambda states: states[0]) -> None:
+        """`scratch` is a folder on this machine ("": the system's for temporary files); `merge_states` makes one of the loaders' states of all ranks.
+        All ranks together, while the run's lock is held: folders that killed processes of this run left behind are removed."""
+        self._merge_states = merge_states
         self._run, self._identity, self._keep = run, identity, keep
         self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
         self._scratch = Path(scratch or tempfile.gettempdir())
@@ -140,7 +140,7 @@ class Checkpointer:
         if self._rank == 0:
             for name, tensors in (extra or {}).items():
                 weights[name] = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
-            files = {"config": self._identity, "loader": RowLoader.merge_states(loader_states), "state": {"step": step} | copy.deepcopy(dict(state))}
+            files = {"config": self._identity, "loader": self._merge_states(loader_states), "state": {"step": step} | copy.deepcopy(dict(state))}
         checkpoint = _Checkpoint(step, scratch, aside, files, weights, write_more, started, time.perf_counter() - started)
         self._writing, self._problem = checkpoint, None
         self._thread = threading.Thread(target=self._write, args=[checkpoint], name=f"checkpoint-{step}")

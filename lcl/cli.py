@@ -38,6 +38,11 @@ COMMANDS = {
     "embed": ("lcl.embed", "features of a folder of images or of shards by an encoder, as parquet or safetensors"),
     "search": ("lcl.search", "nearest neighbours of images or texts among such features, as an HTML page"),
     "attention-maps": ("lcl.attention_maps", "where an encoder's pooling looks, as pictures over the images"),
+    "train codec": ("downstream.train_codec", "train an image codec on a folder of photographs"),
+    "codec encode": ("downstream.codec_encode", "compress pictures with a trained codec"),
+    "codec decode": ("downstream.codec_decode", "compressed pictures back to PNG"),
+    "codec info": ("downstream.codec_info", "what is in compressed pictures, and whether they are whole"),
+    "codec eval": ("downstream.eval_codec", "rate and quality of a codec beside JPEG, WebP, AVIF and JPEG 2000"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
 }

@@ -3,34 +3,40 @@
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lcl.checkpoint import checkpoints
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.files import read_json, write_json
 from lcl.distributed import together
-from lcl.train_config import FREE_FIELDS, TrainConfig
 
 LOCK, STATUS, METRICS = ".lock", "status.json", "metrics.jsonl"
 
 log = logging.getLogger(__name__)
 
 
-def claim_folder(run: Path, config: TrainConfig, *, shards: str, tokenizer: str, rank: int) -> None:
-    """Writes run.json into an empty folder, or checks that the one there is of the same run, shards and tokenizer; holds the run's lock.
+class Input(NamedTuple):
+    """What a run reads: it must be the same when the run is resumed."""
 
-    `shards` and `tokenizer` are fingerprints of what the run reads.
+    fingerprint: str
+    name: str
+    """For people: "the shards in a, b"."""
 
+
+def claim_folder(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str], rank: int) -> None:
+    """Writes run.json into an empty folder, or checks that the one there is of the same run and inputs; holds the run's lock.
+
+    `free` are dotted fields that may differ when a run is resumed; one that ends in a point stands for all below it.
     Raises ValueError, on all ranks, if the folder holds something else or if another process trains in it.
     """
     with together():
         if rank == 0:
-            _claim(run, config, shards=shards, tokenizer=tokenizer)
+            _claim(run, config, inputs=inputs, free=free)
 
 
-def _claim(run: Path, config: TrainConfig, *, shards: str, tokenizer: str) -> None:
+def _claim(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str]) -> None:
     if run.exists() and not run.is_dir():
         raise ValueError(f"--output {run} is a file; give a folder")
     record = run / "run.json"
@@ -42,10 +48,10 @@ def _claim(run: Path, config: TrainConfig, *, shards: str, tokenizer: str) -> No
     run.mkdir(parents=True, exist_ok=True)
     _lock(run)
     if checkpoints(run) or (run / METRICS).exists():
-        _check_same_run(run, config, shards=shards, tokenizer=tokenizer)
+        _check_same_run(run, config, inputs=inputs, free=free)
         _check_progress(run)
     else:  # also in the place of a run that made no step: a mistake in its options must not cost the folder
-        write_run_record(run, config, shards=shards, tokenizer=tokenizer)
+        write_run_record(run, config, **{key: given.fingerprint for key, given in inputs.items()})
 
 
 def write_status(run: Path, *, step: int, finished: bool) -> None:
@@ -72,22 +78,21 @@ def _lock(run: Path) -> None:
         raise ValueError(f"another process is training in {run}; wait for it, or end it") from error
 
 
-def is_free(key: str) -> bool:
-    """Whether the field of this dotted name may differ when a run is resumed."""
-    return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE_FIELDS)
+def is_free(key: str, free: Sequence[str]) -> bool:
+    """Whether the field of this dotted name is one of `free`."""
+    return any(key == one or (one.endswith(".") and key.startswith(one)) for one in free)
 
 
-def _check_same_run(run: Path, config: TrainConfig, *, shards: str, tokenizer: str) -> None:
+def _check_same_run(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str]) -> None:
     record = read_json(run / "run.json")
     then, now = dict(_flat(record["config"])), dict(_flat(to_dict(config)))
-    changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and not is_free(key)]
+    changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and not is_free(key, free)]
     if changed:
         listed = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3])
         raise ValueError(f"{run} holds another run ({listed}). Give another --output, or the same options to resume it.")
-    if record["shards"] != shards:
-        raise ValueError(f"the shards in {', '.join(config.data.shards)} are not those that the run in {run} was started with. Give another --output, or restore them.")
-    if record["tokenizer"] != tokenizer:
-        raise ValueError(f"the tokenizer gives other ids than the one that the run in {run} was started with (model.tokenizer.file). Give another --output, or restore it.")
+    for key, given in inputs.items():
+        if record[key] != given.fingerprint:
+            raise ValueError(f"{given.name}: not what the run in {run} was started with. Give another --output, or restore it.")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

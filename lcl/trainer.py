@@ -35,11 +35,11 @@ from lcl.monitor import Monitor, clock
 from lcl.parameter_groups import freeze, parameter_groups
 from lcl.prefetch import Prefetcher, StepInput
 from lcl.rows import SpecialIds
-from lcl.run_folder import claim_folder, write_status
+from lcl.run_folder import Input, claim_folder, write_status
 from lcl.schedule import learning_rate
 from lcl.start import load_start
 from lcl.stopping import StopRequest, stop_request
-from lcl.train_config import TrainConfig
+from lcl.train_config import FREE_FIELDS, TrainConfig
 from lcl.train_step import accumulate_gradients
 from lcl.validation import Validation
 
@@ -71,7 +71,11 @@ class Training:
             self.validation = self._validation(make_source)
         torch.manual_seed(config.seed)
         model = LCL.for_tokenizer(config.model, self.tokenizer, regression=config.loss.regresses)
-        claim_folder(self.folder, config, shards=source.fingerprint, tokenizer=self.tokenizer.fingerprint, rank=ranks.rank)
+        inputs = {
+            "shards": Input(source.fingerprint, f"the shards in {', '.join(config.data.shards)}"),
+            "tokenizer": Input(self.tokenizer.fingerprint, "the ids that the tokenizer gives (model.tokenizer.file)"),
+        }
+        claim_folder(self.folder, config, inputs=inputs, free=FREE_FIELDS, rank=ranks.rank)
         identity = checkpoint_identity(config.model, self.tokenizer, config.engine) | {"objective": config.loss.objective}
         resume = find_resume(self.folder, identity=identity)
         # A converted checkpoint holds what the optimiser trains, and nothing of frozen parts.
@@ -83,7 +87,7 @@ class Training:
         self.step, self.counters = state["step"], Counter(state["counters"])
         self.spikes, self.alarms = guard(state=state["spikes"]), alarms(state=state["collapse"])
         self.average = self._average(resume)
-        self.checkpointer = Checkpointer(self.folder, identity=identity, keep=config.keep_checkpoints, scratch=config.scratch)
+        self.checkpointer = Checkpointer(self.folder, identity=identity, keep=config.keep_checkpoints, scratch=config.scratch, merge_states=RowLoader.merge_states)
         with together():
             loader = RowLoader(
                 source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=None if resume is None else resume.loader

@@ -21,6 +21,7 @@ from lcl import checkpoint
 from lcl.checkpoint import Checkpointer, checkpoints, find_resume, load_checkpoint
 from lcl.distributed import process_group
 from lcl.engine import EngineConfig, deepspeed_settings, full_weights, start_engine, update
+from lcl.loader import RowLoader
 from tests.made_rows import batch_of, make_model
 
 IDENTITY = {"model": {"width": 16}, "tokenizer": "fingerprint", "zero_stage": 2, "precision": "fp32", "ranks": 2}
@@ -66,7 +67,7 @@ def main() -> None:
     report: dict[str, Any] = {}
     with process_group(threads=1) as ranks:
         first = ranks.rank == 0
-        saved = Checkpointer(run, identity=IDENTITY, keep=2, scratch=str(scratch))
+        saved = Checkpointer(run, identity=IDENTITY, keep=2, scratch=str(scratch), merge_states=RowLoader.merge_states)
         report["left over"] = sorted(path.name for path in [*run.iterdir(), *scratch.iterdir()])
         engine, rows = make_engine(seed=0), loader_state()
         step(engine)

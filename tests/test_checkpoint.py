@@ -265,7 +265,7 @@ def test_other_shards_and_foreign_folders_are_refused(run: Run, shards: Path, co
     record = json.loads((copy / "run.json").read_text())
     record["config"]["data"]["shards"] = [str(copy.parent / "moved")]
     (copy / "run.json").write_text(json.dumps(record))
-    assert_one_line_error(run("lcl", "pretrain", *arguments(copy.parent / "moved", copy)[1:]), "are not those that the run", "restore them")
+    assert_one_line_error(run("lcl", "pretrain", *arguments(copy.parent / "moved", copy)[1:]), "not what the run in", "restore it")
     assert_one_line_error(run("lcl", "pretrain", *arguments(shards, shards)[1:]), "holds no training run", "Give another --output")
 
 

@@ -40,7 +40,7 @@ def widen(codec: Codec) -> None:
         codec.h_s[4].bias[: sum(codec.group_sizes)] += 1.5
     else:
         for head in codec.scale_cc_transforms:
-            head[4].bias += 1.5
+            head[4].bias += 3
 
 
 @pytest.fixture(scope="module", params=list(KINDS))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lcl.run_folder import LOCK, METRICS, STATUS, _claim, is_free, write_status
-from lcl.train_config import PRESETS, TrainConfig
+from lcl.run_folder import LOCK, METRICS, STATUS, Input, _claim, is_free, write_status
+from lcl.train_config import FREE_FIELDS, PRESETS, TrainConfig
 
 
-def claim(run: Path, **changes: object) -> None:
-    _claim(run, config(run, **changes), shards="some", tokenizer="words")
+def claim(run: Path, shards: str = "some", **changes: object) -> None:
+    _claim(run, config(run, **changes), inputs={"shards": Input(shards, "the shards")}, free=FREE_FIELDS)
 
 
 def config(run: Path, **changes: object) -> TrainConfig:
@@ -71,5 +71,5 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_free_fields_are_whole_names_or_groups() -> None:
-    assert is_free("output") and is_free("data.shards") and is_free("validation.every") and is_free("collapse.patience")
-    assert not any(is_free(name) for name in ("data.shard_weights", "output_folder", "steps", "validation", "data.weights", "threads_more"))
+    assert all(is_free(name, FREE_FIELDS) for name in ("output", "data.shards", "validation.every", "collapse.patience"))
+    assert not any(is_free(name, FREE_FIELDS) for name in ("data.shard_weights", "output_folder", "steps", "validation", "data.weights", "threads_more"))

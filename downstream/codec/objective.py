@@ -11,7 +11,7 @@ R_G is the rate of y under the auxiliary model G, which sees fewer groups: R_G -
 """
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,8 @@ from torch.func import functional_call
 from downstream.codec.cca import CCA, Auxiliary
 from downstream.codec.gaussian import LEAST_LIKELIHOOD
 from downstream.codec.model import Codec, Level
-from downstream.codec.rounding import training
+from downstream.codec.rounding import Rounding, training
+from downstream.fit import Losses
 from lcl.core.config import config
 
 Mode = Literal["off", "published", "intent"]
@@ -46,11 +47,6 @@ class ObjectiveConfig:
         """Raises ValueError for rates that are no ascending positive numbers."""
         if list(self.lmbdas) != sorted(set(self.lmbdas)) or min(self.lmbdas) <= 0:
             raise ValueError(f"objective.lmbdas are {' '.join(map(str, self.lmbdas))}: give positive numbers, ascending")
-
-
-class Losses(NamedTuple):
-    loss: Float[Tensor, ""]
-    metrics: dict[str, Float[Tensor, ""]]
 
 
 class _TurnedGradient(torch.autograd.Function):
@@ -94,7 +90,7 @@ class CodecObjective(nn.Module):
             metrics["auxiliary_bpp"] = rate
         return Losses(loss, {name: value.detach() for name, value in metrics.items()})
 
-    def _adjustment(self, auxiliary: Auxiliary, y: Tensor, z: Tensor, rounding: object, num_pixels: int, alpha: float) -> tuple[Tensor, Tensor]:
+    def _adjustment(self, auxiliary: Auxiliary, y: Tensor, z: Tensor, rounding: Rounding, num_pixels: int, alpha: float) -> tuple[Tensor, Tensor]:
         """What G adds to the loss, and R_G."""
         z_hat = rounding(z, self.codec.z_entropy_bottleneck.medians.expand_as(z))[1]
         said = self.codec.hyper_synthesis(z_hat)

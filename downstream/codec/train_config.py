@@ -1,0 +1,63 @@
+"""What the training of a codec can be told, and named sets of it."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from downstream.codec.cca import CCAConfig
+from downstream.codec.mean_scale import MeanScaleConfig
+from downstream.codec.model_file import CodecConfig
+from downstream.codec.objective import ObjectiveConfig
+from downstream.fit import FitConfig, FitOptimizerConfig
+from lcl.core.config import config
+from lcl.schedule import ScheduleConfig
+
+
+@config
+class TrainCodecConfig:
+    photographs: str = ""
+    """Folder of photographs to train on."""
+    output: str = "outputs/codec"
+    """Folder of the run; the same command again resumes it."""
+    crop_px: Annotated[int, Field(ge=64, multiple_of=64)] = 256
+    """Side of the square crops."""
+    model: CodecConfig = CodecConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: FitOptimizerConfig = FitOptimizerConfig()
+    fit: FitConfig = FitConfig()
+
+    def check(self) -> None:
+        """Raises ValueError for settings that do not fit together."""
+        if not self.photographs:
+            raise ValueError("--photographs: give a folder of photographs to train on")
+        if self.model.num_levels != len(self.objective.lmbdas):
+            raise ValueError(f"model.num_levels is {self.model.num_levels}, objective.lmbdas are {len(self.objective.lmbdas)}: give one lmbda for each level")
+        self.objective.check()
+
+
+LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)  # of CompressAI's models of six qualities (its docs/source/zoo.rst)
+
+PRESETS: dict[str, TrainCodecConfig] = {
+    # Under an hour on two cores: one model of six rates.
+    "small": TrainCodecConfig(
+        crop_px=128,
+        model=CodecConfig(mean_scale=MeanScaleConfig(width=64, latent_width=96), num_levels=len(LMBDAS)), objective=ObjectiveConfig(lmbdas=LMBDAS),
+        optimizer=FitOptimizerConfig(learning_rate=5e-4, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02)),
+        fit=FitConfig(steps=24_000, batch_items=12, micro_items=6),
+    ),
+    # As published, but for the number of steps, which their epochs of OpenImages make (arXiv:2410.04847, README of its code).
+    "cca": TrainCodecConfig(
+        model=CodecConfig(kind="cca"), objective=ObjectiveConfig(lmbdas=(0.05,), beta=0.3, mode="published", alpha=1.0),
+        optimizer=FitOptimizerConfig(learning_rate=1e-4, ema_decay=0.0), fit=FitConfig(steps=2_000_000, batch_items=8, micro_items=8),
+    ),
+    "toy": TrainCodecConfig(
+        crop_px=64, model=CodecConfig(mean_scale=MeanScaleConfig(width=8, latent_width=12), num_levels=2), objective=ObjectiveConfig(lmbdas=(0.002, 0.02)),
+        optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=2)), fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4),
+    ),
+    "toy_cca": TrainCodecConfig(
+        crop_px=64,
+        model=CodecConfig(kind="cca", cca=CCAConfig(widths=(8, 8, 12), latent_width=20, hyper_width=8, num_groups=3, num_bottlenecks=1, num_blocks=1, entropy_width=12, entropy_blocks=1, head_widths=(12, 8))),
+        objective=ObjectiveConfig(lmbdas=(0.01,), mode="intent", alpha=0.3, alpha_warmup_steps=4),
+        optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=2)), fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4),
+    ),
+}  # fmt: skip

@@ -1,0 +1,55 @@
+"""Entry point: compressed pictures back to PNG.
+
+    python downstream/codec_decode.py photo.lclc photo.png --model codec.safetensors
+"""
+
+import io
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from PIL import Image
+from pydantic import Field
+
+from downstream.codec.container import unpack
+from downstream.codec.folders import convert, pairs_of
+from downstream.codec.image_codec import decode
+from downstream.codec.model_file import TrainedCodec, load_codec
+from lcl.core.config import config, run_command
+from lcl.core.logs import set_up_logging
+
+
+@config
+class DecodeConfig:
+    input: tyro.conf.Positional[str]
+    """A compressed picture (.lclc), or a folder of them."""
+    output: tyro.conf.Positional[str] = ""
+    """File or folder for the pictures; beside the input by default."""
+    model: str
+    """The codec that wrote them."""
+    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 1024
+    """Side of the tiles in which large pictures are computed, to bound memory; 0: at once."""
+    threads: Annotated[int, Field(ge=1)] = 1
+
+
+def main(settings: DecodeConfig) -> None:
+    set_up_logging()
+    torch.set_num_threads(settings.threads)
+    trained = load_codec(Path(settings.model))
+    pairs = pairs_of(Path(settings.input), Path(settings.output) if settings.output else None, endings=(".lclc",), ending=".png")
+    convert(pairs, partial(expand, trained=trained, settings=settings), title="decoding")
+
+
+def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig) -> tuple[bytes, str]:
+    data = path.read_bytes()
+    header, _ = unpack(data)
+    pixels = decode(trained, data, tile_px=settings.tile_px if max(header.width, header.height) > settings.tile_px else 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels if header.channels == 3 else pixels[:, :, 0]).save(buffer, "PNG")
+    return buffer.getvalue(), f"{header.width} x {header.height}"
+
+
+if __name__ == "__main__":
+    run_command(DecodeConfig, main, description=__doc__.splitlines()[0])

@@ -1,0 +1,118 @@
+"""Entry point: compresses pictures with a trained codec.
+
+    python downstream/codec_encode.py photo.png photo.lclc --model codec.safetensors --level 3
+    python downstream/codec_encode.py photos compressed --model codec.safetensors --refine 500 --psnr 36
+    python downstream/codec_encode.py photo.png --model codec.safetensors --bytes 20000
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from pydantic import Field
+
+from downstream.codec.coding import Latents, Profile
+from downstream.codec.folders import convert, pairs_of
+from downstream.codec.image_codec import Encoded, decode, encode, padded
+from downstream.codec.measuring import psnr_db
+from downstream.codec.model import Codec
+from downstream.codec.model_file import TrainedCodec, load_codec
+from downstream.codec.refine import RefineConfig, refine, squared_error, weighted_error
+from downstream.codec.rounding import RoundingConfig
+from downstream.codec.searching import highest_level, lowest_level
+from downstream.photographs import read_photograph, to_tensor
+from lcl.core.config import config, run_command
+from lcl.core.images import ENDINGS
+from lcl.core.logs import set_up_logging
+
+LEAST_WEIGHT = 0.02  # of pixels that a mask shows black, so that nothing is free of error
+
+
+@config
+class EncodeConfig:
+    input: tyro.conf.Positional[str]
+    """A picture, or a folder of them."""
+    output: tyro.conf.Positional[str] = ""
+    """File or folder for the compressed pictures (.lclc); beside the input by default."""
+    model: str
+    """The codec, as train_codec.py wrote it."""
+    level: Annotated[float, Field(ge=0)] = 0.0
+    """Of the model's rates; between two is possible (2.5)."""
+    bytes: Annotated[int, Field(ge=0)] = 0
+    """At most so many: the highest level that fits is chosen."""
+    psnr: Annotated[float, Field(ge=0)] = 0.0
+    """At least so many decibels: the lowest level that has them is chosen."""
+    refine: Annotated[int, Field(ge=0)] = 0
+    """Iterations that fit the latents to each picture (SGA+); 100 to 2000 make the files smaller, and take time."""
+    lmbda: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared error in the refinement; 0: what the level was trained for. Another one moves along the curve."""
+    mask: str = ""
+    """A grey picture of the input's size: where it is bright the refinement keeps more detail."""
+    rounding: RoundingConfig = RoundingConfig()
+    profile: Profile = "fast"
+    """portable: can be decoded on any machine, to the bit."""
+    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 1024
+    """Side of the tiles in which large pictures are computed, to bound memory; 0: at once."""
+    threads: Annotated[int, Field(ge=1)] = 1
+
+
+def main(settings: EncodeConfig) -> None:
+    set_up_logging()
+    torch.set_num_threads(settings.threads)
+    if settings.bytes and settings.psnr:
+        raise ValueError("--bytes and --psnr both choose the level; give one of them")
+    if (settings.mask or settings.lmbda) and not settings.refine:
+        raise ValueError("--mask and --lmbda are of the refinement; give --refine 500 with them")
+    trained = load_codec(Path(settings.model))
+    pairs = pairs_of(Path(settings.input), Path(settings.output) if settings.output else None, endings=ENDINGS, ending=".lclc")
+    if settings.mask and len(pairs) > 1:
+        raise ValueError("--mask is for one picture; give one")
+    convert(pairs, partial(compress, trained=trained, settings=settings), title="encoding")
+
+
+def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig) -> tuple[bytes, str]:
+    """The compressed picture, and what to say of it."""
+    pixels = read_photograph(path)
+    if (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, :1]
+
+    def at(level: float, *, refined: bool = False) -> Encoded:
+        refining = partial(refine_latents, level_value=level, trained=trained, settings=settings) if refined else None
+        return encode(trained, pixels, level=level, profile=settings.profile, refine=refining, tile_px=settings.tile_px if max(pixels.shape) > settings.tile_px else 0)
+
+    level, top = settings.level, len(trained.lmbdas) - 1
+    if settings.bytes:
+        found = highest_level(lambda one: len(at(one).data) <= settings.bytes, top)
+        if found is None:
+            raise ValueError(f"even level 0 takes {len(at(0.0).data)} bytes, more than --bytes {settings.bytes}; allow more, or take a model of lower rates")
+        level = found
+    elif settings.psnr:
+        found = lowest_level(lambda one: psnr_db(pixels, decode(trained, at(one).data)) >= settings.psnr, top)
+        if found is None:
+            best = psnr_db(pixels, decode(trained, at(float(top)).data))
+            raise ValueError(f"even the highest level has {best:.2f} dB, less than --psnr {settings.psnr:g}; ask for less, or take a model of higher rates")
+        level = found
+    data = at(level, refined=settings.refine > 0).data
+    quality = psnr_db(pixels, decode(trained, data))
+    height, width, _ = pixels.shape
+    return data, f"{len(data):,} bytes, {8 * len(data) / (height * width):.3f} bits per pixel, {quality:.2f} dB, level {level:g}"
+
+
+def refine_latents(codec: Codec, x: torch.Tensor, level: torch.Tensor | None, *, level_value: float, trained: TrainedCodec, settings: EncodeConfig) -> Latents:
+    distortion = squared_error
+    if settings.mask:
+        mask = to_tensor(read_photograph(Path(settings.mask))).mean(dim=0, keepdim=True)[None]
+        weights = padded(mask, codec.stride_px)
+        if weights.shape[-2:] != x.shape[-2:]:
+            raise ValueError(f"--mask has another size ({mask.shape[-1]} x {mask.shape[-2]}) than the picture: scale it to that")
+        distortion = weighted_error(weights + LEAST_WEIGHT)
+    found = refine(
+        codec, x, RefineConfig(iterations=settings.refine, rounding=settings.rounding), lmbda=settings.lmbda or trained.lmbda(level_value), level=level, distortion=distortion
+    )
+    return Latents(found.y, found.z)
+
+
+if __name__ == "__main__":
+    run_command(EncodeConfig, main, description=__doc__.splitlines()[0])

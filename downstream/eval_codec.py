@@ -1,0 +1,152 @@
+"""Entry point: rate and quality of a codec on photographs, beside JPEG, WebP, AVIF and JPEG 2000 in the same run.
+
+    python downstream/eval_codec.py --model codec.safetensors --photographs photos --output outputs/rd
+    python downstream/eval_codec.py --model codec.safetensors --photographs photos --output outputs/rd_refined --refine 500
+
+    pictures x settings --> OUTPUT/rd.json (all of them), rd.csv (means), rd.svg and rd.png
+"""
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import matplotlib
+import torch
+from pydantic import Field
+from rich.table import Table
+
+from downstream.codec.classic import CLASSIC
+from downstream.codec.coding import Latents, Profile
+from downstream.codec.image_codec import Refine
+from downstream.codec.measuring import Point, bd_rates, curve_of, measure_classic, measure_ours
+from downstream.codec.model import Codec
+from downstream.codec.model_file import TrainedCodec, load_codec
+from downstream.codec.refine import RefineConfig, refine
+from downstream.codec.rounding import RoundingConfig
+from downstream.photographs import list_photographs
+from lcl.core.config import config, run_command
+from lcl.core.files import open_aside
+from lcl.core.logs import progress_bar, set_up_logging
+from lcl.evals.results import console
+from lcl.measured import write_result
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
+
+log = logging.getLogger(__name__)
+
+ClassicName = Literal["JPEG", "WebP", "AVIF", "JPEG 2000"]
+# Published curves on Kodak (24 pictures): VTM-9.1 and mbt2018-mean from CompressAI's results/image/kodak, CCA from RD_data.json of its code. Other pictures than
+# those measured here, so for orientation alone.
+PUBLISHED = {
+    "VTM-9.1, Kodak (published)": [(0.0482, 26.14), (0.1125, 28.49), (0.2458, 31.20), (0.4905, 34.26), (0.8748, 37.42), (1.4308, 40.42)],
+    "CCA, Kodak (published)": [(0.169, 30.43), (0.298, 32.67), (0.399, 33.92), (0.514, 35.19), (0.630, 36.29), (0.740, 37.20)],
+}
+
+
+@config
+class EvalCodecConfig:
+    model: str
+    """The codec, as train_codec.py wrote it."""
+    photographs: str
+    """Folder of photographs that it was not trained on."""
+    output: str
+    """Folder for the report."""
+    max_photographs: Annotated[int, Field(ge=0)] = 0
+    """The first so many, by name; 0: all."""
+    refine: Annotated[int, Field(ge=0)] = 0
+    """Iterations of SGA+ on each picture, in a curve of its own beside the plain one."""
+    rounding: RoundingConfig = RoundingConfig()
+    learning_rate: Annotated[float, Field(gt=0)] = 0.005
+    """Of the refinement."""
+    profiles: tuple[Profile, ...] = ("fast",)
+    """portable also: what whole numbers cost in rate."""
+    classic: tuple[ClassicName, ...] = ("JPEG", "WebP", "AVIF", "JPEG 2000")
+    anchor: str = "JPEG"
+    """The curve that BD-rates are against."""
+    threads: Annotated[int, Field(ge=1)] = 1
+
+
+def main(settings: EvalCodecConfig) -> None:
+    set_up_logging()
+    torch.set_num_threads(settings.threads)
+    trained = load_codec(Path(settings.model))
+    files = list_photographs(Path(settings.photographs))[: settings.max_photographs or None]
+    levels = [float(level) for level in range(len(trained.lmbdas))]
+    num_ours = (len(settings.profiles) + (settings.refine > 0)) * len(levels)
+    curves: dict[str, list[Point]] = {}
+    with progress_bar("measuring", total=len(files) * (num_ours + sum(len(CLASSIC[name].qualities) for name in settings.classic))) as bar:
+        for name in settings.classic:
+            curves[name] = curve_of(CLASSIC[name].qualities, lambda quality, path, name=name: measure_classic(name, path, quality=quality), files, bar.advance)
+        for profile in settings.profiles:
+            curves[f"this codec, {profile}"] = curve_of(levels, lambda level, path, profile=profile: measure_ours(trained, path, level=level, profile=profile), files, bar.advance)
+        if settings.refine:
+            name = f"this codec, refined {settings.refine} times ({settings.rounding.method})"
+            curves[name] = curve_of(levels, lambda level, path: measure_ours(trained, path, level=level, refine=refining(settings, trained, level)), files, bar.advance)
+    if settings.anchor not in curves:
+        raise ValueError(f"--anchor {settings.anchor!r} was not measured; there are {', '.join(curves)}")
+    report(curves, settings, trained)
+
+
+def refining(settings: EvalCodecConfig, trained: TrainedCodec, level: float) -> Refine:
+    fitting = RefineConfig(iterations=settings.refine, rounding=settings.rounding, learning_rate=settings.learning_rate)
+
+    def apply(codec: Codec, x: torch.Tensor, at: torch.Tensor | None) -> Latents:
+        found = refine(codec, x, fitting, lmbda=trained.lmbda(level), level=at)
+        return Latents(found.y, found.z)
+
+    return apply
+
+
+def report(curves: Mapping[str, Sequence[Point]], settings: EvalCodecConfig, trained: TrainedCodec) -> None:
+    output = Path(settings.output)
+    output.mkdir(parents=True, exist_ok=True)
+    differences = bd_rates(curves, settings.anchor)
+    measured = {
+        "curves": {name: [vars(point) for point in points] for name, points in curves.items()}, "bd_rates": {"anchor": settings.anchor, **differences},
+        "model": {"hash": f"{trained.hash:016x}", "lmbdas": list(trained.lmbdas), "about": dict(trained.about)},
+    }  # fmt: skip
+    write_result(output / "rd.json", settings, measured)
+    with open_aside(output / "rd.csv") as file:
+        file.write(as_csv(curves).encode())
+    draw(curves, output)
+    table = Table(title=f"BD-rate (PSNR) against {settings.anchor}; negative needs fewer bits", title_justify="left")
+    for column in ("codec", "pchip", "cubic", "akima"):
+        table.add_column(column)
+    for name, found in differences.items():
+        table.add_row(name, *(f"{value:+.1f} %" if isinstance(value, float) else value for value in found.values()))
+    console().print(table)
+    log.info("%s: rd.json, rd.csv, rd.svg, rd.png", output)
+
+
+def as_csv(curves: Mapping[str, Sequence[Point]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["codec", "setting", "bpp", "psnr_db", "ms_ssim", "encode_seconds", "decode_seconds"])
+    for name, points in curves.items():
+        for point in points:
+            similarity = "" if point.ms_ssim is None else f"{point.ms_ssim:.5f}"
+            writer.writerow([name, f"{point.setting:g}", f"{point.bpp:.5f}", f"{point.psnr_db:.3f}", similarity, f"{point.encode_seconds:.3f}", f"{point.decode_seconds:.3f}"])
+    return text.getvalue()
+
+
+def draw(curves: Mapping[str, Sequence[Point]], output: Path) -> None:
+    figure, axes = pyplot.subplots(figsize=(7.5, 5), layout="constrained")
+    for name, points in curves.items():
+        axes.plot([point.bpp for point in points], [point.psnr_db for point in points], marker="o", markersize=3, label=name, linewidth=2 if name.startswith("this") else 1)
+    for name, published in PUBLISHED.items():
+        axes.plot(*zip(*published, strict=True), linestyle=":", linewidth=1, label=name)
+    axes.set(xlabel="bits per pixel", ylabel="PSNR of 8-bit RGB, dB", title="Rate and distortion, means over pictures", xlim=(0, 2))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    for ending in ("svg", "png"):
+        with open_aside(output / f"rd.{ending}") as file:
+            figure.savefig(file, format=ending, dpi=130)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    run_command(EvalCodecConfig, main, description=__doc__.splitlines()[0])

@@ -1,0 +1,108 @@
+"""Training a codec by its command: resumed equals uninterrupted, two ranks equal one, and its file codes pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from tests.conftest import Run, assert_one_line_error
+from tests.test_image_codec import picture
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(4):
+        Image.fromarray(picture(90 + 10 * number, 120, seed=number)).save(folder / f"{number}.png")
+    return folder
+
+
+def train(run: Run, photographs: Path, output: Path, *more: object, ranks: int = 1, preset: str = "toy") -> None:
+    options = ("--preset", preset, "--photographs", photographs, "--output", output, *more)
+    command = ("python", "downstream/train_codec.py") if ranks == 1 else ("deepspeed", "--num_gpus", ranks, "--master_port", 29_617, "downstream/train_codec.py")
+    result = run(*command, *options, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def weights(folder: Path, name: str = "model") -> dict[str, np.ndarray]:
+    return load_file(max(folder.glob("step-*")) / f"{name}.safetensors")
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["train/loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    train(run, photographs, folder / "run")
+    return folder / "run"
+
+
+def test_resumed_equals_uninterrupted(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
+    """A run that was cut behind its second checkpoint, as a kill leaves it."""
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+    shutil.rmtree(copy / "step-000012")
+    train(run, photographs, copy)
+    assert losses(copy) == losses(whole) and len(losses(whole)) == 12
+    for name in ("model", "ema"):
+        ours, theirs = weights(copy, name), weights(whole, name)
+        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert (copy / "codec.safetensors").read_bytes() == (whole / "codec.safetensors").read_bytes()
+
+
+def test_two_ranks_compute_what_one_does(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
+    train(run, photographs, tmp_path / "run", ranks=2)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(whole), rtol=1e-4)
+
+
+def test_the_auxiliary_model_is_trained_along(run: Run, photographs: Path, tmp_path: Path) -> None:
+    train(run, photographs, tmp_path / "run", preset="toy_cca")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["train/auxiliary_bpp"]) for line in lines)
+    assert not any(name.startswith("auxiliary") for name in load_file(tmp_path / "run" / "codec.safetensors"))
+
+
+def test_pictures_by_command(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
+    model = ("--model", whole / "codec.safetensors")
+    assert run("lcl", "codec", "encode", photographs, tmp_path / "compressed", *model, "--level", "0.5").returncode == 0
+    assert run("lcl", "codec", "decode", tmp_path / "compressed", tmp_path / "back", *model).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == [f"{number}.png" for number in range(4)]
+    assert Image.open(tmp_path / "back" / "1.png").size == (120, 100)
+    told = run("lcl", "codec", "info", tmp_path / "compressed", *model)
+    assert told.returncode == 0 and told.stdout.count("whole, decodes") == 4
+    small = run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "small.lclc", *model, "--bytes", 400, "--refine", 5)
+    assert small.returncode == 0 and (tmp_path / "small.lclc").stat().st_size <= 440
+    damaged = bytearray((tmp_path / "compressed" / "0.lclc").read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "compressed" / "0.lclc").write_bytes(damaged)
+    told = run("lcl", "codec", "decode", tmp_path / "compressed", tmp_path / "again", *model)
+    assert told.returncode == 1 and "the file is damaged" in told.stderr and "1 of 4 files failed" in told.stderr and len(list((tmp_path / "again").iterdir())) == 3
+
+
+def test_the_report(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
+    result = run("lcl", "codec", "eval", "--model", whole / "codec.safetensors", "--photographs", photographs, "--output", tmp_path / "rd", "--profiles", "fast", "portable", "--refine", "3", "--max-photographs", "2", timeout=300)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "rd").iterdir()} == {"rd.json", "rd.csv", "rd.svg", "rd.png"}
+    curves = json.loads((tmp_path / "rd" / "rd.json").read_text())["measured"]["curves"]
+    assert {"JPEG", "WebP", "AVIF", "JPEG 2000", "this codec, fast", "this codec, portable"} <= curves.keys() and len(curves["JPEG"][0]["pictures"]) == 2
+
+
+def test_mistakes_are_a_line(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    command = ("python", "downstream/train_codec.py", "--preset", "toy", "--output", tmp_path / "run")
+    assert_one_line_error(run(*command), "--photographs: give a folder")
+    assert_one_line_error(run(*command, "--photographs", tmp_path / "empty"), "holds no photographs")
+    assert_one_line_error(run(*command, "--photographs", photographs, "--crop-px", 128), "is smaller than a crop")
+    assert_one_line_error(run(*command, "--photographs", photographs, "--objective.lmbdas", 0.01), "give one lmbda for each level")
+    assert_one_line_error(run(*command, "--photographs", photographs, "--fit.batch-items", 5), "must be a multiple of ranks")
+    model = ("--model", whole / "codec.safetensors")
+    assert_one_line_error(run("lcl", "codec", "encode", tmp_path / "gone.png", *model), "no such file or folder")
+    assert_one_line_error(run("lcl", "codec", "encode", photographs, *model), "give --output, a folder")
+    assert_one_line_error(run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "a.lclc", "--model", photographs / "0.png"), "is no codec, or damaged")
