@@ -164,7 +164,7 @@ def random_encoder(settings: ModelConfig, *, seed: int = 0) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         part = VisionPart(settings)
-        part.pool_project.initialise()
+        part.pool_project.initialise(settings.pool_std)
         return Encoder(part)
 
 

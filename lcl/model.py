@@ -36,6 +36,8 @@ class ModelConfig:
     pool_heads: Positive = 8
     image_latents: Annotated[int, Field(ge=0)] = 0
     """Latents that an image gives to the language model: 0 for one per patch (published), n for n learned queries over them."""
+    pool_std: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the pooling's projections at the start (published: 0.02, at width 768). Latents grow with its square and the width: narrow models need more for them to be as large as words."""
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -116,14 +118,14 @@ class PoolProject(nn.Module):
         self.pooler = Pooler(input_width, width, heads)
 
     @torch.no_grad()
-    def initialise(self) -> None:
-        """As published: queries of deviation 1, projections of 0.02."""
+    def initialise(self, std: float) -> None:
+        """Queries of deviation 1, as published, and projections of deviation `std`."""
         for query in (self.query_token, self.latent_queries):
             if query is not None:
                 nn.init.normal_(query, std=1.0)
         cross = self.pooler.cross_attn
         for linear in (cross.q, cross.k, cross.v, cross.proj):
-            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.trunc_normal_(linear.weight, std=std)
 
     def forward(self, patches: Float[Tensor, "images patches width"], valid: Bool[Tensor, "images patches"] | None) -> Latents:
         queries = self.query_token if self.latent_queries is None else torch.cat([self.query_token, self.latent_queries], dim=1)
@@ -154,7 +156,7 @@ class LCL(nn.Module):
         self.regression_head = nn.Sequential(nn.LayerNorm(settings.text.width), nn.Linear(settings.text.width, settings.embed_width)) if regression else None
         self.logit_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one axis: DeepSpeed cannot broadcast a tensor without
         self.register_load_state_dict_pre_hook(_accept_published_scale)
-        self.pool_project.initialise()
+        self.pool_project.initialise(settings.pool_std)
 
     @classmethod
     def for_tokenizer(cls, settings: ModelConfig, tokenizer: Tokenizer, *, regression: bool = False) -> "LCL":

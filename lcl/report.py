@@ -61,13 +61,19 @@ def main(settings: ReportConfig) -> None:
         documents=[_card(shards.read(index)) for index in chosen],
         curves=_curves(read_metrics(run / "metrics.jsonl")) if run else [],
         training=read_json(run / "run.json") if run else None,
-        results=[read_result(Path(path)) for path in settings.results],
+        results=[read_result(path) | {"picture": _picture_beside(path)} for path in map(Path, settings.results)],
     )
     path = Path(settings.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_aside(path) as file:
         file.write(page.encode())
     print(f"report: {path.resolve()}")
+
+
+def _picture_beside(result: Path) -> str:
+    """The scenes that a dense probe drew beside its result, as an address; empty where there are none."""
+    scenes = result.with_name(f"{result.stem}.scenes.png")
+    return data_url("image/png", scenes.read_bytes()) if scenes.exists() else ""
 
 
 def _card(document: Document) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from table import name_of, run_table
 from lcl.core.config import config, hash_of, run_command
 from lcl.core.files import read_json
 from lcl.core.logs import read_metrics, set_up_logging
-from lcl.core.tokenizer import Tokenizer, TokenizerConfig
+from lcl.core.tokenizer import Tokenizer
 from lcl.distributed import process_group
 from lcl.evals.classification import evaluate_attentive, evaluate_knn, evaluate_linear, evaluate_zero_shot
 from lcl.evals.context_retrieval import evaluate_context_retrieval
@@ -38,16 +38,14 @@ from lcl.loader import RowLoader, RowSource
 from lcl.measured import write_result
 from lcl.objectives import Name
 from lcl.rows import SpecialIds, collate
-from lcl.text import TextConfig
 from lcl.train_config import PRESETS, TrainConfig
 from lcl.trainer import train
-from lcl.vision import VisionConfig, build_tower
+from lcl.vision import build_tower
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES_PER_STEP = 96  # of every objective, so that the contrastive loss has as many negatives
-ROW_LENGTH = 512
+IMAGES_PER_STEP = 40  # of every objective, so that the contrastive loss has as many negatives
 ROWS_LOOKED_AT = 64
 CURVE_POINTS = 40
 TOY_IMAGES, TOY_PHOTOS = 400, 100
@@ -66,10 +64,13 @@ SIZES: dict[Size, dict[str, int]] = {  # of the vision tower
 @config
 class PagesConfig:
     relevance: Share = 0.5
+    """Probability that the sentence before a photograph names what it shows, and likewise its caption."""
     """Probability that a sentence beside a photograph names what it shows."""
     images_per_page: tuple[Positive, Positive] = (3, 6)
     pair_share: Share = 0.0
     """Photographs that stand alone with one sentence."""
+    appearances: Positive = 16
+    """Pages on which each photograph stands: with few, pages are seen often and learned by heart."""
     max_photos: Annotated[int, Field(ge=0)] = 0
     """Photographs to compose pages of; 0: all of the train split."""
 
@@ -85,7 +86,7 @@ class RunConfig:
     contrastive_weight: float | None = None
     image_latents: Annotated[int, Field(ge=0)] = 4
     size: Size = "medium"
-    images_seen: Positive = 100_000
+    images_seen: Positive = 160_000
     equal: Literal["images", "compute"] = "images"
     """compute: as many operations as LCL with these images needs."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -102,7 +103,7 @@ def pages(**changed: Any) -> RunConfig:
 
 TABLES: dict[str, list[RunConfig]] = {
     "objectives": [replace(BASE, objective=name, seed=seed) for seed in range(3) for name in OBJECTIVE_NAMES],
-    "relevance": [replace(pages(relevance=value), objective=name) for name in ("lcl", "generation", "contrastive") for value in (0.05, 0.2, 0.5, 1.0)],
+    "relevance": [replace(pages(relevance=value), objective=name) for name in ("lcl", "generation") for value in (0.05, 0.2, 0.5, 1.0)],
     "pair_share": [replace(pages(pair_share=value)) for value in (0.0, 0.25, 0.5, 1.0)],
     "images_per_page": [pages(images_per_page=value) for value in ((1, 2), (3, 6), (8, 12))],
     "image_latents": [replace(BASE, image_latents=value) for value in (1, 4, 0)],
@@ -161,8 +162,11 @@ def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
 
 # --- Data: composed pages of the train photographs, the same of the test photographs to find images in, and the corpus
 
-HELD_PAGES = PagesConfig()  # one set for all rows
+HELD_PAGES = PagesConfig(appearances=4)  # one set for all rows
 HELD_EVERY = 5              # of the corpus's files
+COMPOSED = (  # pages of few sentences and photographs that recur are what was asked for, not duplicates
+    "--dedup.exact-text", False, "--dedup.near.on", False, "--dedup.image-set", False, "--dedup.max-image-url-documents", 0, "--dedup.max-image-hash-documents", 0,
+)  # fmt: skip
 
 
 def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:
@@ -183,16 +187,16 @@ def compose(composed: PagesConfig, split: str, settings: StudyConfig) -> Path:
     if not (folder / "shards" / "report.json").exists():
         options = {
             "--photos": settings.photos, "--split": split, "--output": folder / "crawl", "--relevance": composed.relevance,
-            "--pair-share": composed.pair_share, "--max-photos": composed.max_photos if split == "train" else 0,
+            "--pair-share": composed.pair_share, "--appearances": composed.appearances, "--max-photos": composed.max_photos if split == "train" else 0,
         }  # fmt: skip
         command("pipeline/samples/compose_pages.py", *(word for pair in options.items() for word in pair), "--images-per-page", *composed.images_per_page)
-        build([folder / "crawl" / "pages.warc.gz"], folder)
+        build([folder / "crawl" / "pages.warc.gz"], folder, COMPOSED)
     return folder / "shards"
 
 
-def build(crawls: list[Any], folder: Path) -> None:
+def build(crawls: list[Any], folder: Path, rules: Sequence[Any] = ()) -> None:
     if not (folder / "shards" / "report.json").exists():
-        command("pipeline/build_shards.py", "--crawl", *crawls, "--output", folder / "shards", "--images.min-side-px", 64, "--executor", "here")
+        command("pipeline/build_shards.py", "--crawl", *crawls, "--output", folder / "shards", "--images.min-side-px", 64, "--executor", "here", *rules)
 
 
 def data_folder(settings: StudyConfig, name: str) -> Path:
@@ -209,11 +213,6 @@ def command(script: str, *arguments: Any) -> None:
 
 
 # --- One row
-
-VISION = VisionConfig(image_px=32, patch_px=8, head_width=32)
-TEXT = TextConfig(context_length=ROW_LENGTH, width=96, layers=2, heads=3, embedding_std=0.2)
-VOCABULARY = TokenizerConfig(num_merges=1000)
-
 
 def run_row(row: RunConfig, settings: StudyConfig) -> None:
     started = time.perf_counter()
@@ -235,17 +234,11 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
 
 def train_config(row: RunConfig, shards: list[str], run: Path) -> TrainConfig:
     """The training of a row: steps of IMAGES_PER_STEP images, as many as make its images, or its operations."""
-    small = PRESETS["small"]
-    size = SIZES[row.size]
-    vision = replace(VISION, width=size["width"], layers=size["layers"])
-    model = replace(small.model, image_latents=row.image_latents, embed_width=TEXT.width, pool_heads=TEXT.heads, vision=vision, text=TEXT, tokenizer=VOCABULARY)
+    base, size = PRESETS["photo_pages"], SIZES[row.size]
     shared = replace(
-        small, output=str(run), model=model, seed=row.seed, row_length=ROW_LENGTH, log_every=20, optimizer=replace(small.optimizer, learning_rate=2e-3),
-        data=replace(
-            small.data, shards=tuple(shards), weights=(1 - row.corpus_share, row.corpus_share) if len(shards) > 1 else (), pack_window=32,
-            layout=replace(small.data.layout, crop_scale=(0.35, 1.0), flip=0.5),
-        ),
-        loss=replace(small.loss, objective=row.objective, contrastive_weight=row.contrastive_weight),
+        base, output=str(run), seed=row.seed, log_every=20, loss=replace(base.loss, objective=row.objective, contrastive_weight=row.contrastive_weight),
+        model=replace(base.model, image_latents=row.image_latents, vision=replace(base.model.vision, width=size["width"], layers=size["layers"])),
+        data=replace(base.data, shards=tuple(shards), weights=(1 - row.corpus_share, row.corpus_share) if len(shards) > 1 else ()),
     )  # fmt: skip
     images_per_row, flops_per_row = per_row(shared)
     batch_rows = max(1, round(IMAGES_PER_STEP / images_per_row))

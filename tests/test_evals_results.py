@@ -97,12 +97,13 @@ def test_without_an_official_validation_split_one_is_drawn_by_the_seed(model: Ev
         evaluate_few_shot(model, few, cache, settings=FewShotConfig(shots=(5,)))
 
 
-def captioned(path: Path) -> Path:
+def captioned(path: Path, said: str = "it is") -> Path:
     """Two captions for each test image."""
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number in range(12):
             colour = sorted(COLOURS)[number % 3]
-            for name, data in ((f"{number:02d}.png", made_picture(colour, number)), (f"{number:02d}.txt", f"a {colour} thing {number}\nit is {colour}\n".encode())):
+            for name, data in ((f"{number:02d}.png", made_picture(colour, number)), (f"{number:02d}.txt", f"a {colour} thing {number}\n{said} {colour}\n".encode())):
                 member = tarfile.TarInfo(name)
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -117,6 +118,8 @@ def test_retrieval_both_ways_with_two_captions(model: EvaluatedModel, cache: Fea
     assert result.value("chance", "image to text R@1") == pytest.approx(2 / 24) and result.value("chance", "text to image R@5") == pytest.approx(5 / 12)
     ways = {one.metric: one for one in result.predictions if one.model == "trained encoder"}
     assert len(set(ways["text to image R@1"].clusters)) == 12
+    others = evaluate_retrieval(model, open_image_set(captioned(tmp_path / "more" / "test.tar", "this is")), cache, controls=())
+    assert others.dataset["index_sha256"] != result.dataset["index_sha256"], "with other captions it is another task, which `compare` refuses"
     with pytest.raises(ValueError, match="fewer than two of its test images have captions"):
         evaluate_retrieval(model, open_image_set(write_files(tmp_path / "set", made_pictures({"test": 1}))), cache)
 

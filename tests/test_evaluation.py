@@ -56,11 +56,13 @@ def test_evaluations_and_report_as_commands(run: Run, trained: Path, sample: Pat
         assert "trained encoder" in result.stdout
         results.append(output)
     (shards / "report.json").exists() or (shards / "report.json").write_text(json.dumps(REPORT))
+    results[0].with_name("linear-probe.scenes.png").write_bytes(b"a picture of scenes")
     page = tmp_path / "index.html"
     result = run("lcl", "report", "--shards", shards, "--run", trained, "--results", *results, "--output", page, "--num-documents", 3)
     assert result.returncode == 0 and str(page) in result.stdout, result.stderr
     text = page.read_text()
     assert text.count("<figure>") >= 3 and "linear probe" in text and "data:image/svg+xml" in text and "no images" in text
+    assert text.count("data:image/png;base64,YSBwaWN0dXJlIG9mIHNjZW5lcw==") == 1
     assert "src=\"http" not in text and "<script" not in text, "the page fetches and runs nothing"
 
 

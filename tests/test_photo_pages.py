@@ -56,19 +56,21 @@ def test_every_photograph_appears_as_often_as_any_other(photos: list[Photo], pai
 
 @pytest.mark.parametrize("relevance", [0.0, 0.3, 1.0])
 def test_as_many_pictures_are_named_as_asked_for(photos: list[Photo], relevance: float) -> None:
-    """Each with its own class, and right beside the picture; half of them with a colour."""
-    named = coloured = total = 0
+    """Each with its own class, before it and in its caption, independently; half of the mentions with a colour."""
+    named, coloured, both, total = Counter(), 0, 0, 0
     for page in pages_of(photos, relevance=relevance, appearances=10):
         blocks = re.findall(r"<p>.*?</p>|<figure>.*?</figure>|<div.*?</div>", page)
         for place, block in enumerate(blocks):
             if numbers := shown(block):
                 total += 1
                 label = photos[numbers[0]].label
-                beside = [text for text in (blocks[place - 1], block) if re.search(rf"\b(an?|some)( \w+)? {label}\b", text, re.IGNORECASE)]
-                named += bool(beside)
-                coloured += any(re.search(rf"\b(red|orange|yellow|green|blue|purple|pink|black|grey|white) {label}\b", text, re.IGNORECASE) for text in beside)
+                beside = {where: text for where, text in (("before", blocks[place - 1]), ("behind", block)) if re.search(rf"\b(an?|some)( \w+)? {label}\b", text, re.IGNORECASE)}
+                named.update(beside.keys())
+                both += len(beside) == 2
+                coloured += sum(bool(re.search(rf"\b(red|orange|yellow|green|blue|purple|pink|black|grey|white) {label}\b", text, re.IGNORECASE)) for text in beside.values())
     assert total == 800
-    assert abs(named / total - relevance) < 0.06 and abs(coloured - COLOUR_SHARE * named) <= 0.1 * total
+    assert all(abs(named[where] / total - relevance) < 0.06 for where in ("before", "behind")) and abs(both / total - relevance**2) < 0.06
+    assert abs(coloured - COLOUR_SHARE * named.total()) <= 0.1 * total
 
 
 def test_a_page_shows_its_theme_more_often(photos: list[Photo], monkeypatch: pytest.MonkeyPatch) -> None:

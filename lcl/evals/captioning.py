@@ -6,8 +6,6 @@
 The frozen transfer of LCL's paper (arXiv:2406.07543, section 4) with a decoder trained from scratch in the place of a large language model.
 """
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -30,7 +28,7 @@ from lcl.evals.encode import BATCH
 from lcl.evals.evaluated import CONTROLS, Control, Device, EvaluatedModel
 from lcl.evals.examples import Examples
 from lcl.evals.feature_cache import FeatureCache
-from lcl.evals.image_sets import UNKNOWN, ImageSet
+from lcl.evals.image_sets import UNKNOWN, ImageSet, captioned_index
 from lcl.evals.intervals import clustered_bootstrap, share
 from lcl.evals.results import TRAINED, Predictions, Result, Row, by_metric
 from lcl.rows import IGNORED
@@ -117,9 +115,8 @@ def evaluate_captioning(
         "score": "CIDEr-D", "preprocessing": model.preprocessing(), "settings": to_dict(settings),
     }  # fmt: skip
     left = sum(map(len, _splits(images))) - len(fitted) - len(test)
-    index = hashlib.sha256(json.dumps([images.index_sha256, captions]).encode()).hexdigest()  # an image set's own is without captions
     return Result(
-        task="captioning", dataset=describe_set(images, "trained on") | {"index_sha256": index, "images_sha256": images.index_sha256}, model=model.record(), protocol=protocol,
+        task="captioning", dataset=describe_set(images, "trained on") | {"index_sha256": captioned_index(images, captions), "images_sha256": images.index_sha256}, model=model.record(), protocol=protocol,
         rows=by_metric(rows), predictions=predictions, seeds=[seed], seconds=time.perf_counter() - began, left_out=[f"{left} images without a caption"] if left else [],
     )  # fmt: skip
 

@@ -8,6 +8,7 @@
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,6 +86,11 @@ class ImageSet:
         for image, label, split, read in zip(self.ids, self.labels.tolist(), split_of, self.readers, strict=True):
             digest.update(f"{image}\0{label}\0{split}\0{hashlib.sha256(read()).hexdigest()}\n".encode())
         return digest.hexdigest()
+
+
+def captioned_index(images: ImageSet, captions: Sequence[Sequence[str]]) -> str:
+    """A hash of the set together with captions. Its own is without them, for features do not depend on captions."""
+    return hashlib.sha256(json.dumps([images.index_sha256, captions]).encode()).hexdigest()
 
 
 def open_image_set(path: Path, *, spec: Path | None = None, test_part: float = 0.0) -> ImageSet:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from lcl.evals.classification import describe_set
 from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel
 from lcl.evals.feature_cache import FeatureCache, one_thread
-from lcl.evals.image_sets import ImageSet
+from lcl.evals.image_sets import ImageSet, captioned_index
 from lcl.evals.intervals import clustered_bootstrap, exact
 from lcl.evals.results import Predictions, Result, Row, by_metric
 from lcl.evals.zero_shot import text_features
@@ -96,7 +96,7 @@ def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
     }  # fmt: skip
     left = len(images.split("test")) - len(test)
     return Result(
-        task="image-text retrieval", dataset=describe_set(images, "not used"), model=model.record(), protocol=protocol, rows=by_metric(rows), predictions=predictions,
+        task="image-text retrieval", dataset=describe_set(images, "not used") | {"index_sha256": captioned_index(images, images.captions)}, model=model.record(), protocol=protocol, rows=by_metric(rows), predictions=predictions,
         seeds=[seed], seconds=time.perf_counter() - began, left_out=[f"{left} test images without a caption"] if left else [],
     )  # fmt: skip
 

@@ -38,7 +38,7 @@ class ComposePagesConfig:
     max_photos: Annotated[int, Field(ge=0)] = 0
     """Photographs to use, drawn by the seed; 0: all."""
     relevance: Probability = 0.5
-    """Probability that a sentence beside a photograph names what it shows."""
+    """Probability that the sentence before a photograph names what it shows, and likewise its caption."""
     images_per_page: tuple[Positive, Positive] = (3, 6)
     """Least and most photographs on a page."""
     pair_share: Probability = 0.0

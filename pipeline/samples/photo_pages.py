@@ -2,8 +2,8 @@
 
     photographs --appear several times--> dealt to pages by theme --> paragraphs, pictures, captions --> HTML
 
-A page has a theme: some classes that its photographs are of more often than by chance. With probability `relevance` a sentence before or behind a
-photograph names its class, and half of those its main colour; all else is filler, which now and then names a class at random.
+A page has a theme: some classes that its photographs are of more often than by chance. With probability `relevance` the sentence before a photograph
+names its class, and likewise the caption behind it; half of those name its main colour too. All else is filler, which now and then names a class at random.
 """
 
 import colorsys
@@ -105,20 +105,26 @@ def _page(
     topic = TOPICS[int(rng.integers(len(TOPICS)))]
     blocks = [] if len(numbers) == 1 else [_paragraph(_filler(rng, topic.filler, labels, 2))]
     for number in numbers:
-        place = ("before", "behind")[int(rng.integers(2))] if rng.random() < relevance else "nowhere"
-        label = photos[number].label
-        thing = with_article(f"{colours[number]} {label}" if rng.random() < COLOUR_SHARE else label)
-        lead = _fill(draw(rng, LEADS), thing) if place == "before" else _filler(rng, topic.filler, labels, 1)
-        caption = _fill(draw(rng, CAPTIONS), thing) if place == "behind" else draw(rng, PLAIN_CAPTIONS) if rng.random() < 0.2 else ""
+        places = ("before", "behind") if len(numbers) > 1 else (("before", "behind")[int(rng.integers(2))],)  # a pair has one sentence
         if len(numbers) > 1 and rng.random() < 0.1:
             blocks.append(f"<h2>{draw(rng, HEADINGS)}</h2>")
-        if len(numbers) > 1 or place != "behind":  # a pair has one sentence, before or behind
-            blocks.append(_paragraph(lead))
+        if "before" in places:
+            blocks.append(_paragraph(_mention(rng, LEADS, photos[number].label, colours[number], relevance) or _filler(rng, topic.filler, labels, 1)))
+        caption = _mention(rng, CAPTIONS, photos[number].label, colours[number], relevance) if "behind" in places else ""
+        if "behind" in places and not caption and (len(numbers) == 1 or rng.random() < 0.2):
+            caption = draw(rng, PLAIN_CAPTIONS)
         element = f'<img src="{_address(number)}" alt="">'
         blocks.append(f"<figure>{element}<figcaption>{html.escape(caption)}</figcaption></figure>" if caption else f'<div class="photo">{element}</div>')
     if len(numbers) > 1:
         blocks.append(_paragraph(_filler(rng, topic.filler, labels, 2)))
     return _document(topic.title, turn, "\n".join(blocks))
+
+
+def _mention(rng: np.random.Generator, sentences: Sequence[str], label: str, colour: str, relevance: float) -> str:
+    """With probability `relevance` a sentence that names the class, half of the time with the colour; else nothing."""
+    if rng.random() >= relevance:
+        return ""
+    return _fill(draw(rng, sentences), with_article(f"{colour} {label}" if rng.random() < COLOUR_SHARE else label))
 
 
 def with_article(words: str) -> str:
