@@ -83,6 +83,19 @@ def test_a_picture_equals_its_reconstruction(trained: TrainedCodec) -> None:
     assert np.abs(decode(trained, encode(trained, pixels).data).astype(float) - wanted).max() <= 1
 
 
+def test_levels_move_along_the_curve() -> None:
+    made = KINDS["mean_scale"]
+    codec = made.build()
+    codec.load_state_dict(made_weights(codec.state_dict()))
+    assert codec.gains is not None
+    with torch.no_grad():
+        codec.gains.before.copy_(torch.tensor([-1.0, 0.0, 1.5])[:, None])
+    trained = finish(codec, made, (0.002, 0.01, 0.05), {}, [torch.rand(2, 3, 64, 64)])
+    sizes = [len(encode(trained, picture(128, 128), level=level).data) for level in (0, 0.5, 1, 1.5, 2)]
+    assert sizes == sorted(set(sizes))
+    assert [trained.lmbda(level) for level in (0, 0.5, 2)] == pytest.approx([0.002, (0.002 * 0.01) ** 0.5, 0.05])
+
+
 @pytest.mark.parametrize("side", [(1, 1), (5, 64), (64, 3), (63, 65), (2, 130)])
 def test_padding_mirrors_and_keeps_the_picture(side: tuple[int, int]) -> None:
     x = torch.rand(1, 3, *side)

@@ -68,7 +68,6 @@ class Gains(nn.Module):
 class Codec(nn.Module, ABC):
     """Transforms and entropy model. Subclasses own `z_entropy_bottleneck`, and sides that `stride_px` divides are their input."""
 
-    gains: Gains | None = None
 
     z_entropy_bottleneck: FactorisedPrior
     group_sizes: tuple[int, ...]
@@ -77,6 +76,10 @@ class Codec(nn.Module, ABC):
     """Pixels of the input to one place of z, along each side."""
     tile_margin: int | None = 5
     """Places of y around a tile that its transforms see; None where they see the whole picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gains: Gains | None = None
 
     @abstractmethod
     def analysis(self, x: Float[Tensor, "images 3 height width"]) -> Latent:
