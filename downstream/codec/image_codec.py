@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 from downstream.codec.coding import Latents, Profile, Reader, Writer, walk
 from downstream.codec.container import Header, pack, unpack
@@ -77,18 +76,8 @@ _ELSEWHERE = "the file itself is whole, so this machine's float arithmetic diffe
 
 def padded(x: Float[Tensor, "images channels height width"], stride_px: int) -> Float[Tensor, "images channels new_height new_width"]:
     """Mirrored at the right and lower edge, as often as it takes, to sides that `stride_px` divides."""
-    while True:
-        missing = [-side % stride_px for side in x.shape[-2:]]
-        if not any(missing):
-            return x
-        down, right = (min(need, side - 1) for need, side in zip(missing, x.shape[-2:], strict=True))
-        mode = "reflect" if down or right else "replicate"
-        if mode == "replicate":  # a side of one pixel has nothing to mirror
-            down, right = missing
-        elif (missing[0] and not down) or (missing[1] and not right):
-            x = functional.pad(x, (0, missing[1] * (not right), 0, missing[0] * (not down)), mode="replicate")
-            continue
-        x = functional.pad(x, (0, right, 0, down), mode=mode)
+    rows, columns = (torch.from_numpy(np.pad(np.arange(side), (0, -side % stride_px), mode="reflect")) for side in x.shape[-2:])
+    return x[:, :, rows][:, :, :, columns]
 
 
 @torch.no_grad()
