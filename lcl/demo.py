@@ -165,12 +165,12 @@ def ray_head(output: Path) -> Iterator[tuple[str, dict[str, str]]]:
     with open_aside(token) as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(secrets.token_hex(32).encode())
-    port, dashboard = _free_port(), _free_port()
+    port, dashboard, agent = _free_port(), _free_port(), _free_port()
     address = f"http://127.0.0.1:{dashboard}"
     environment = _environment() | {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     environment.pop("RAY_ADDRESS", None)
     command = ["ray", "start", "--head", "--block", "--port", port, "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
-    command += ["--ray-client-server-port", _free_port(), "--dashboard-agent-listen-port", _free_port(), "--disable-usage-stats", "--object-store-memory", 200_000_000]
+    command += ["--ray-client-server-port", _free_port(), "--dashboard-agent-listen-port", agent, "--disable-usage-stats", "--object-store-memory", 200_000_000]
     ray = shutil.which("ray", path=environment["PATH"])
     if ray is None:
         raise ValueError("the command `ray` is not installed: pip install -e '.[data]'")
@@ -178,14 +178,15 @@ def ray_head(output: Path) -> Iterator[tuple[str, dict[str, str]]]:
     with open(log_path, "ab") as log_file:
         head = subprocess.Popen([str(word) for word in command], env=environment, stdout=log_file, stderr=log_file, start_new_session=True)
     try:
-        _wait_for(address, head, token.read_text(), log_path)
+        for answers in (f"{address}/api/jobs/", f"http://127.0.0.1:{agent}/api/local_raylet_healthz"):  # jobs are refused while their agent is not up
+            _wait_for(answers, head, token.read_text(), log_path)
         yield address, environment
     finally:
         _end_group(head, ends_its_own=True)  # `ray start --block` ends its own processes, and no other Ray's
 
 
 def _wait_for(address: str, head: subprocess.Popen, token: str, log_path: Path) -> None:
-    request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
     for _ in range(START_SECONDS * 2):
         if head.poll() is not None:
             break

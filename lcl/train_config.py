@@ -184,11 +184,11 @@ PRESETS: dict[str, TrainConfig] = {
         model=ModelConfig(
             embed_width=64, pool_heads=2, image_latents=4, pool_std=0.12,
             vision=VisionConfig(image_px=32, patch_px=8, width=64, layers=2, head_width=32),
-            text=TextConfig(context_length=512, width=64, layers=2, heads=2, embedding_std=0.2),
+            text=TextConfig(kind="llama", context_length=512, width=64, layers=2, heads=2, embedding_std=0.2),
             tokenizer=TokenizerConfig(num_merges=1000),
         ),
         optimizer=OptimizerConfig(learning_rate=2e-3, schedule=ScheduleConfig(warmup_steps=50), weight_decay=0.1),
-        row_length=512, batch_rows=4, micro_rows=4, steps=18_000, save_every=2000, log_every=100,
+        row_length=512, batch_rows=4, micro_rows=4, steps=12_000, save_every=2000, log_every=100,
     ),
     "toy": toy_twin(LCL_VIT_B32_MMC4, "toy"),
     "lcl_vit_b16_laion_toy": toy_twin(LCL_VIT_B16_LAION, "lcl_vit_b16_laion_toy"),
