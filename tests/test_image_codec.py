@@ -91,7 +91,7 @@ def test_levels_move_along_the_curve() -> None:
     with torch.no_grad():
         codec.gains.before.copy_(torch.tensor([-1.0, 0.0, 1.5])[:, None])
     trained = finish(codec, made, (0.002, 0.01, 0.05), {}, [torch.rand(2, 3, 64, 64)])
-    sizes = [len(encode(trained, picture(128, 128), level=level).data) for level in (0, 0.5, 1, 1.5, 2)]
+    sizes = [len(encode(trained, picture(128, 128), level=level).data) for level in (0.0, 0.5, 1.0, 1.5, 2.0)]
     assert sizes == sorted(set(sizes))
     assert [trained.lmbda(level) for level in (0, 0.5, 2)] == pytest.approx([0.002, (0.002 * 0.01) ** 0.5, 0.05])
 
@@ -171,4 +171,4 @@ def test_models_come_back_and_are_told_apart(trained: TrainedCodec, tmp_path: Pa
     with pytest.raises(ValueError, match="is no codec, or damaged"):
         load_codec(path)
     with pytest.raises(ValueError, match="level 7: this model has levels from 0 to"):
-        encode(trained, picture(64, 64), level=7)
+        encode(trained, picture(64, 64), level=7.0)

@@ -1,6 +1,7 @@
 """Training a codec by its command: resumed equals uninterrupted, two ranks equal one, and its file codes pictures."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tests.conftest import Run, assert_one_line_error
+from tests.processes import run_ranks
 from tests.test_image_codec import picture
 
 
@@ -20,11 +22,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(run: Run, photographs: Path, output: Path, *more: object, ranks: int = 1, preset: str = "toy") -> None:
-    options = ("--preset", preset, "--photographs", photographs, "--output", output, *more)
-    command = ("python", "downstream/train_codec.py") if ranks == 1 else ("deepspeed", "--num_gpus", ranks, "--master_port", 29_617, "downstream/train_codec.py")
-    result = run(*command, *options, timeout=300)
-    assert result.returncode == 0, result.stderr
+def train(photographs: Path, output: Path, *, ranks: int = 1, preset: str = "toy") -> None:
+    run_ranks(["downstream/train_codec.py", "--preset", preset, "--photographs", photographs, "--output", output], world_size=ranks)
 
 
 def weights(folder: Path, name: str = "model") -> dict[str, np.ndarray]:
@@ -36,20 +35,18 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def whole(run: Run, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    train(run, photographs, folder / "run")
+    train(photographs, folder / "run")
     return folder / "run"
 
 
-def test_resumed_equals_uninterrupted(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted(photographs: Path, whole: Path, tmp_path: Path) -> None:
     """A run that was cut behind its second checkpoint, as a kill leaves it."""
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(whole, copy)
     shutil.rmtree(copy / "step-000012")
-    train(run, photographs, copy)
+    train(photographs, copy)
     assert losses(copy) == losses(whole) and len(losses(whole)) == 12
     for name in ("model", "ema"):
         ours, theirs = weights(copy, name), weights(whole, name)
@@ -57,13 +54,13 @@ def test_resumed_equals_uninterrupted(run: Run, photographs: Path, whole: Path, 
     assert (copy / "codec.safetensors").read_bytes() == (whole / "codec.safetensors").read_bytes()
 
 
-def test_two_ranks_compute_what_one_does(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
-    train(run, photographs, tmp_path / "run", ranks=2)
+def test_two_ranks_compute_what_one_does(photographs: Path, whole: Path, tmp_path: Path) -> None:
+    train(photographs, tmp_path / "run", ranks=2)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(whole), rtol=1e-4)
 
 
-def test_the_auxiliary_model_is_trained_along(run: Run, photographs: Path, tmp_path: Path) -> None:
-    train(run, photographs, tmp_path / "run", preset="toy_cca")
+def test_the_auxiliary_model_is_trained_along(photographs: Path, tmp_path: Path) -> None:
+    train(photographs, tmp_path / "run", preset="toy_cca")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["train/auxiliary_bpp"]) for line in lines)
     assert not any(name.startswith("auxiliary") for name in load_file(tmp_path / "run" / "codec.safetensors"))

@@ -66,7 +66,7 @@ class IntegerSynthesis:
         self.medians, self.layers = medians, tuple(layers)
         self.thresholds = (scale_thresholds() * SCALE_ONE).round().to(torch.int64)
 
-    def __call__(self, z: Int[Tensor, "images channels height width"]) -> tuple[Int[Tensor, "images out height width"], Int[Tensor, "images out height width"]]:
+    def __call__(self, z: Int[Tensor, "images channels height width"]) -> tuple[Int[Tensor, "images out rows columns"], Int[Tensor, "images out rows columns"]]:
         """Means, and for each the number of its scale."""
         x = (z * ONE + self.medians.reshape(1, -1, 1, 1)).clamp(-LARGEST, LARGEST)
         for layer in self.layers:

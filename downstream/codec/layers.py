@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-Image = Float[Tensor, "images channels height width"]
+Image = Float[Tensor, "images _ height width"]  # channels change, sides stay
 
 
 def conv(num_in: int, num_out: int, *, kernel: int = 5, stride: int = 2) -> nn.Conv2d:
@@ -47,7 +47,7 @@ class LocalMean(nn.Module):
         super().__init__()
         self.side = side
 
-    def forward(self, x: Image) -> Image:
+    def forward(self, x: Image) -> Float[Tensor, "images _ _ _"]:
         if not self.side:
             return x.mean(dim=(2, 3), keepdim=True)
         return functional.avg_pool2d(x, self.side, stride=1, padding=self.side // 2, count_include_pad=False)

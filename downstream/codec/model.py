@@ -20,7 +20,7 @@ from downstream.codec.factorised import FactorisedPrior
 from downstream.codec.gaussian import bits_of, likelihood
 from downstream.codec.rounding import Rounding, rounded
 
-Latent = Float[Tensor, "images channels height width"]
+Latent = Float[Tensor, "images _ _ _"]  # channels, height, width: of y or of z
 
 
 class Prediction(NamedTuple):
