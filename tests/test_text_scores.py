@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.text import line_scores, text_scores
 from pipeline.text.line_scores import split_lines
-from pipeline.text.text_arrays import Texts, hash_words, is_in
+from pipeline.text.text_arrays import UNSPACED, Texts, hash_words, is_in, kinds_of_characters
 from pipeline.text.text_rules import SCORES, Scorer, TextBounds, WordLists
 from pipeline.text.word_lists import GOPHER_STOP_WORDS, STOP_WORDS, stop_words
 
@@ -35,8 +35,19 @@ def is_letter(character: str) -> bool:
     return unicodedata.category(character)[0] in "LM"
 
 
+# How names of letters of scripts without spaces begin; the prolonged and the halfwidth voiced sound marks are of no script.
+UNSPACED_NAMES = re.compile(r"(HALFWIDTH )?(CJK (UNIFIED|COMPATIBILITY) IDEOGRAPH|(VERTICAL )?IDEOGRAPHIC ITERATION|OLD CHINESE|HENTAIGANA|HIRAGANA|KATAKANA(?!-HIRAGANA)(?! (SEMI-)?VOICED SOUND)|THAI|LAO|KHMER|MYANMAR)")
+
+
 def is_unspaced(character: str) -> bool:
-    return unicodedata.category(character)[0] == "L" and bool(re.search("CJK UNIFIED|HIRAGANA|KATAKANA LETTER|THAI CHARACTER", unicodedata.name(character, "")))
+    return unicodedata.category(character)[0] == "L" and bool(UNSPACED_NAMES.match(unicodedata.name(character, "")))
+
+
+def test_the_plain_version_knows_every_letter_of_scripts_without_spaces() -> None:
+    kinds = kinds_of_characters()
+    for code in range(0x110000):
+        if unicodedata.category(chr(code)) != "Cn":
+            assert is_unspaced(chr(code)) == bool(kinds[code] & UNSPACED), f"U+{code:04X} {unicodedata.name(chr(code), '')}"
 
 
 def plain_runs(text: str) -> list[str]:
@@ -45,7 +56,7 @@ def plain_runs(text: str) -> list[str]:
     for run in text.split():
         current = ""
         for character in run:
-            tail = unicodedata.category(character)[0] == "M" or character in "ー"
+            tail = unicodedata.category(character)[0] == "M" or character in "ーｰ"
             if current and (is_unspaced(character) or (is_unspaced(current[0]) and not tail)):
                 runs.append(current)
                 current = ""
@@ -243,6 +254,11 @@ def test_sentences_end_where_a_reader_would_end_them(text: str) -> None:
     plain = re.sub(r"[^A-Za-z .?!\n]", "", text)
     expected = sum(len([part for part in re.split(r"(?<=[.?!])\s+", line.strip()) if part]) for line in split_lines(plain))
     assert score("sentences", plain) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("แ\u0301ม", 2), ("漢\u0301b c", 3), ("aーb", 1), ("かーb", 2), ("e\u0301x", 1), ("か\u3099\u0301ー字", 2)])
+def test_marks_belong_to_what_stands_before_them(text: str, expected: int) -> None:
+    assert Texts([text]).num_words.tolist() == [expected] == [len(plain_words(text))]
 
 
 def test_a_list_of_words_finds_exactly_its_words() -> None:

@@ -23,7 +23,7 @@ SPACE = 2           # what str.isspace says
 WORD_PART = 4       # \w of Python's re, and the apostrophe: the words of OBELICS' punctuation ratio
 PUNCTUATION = 8     # the six marks that OBELICS counts
 UNSPACED = 16       # letter of a script without spaces
-UNSPACED_TAIL = 32  # mark that belongs to such a letter
+TAIL = 32           # mark that belongs to the letter before it, whatever that is
 SENTENCE_END = 64   # Unicode's Sentence_Terminal, as datatrove's TERMINAL_PUNCTUATION
 FULL_WIDTH_END = 128  # ends a sentence without a space behind it
 CLOSER = 256        # quote or bracket that may stand behind the mark that ends a sentence
@@ -74,8 +74,9 @@ class Texts:
     @functools.cached_property
     def run_starts(self) -> Array:
         """Which characters begin a run: behind white space, letters of scripts without spaces, and what follows those and belongs to another word."""
-        filled, inner = ~self.of_kind(SPACE), self.of_kind(UNSPACED | UNSPACED_TAIL)
-        starts = self.of_kind(UNSPACED)
+        filled, starts = ~self.of_kind(SPACE), self.of_kind(UNSPACED)
+        bearers = np.maximum.accumulate(np.where(self.of_kind(TAIL), 0, np.arange(len(self.codes))))  # of each mark the character that it belongs to
+        inner = starts[bearers]
         starts[:1] |= filled[:1]
         starts[1:] |= filled[1:] & (~filled[:-1] | (inner[:-1] & ~inner[1:]))
         return starts
@@ -221,7 +222,7 @@ def kinds_of_characters() -> Array:
         SENTENCE_END: r"\p{Sentence_Terminal}",
         FULL_WIDTH_END: "[。！？｡]",
         CLOSER: "[\"'”’»)\\]」』]",
-        UNSPACED_TAIL: rf"(?V1)[[{scripts}]&&\p{{M}}]+|[\u30fc\uff70\u3099\u309a]",  # the long-vowel and voicing marks of kana
+        TAIL: r"[\p{M}\u30fc\uff70]+",  # the long-vowel marks of kana are letters
     }
     kinds = np.zeros(MAX_CODE_POINT, np.uint16)
     for kind, pattern in patterns.items():
