@@ -71,7 +71,8 @@ def test_pictures_by_command(run: Run, photographs: Path, whole: Path, tmp_path:
     assert run("lcl", "codec", "encode", photographs, tmp_path / "compressed", *model, "--level", "0.5").returncode == 0
     assert run("lcl", "codec", "decode", tmp_path / "compressed", tmp_path / "back", *model).returncode == 0
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == [f"{number}.png" for number in range(4)]
-    assert Image.open(tmp_path / "back" / "1.png").size == (120, 100)
+    with Image.open(tmp_path / "back" / "1.png") as picture_back:
+        assert picture_back.size == (120, 100)
     told = run("lcl", "codec", "info", tmp_path / "compressed", *model)
     assert told.returncode == 0 and told.stdout.count("whole, decodes") == 4
     small = run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "small.lclc", *model, "--bytes", 400, "--refine", 5)
