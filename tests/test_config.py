@@ -162,5 +162,6 @@ def test_every_command_of_lcl_has_help(run: Run) -> None:
     result = run(sys.executable, "-c", HELPS)
     assert result.returncode == 0, result.stderr
     for name, text in json.loads(result.stdout.splitlines()[-1]).items():
-        option = "shards" if name in ("verify", "remove", "card") else "output"  # those write nothing of their own, or into the shards
+        # the first write nothing of their own, or into the shards; the others say by place where they write
+        option = "shards" if name in ("verify", "remove", "card") else "model" if name in ("codec encode", "codec decode", "codec info") else "output"
         assert name in listing and re.search(f"--{option} .*(older|file)", text), name
