@@ -181,15 +181,6 @@ class CCA(GroupModel, Codec):
         )
         self.z_entropy_bottleneck = FactorisedPrior(z)
 
-    def analysis(self, x: Latent) -> Latent:
-        return self.g_a(x)
-
-    def synthesis(self, y_hat: Latent) -> Latent:
-        return self.g_s(y_hat)
-
-    def hyper_analysis(self, y: Latent) -> Latent:
-        return self.h_a(y)
-
     def hyper_synthesis(self, z_hat: Latent) -> tuple[Latent, Latent]:
         """Features that the groups' means and scales are made of."""
         return self.h_mean_s(z_hat), self.h_scale_s(z_hat)

@@ -35,15 +35,6 @@ class MeanScale(Codec):
         self.h_s = nn.Sequential(deconv(n, m), nn.LeakyReLU(), deconv(m, m * 3 // 2), nn.LeakyReLU(), conv(m * 3 // 2, m * 2, kernel=3, stride=1))
         self.z_entropy_bottleneck = FactorisedPrior(n)
 
-    def analysis(self, x: Latent) -> Latent:
-        return self.g_a(x)
-
-    def synthesis(self, y_hat: Latent) -> Latent:
-        return self.g_s(y_hat)
-
-    def hyper_analysis(self, y: Latent) -> Latent:
-        return self.h_a(y)
-
     def hyper_synthesis(self, z_hat: Latent) -> tuple[Latent, Latent]:
         scales, means = self.h_s(z_hat).chunk(2, dim=1)
         return means, scales

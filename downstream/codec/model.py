@@ -66,9 +66,12 @@ class Gains(nn.Module):
 
 
 class Codec(nn.Module, ABC):
-    """Transforms and entropy model. Subclasses own `z_entropy_bottleneck`, and sides that `stride_px` divides are their input."""
+    """Transforms and entropy model. Subclasses make the modules below, named as published; sides that `stride_px` divides are their input."""
 
 
+    g_a: nn.Module
+    g_s: nn.Module
+    h_a: nn.Module
     z_entropy_bottleneck: FactorisedPrior
     group_sizes: tuple[int, ...]
     """Channels of the groups of y, which are coded in turn."""
@@ -81,17 +84,17 @@ class Codec(nn.Module, ABC):
         super().__init__()
         self.gains: Gains | None = None
 
-    @abstractmethod
     def analysis(self, x: Float[Tensor, "images 3 height width"]) -> Latent:
         """y of pixels in [0, 1]."""
+        return self.g_a(x)
 
-    @abstractmethod
     def synthesis(self, y_hat: Latent) -> Float[Tensor, "images 3 height width"]:
         """Pixels, which may leave [0, 1]."""
+        return self.g_s(y_hat)
 
-    @abstractmethod
     def hyper_analysis(self, y: Latent) -> Latent:
         """z."""
+        return self.h_a(y)
 
     @abstractmethod
     def hyper_synthesis(self, z_hat: Latent) -> tuple[Latent, Latent]:
