@@ -64,7 +64,6 @@ SIZES: dict[Size, dict[str, int]] = {  # of the vision tower
 @config
 class PagesConfig:
     relevance: Share = 0.5
-    """Probability that the sentence before a photograph names what it shows, and likewise its caption."""
     """Probability that a sentence beside a photograph names what it shows."""
     images_per_page: tuple[Positive, Positive] = (3, 6)
     pair_share: Share = 0.0

@@ -101,7 +101,7 @@ class Result:
         """The result as JSON values."""
         return {
             "schema": SCHEMA, "task": self.task, "dataset": dict(self.dataset), "model": dict(self.model), "rows": [row.record() for row in self.rows],
-            "left_out": list(self.left_out), "protocol": dict(self.protocol), "sweeps": dict(self.sweeps), "seeds": list(self.seeds), "seconds": round(self.seconds, 1),
+            "left_out": list(self.left_out), "protocol": dict(self.protocol), "sweeps": dict(self.sweeps), "seeds": list(self.seeds), "seconds": round(self.seconds, 3),
             "environment": {
                 "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "commit": commit(), "cores": os.cpu_count(),
                 "versions": versions(("lcl", "torch", "numpy", "scikit-learn", "scipy", "pillow", "open_clip_torch", "timm", "transformers", "tokenizers")),
