@@ -19,7 +19,7 @@ from downstream.codec.image_codec import Encoded, decode, encode, padded
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
-from downstream.codec.refine import RefineConfig, refine, squared_error, weighted_error
+from downstream.codec.refine import RefineConfig, refine, refine_in_tiles
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.searching import highest_level, lowest_level
 from downstream.photographs import read_photograph, to_tensor
@@ -50,6 +50,8 @@ class EncodeConfig:
     """Weight of the squared error in the refinement; 0: what the level was trained for. Another one moves along the curve."""
     mask: str = ""
     """A grey picture of the input's size: where it is bright the refinement keeps more detail."""
+    refine_tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 512
+    """Side of the tiles in which larger pictures are refined, to bound memory (512: about a gigabyte with the small preset); 0: at once."""
     rounding: RoundingConfig = RoundingConfig()
     profile: Profile = "fast"
     """portable: can be decoded on any machine, to the bit."""
@@ -101,17 +103,21 @@ def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig) -> tu
 
 
 def refine_latents(codec: Codec, x: torch.Tensor, level: torch.Tensor | None, *, level_value: float, trained: TrainedCodec, settings: EncodeConfig) -> Latents:
-    distortion = squared_error
-    if settings.mask:
-        mask = to_tensor(read_photograph(Path(settings.mask))).mean(dim=0, keepdim=True)[None]
-        weights = padded(mask, codec.stride_px)
-        if weights.shape[-2:] != x.shape[-2:]:
-            raise ValueError(f"--mask has another size ({mask.shape[-1]} x {mask.shape[-2]}) than the picture: scale it to that")
-        distortion = weighted_error(weights + LEAST_WEIGHT)
-    found = refine(
-        codec, x, RefineConfig(iterations=settings.refine, rounding=settings.rounding), lmbda=settings.lmbda or trained.lmbda(level_value), level=level, distortion=distortion
-    )
-    return Latents(found.y, found.z)
+    options = {"lmbda": settings.lmbda or trained.lmbda(level_value), "level": level, "weights": weights_of(settings.mask, x, stride_px=codec.stride_px) if settings.mask else None}
+    fitting = RefineConfig(iterations=settings.refine, rounding=settings.rounding)
+    if settings.refine_tile_px and max(x.shape) > settings.refine_tile_px:
+        return refine_in_tiles(codec, x, fitting, side_px=settings.refine_tile_px, **options)
+    return refine(codec, x, fitting, **options).latents
+
+
+def weights_of(mask: str, x: torch.Tensor, *, stride_px: int) -> torch.Tensor:
+    """Of the padded picture's pixels, with a mean of 1. Raises ValueError for a mask of another size."""
+    values = to_tensor(read_photograph(Path(mask))).mean(dim=0, keepdim=True)[None]
+    weights = padded(values, stride_px)
+    if weights.shape[-2:] != x.shape[-2:]:
+        raise ValueError(f"--mask has another size ({values.shape[-1]} x {values.shape[-2]}) than the picture: scale it to that")
+    weights = weights + LEAST_WEIGHT
+    return weights / weights.mean()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from downstream.codec.classic import CLASSIC
 from downstream.codec.coding import Latents, Profile
+from downstream.codec.complexity import complexity_of
 from downstream.codec.image_codec import Refine
 from downstream.codec.measuring import Point, bd_rates, curve_of, measure_classic, measure_ours
 from downstream.codec.model import Codec
@@ -95,8 +96,7 @@ def refining(settings: EvalCodecConfig, trained: TrainedCodec, level: float) -> 
     fitting = RefineConfig(iterations=settings.refine, rounding=settings.rounding, learning_rate=settings.learning_rate)
 
     def apply(codec: Codec, x: torch.Tensor, at: torch.Tensor | None) -> Latents:
-        found = refine(codec, x, fitting, lmbda=trained.lmbda(level), level=at)
-        return Latents(found.y, found.z)
+        return refine(codec, x, fitting, lmbda=trained.lmbda(level), level=at).latents
 
     return apply
 
@@ -107,7 +107,7 @@ def report(curves: Mapping[str, Sequence[Point]], settings: EvalCodecConfig, tra
     differences = bd_rates(curves, settings.anchor)
     measured = {
         "curves": {name: [vars(point) for point in points] for name, points in curves.items()}, "bd_rates": {"anchor": settings.anchor, **differences},
-        "model": {"hash": f"{trained.hash:016x}", "lmbdas": list(trained.lmbdas), "about": dict(trained.about)},
+        "model": {"hash": f"{trained.hash:016x}", "lmbdas": list(trained.lmbdas), "about": dict(trained.about), "kmac_per_pixel": complexity_of(trained)._asdict()},
     }  # fmt: skip
     write_result(output / "rd.json", settings, measured)
     with open_aside(output / "rd.csv") as file:

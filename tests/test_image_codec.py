@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from downstream.codec.cca import CCAConfig
 from downstream.codec.coding import Latents
+from downstream.codec.complexity import complexity_of
 from downstream.codec.container import HEADER_BYTES
 from downstream.codec.image_codec import analyse_in_tiles, decode, encode, padded, synthesise_in_tiles
 from downstream.codec.mean_scale import MeanScale, MeanScaleConfig
 from downstream.codec.model import Codec
 from downstream.codec.model_file import CodecConfig, TrainedCodec, finish, load_codec, save_codec
-from downstream.codec.refine import RefineConfig, refine
+from downstream.codec.refine import RefineConfig, reconstruct, refine, refine_in_tiles, squared_error
 from downstream.codec.rounding import RoundingConfig
+from downstream.codec.train_config import PRESETS
 from tests.made_weights import made_weights
 
 KINDS = {
@@ -128,8 +130,8 @@ def test_refinement_lowers_the_true_loss_and_codes_what_it_found(trained: Traine
 
     def refined(codec: object, x: torch.Tensor, level: torch.Tensor | None) -> Latents:
         found = refine(trained.codec, x, RefineConfig(iterations=30, rounding=RoundingConfig(method=method), learning_rate=0.02, check_every=10), lmbda=0.01, level=level)
-        seen.append(found.losses)
-        return Latents(found.y, found.z)
+        seen.append({done: float(loss) for done, loss in found.losses.items()})
+        return found.latents
 
     pixels = picture(64, 64)
     plain, better = encode(trained, pixels), encode(trained, pixels, refine=refined)
@@ -140,6 +142,44 @@ def test_refinement_lowers_the_true_loss_and_codes_what_it_found(trained: Traine
 
     assert loss(better.data) < loss(plain.data) + 0.02  # 4 bytes are 0.008, rounding to 8 bits the rest
     assert all(parameter.requires_grad for name, parameter in trained.codec.named_parameters() if "quantiles" not in name)
+
+
+def test_pictures_of_a_batch_are_refined_each_for_itself(trained: TrainedCodec) -> None:
+    """Without noise, a picture's latents do not depend on what is beside it."""
+    x = torch.stack([torch.from_numpy(picture(64, 64, seed=seed)).permute(2, 0, 1).float() / 255 for seed in range(3)])
+    settings = RefineConfig(iterations=8, rounding=RoundingConfig(method="anneal"), learning_rate=0.02, check_every=4)
+    level = trained.level(0)
+    together = refine(trained.codec, x, settings, lmbda=0.01, level=None if level is None else level.expand(3))
+    for number in range(3):
+        alone = refine(trained.codec, x[number : number + 1], settings, lmbda=0.01, level=level)
+        for iteration, loss in alone.losses.items():
+            assert float(loss) == pytest.approx(float(together.losses[iteration][number]), rel=1e-4)
+        assert float(alone.bpp) == pytest.approx(float(together.bpp[number]), rel=1e-3)
+    least = torch.stack(list(together.losses.values())).min(dim=0).values
+    assert torch.allclose(0.01 * together.squared_error + together.bpp, least, rtol=1e-5)
+
+
+def test_tiles_are_refined_nearly_as_well_as_the_whole(trained: TrainedCodec) -> None:
+    x = torch.from_numpy(picture(256, 320)).permute(2, 0, 1)[None].float() / 255
+    settings, level = RefineConfig(iterations=20, learning_rate=0.02, check_every=10), trained.level(0)
+    weights = torch.linspace(0.5, 1.5, 320).expand(1, 1, 256, 320)
+    whole = refine(trained.codec, x, settings, lmbda=0.01, level=level, weights=weights)
+    tiled = refine_in_tiles(trained.codec, x, settings, side_px=128, lmbda=0.01, level=level, weights=weights)
+    with torch.no_grad():
+        found = reconstruct(trained.codec, *tiled, level)
+    loss = float(0.01 * squared_error(x, found.x_hat, weights) + found.coded.bits / (256 * 320))
+    gained = float(whole.losses[0]) - float(min(whole.losses.values()))
+    assert gained > 0 and float(whole.losses[0]) - loss > 0.8 * gained
+
+
+def test_the_mobile_preset_keeps_its_promise() -> None:
+    """At most 20 thousand multiplications a pixel to decode, as counted; its parts by hand."""
+    kind = PRESETS["mobile"].model
+    found = complexity_of(finish(kind.build(), kind, PRESETS["mobile"].objective.lmbdas, {}, [torch.rand(1, 3, 64, 64)]))
+    n, m = 80, 128
+    synthesis = 25 * (m * n / 16**2 + n * n / 8**2 + n * n / 4**2 + n * 3 / 2**2) + n * n * (1 / 8**2 + 1 / 4**2 + 1 / 2**2)
+    hyper = (25 * n * m / 64**2 + 25 * m * m * 1.5 / 32**2 + 9 * 1.5 * m * 2 * m / 16**2)
+    assert found.decoder == pytest.approx((synthesis + hyper) / 1000, rel=0.01) and found.decoder <= 20 < found.encoder
 
 
 def test_files_of_others_and_damage(trained: TrainedCodec) -> None:

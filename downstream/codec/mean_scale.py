@@ -22,14 +22,16 @@ class MeanScaleConfig:
     """Channels of the transforms and of z (N)."""
     latent_width: Width = 192
     """Channels of y (M)."""
+    analysis_width: Annotated[int, Field(ge=0, multiple_of=2)] = 0
+    """Channels of the analysis transform, for which the decoder does not pay; 0: as `width`."""
 
 
 class MeanScale(Codec):
     def __init__(self, settings: MeanScaleConfig) -> None:
         super().__init__()
-        n, m = settings.width, settings.latent_width
+        n, m, a = settings.width, settings.latent_width, settings.analysis_width or settings.width
         self.group_sizes = (m,)
-        self.g_a = nn.Sequential(conv(3, n), GDN(n), conv(n, n), GDN(n), conv(n, n), GDN(n), conv(n, m))
+        self.g_a = nn.Sequential(conv(3, a), GDN(a), conv(a, a), GDN(a), conv(a, a), GDN(a), conv(a, m))
         self.g_s = nn.Sequential(deconv(m, n), GDN(n, inverse=True), deconv(n, n), GDN(n, inverse=True), deconv(n, n), GDN(n, inverse=True), deconv(n, 3))
         self.h_a = nn.Sequential(conv(m, n, kernel=3, stride=1), nn.LeakyReLU(), conv(n, n), nn.LeakyReLU(), conv(n, n))
         self.h_s = nn.Sequential(deconv(n, m), nn.LeakyReLU(), deconv(m, m * 3 // 2), nn.LeakyReLU(), conv(m * 3 // 2, m * 2, kernel=3, stride=1))

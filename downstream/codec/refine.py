@@ -1,26 +1,33 @@
-"""Latents fitted to one image: SGA+ on y and z together, the networks as they are (arXiv:2401.17789, section 3).
+"""Latents fitted to pictures: SGA+ on y and z together, the networks as they are (arXiv:2401.17789, section 3).
 
     y, z of the analysis --Adam on lmbda 255^2 MSE + bits per pixel, of relaxed rounding--> y, z whose rounded form has the least true loss seen
 
-The true loss is that of what is coded: z rounded, then y around the means that this z gives.
+The true loss is that of what is coded: z rounded, then y around the means that this z gives. Pictures of a batch are fitted each for itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from downstream.codec.coding import Latents
 from downstream.codec.model import Codec, Latent, Level, Reconstruction
 from downstream.codec.rounding import RoundingConfig, relaxing, rounded
+from downstream.codec.tiles import in_tiles
 from lcl.core.config import config
 
-Pixels = Float[Tensor, "1 3 height width"]
-Distortion = Callable[[Tensor, Tensor], Tensor]
-"""(pixels, reconstruction) -> a scalar on the scale of the mean squared error of 8-bit values."""
+Pixels = Float[Tensor, "images 3 height width"]
+PerImage = Float[Tensor, " images"]
+Weights = Float[Tensor, "images 1 height width"] | None
+"""Of the squared error at each pixel; with a mean of 1 over the picture, losses stay comparable."""
+
+PLACES = 4  # of y along each side of a place of z
 
 
 @config
@@ -35,70 +42,90 @@ class RefineConfig:
 
 @dataclass(frozen=True)
 class Refined:
-    y: Latent
-    z: Latent
-    losses: dict[int, float]
+    latents: Latents
+    losses: dict[int, PerImage]
     """True loss by iteration; 0 is the start."""
-
-
-def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """255^2 times the mean squared error of pixels in [0, 1]."""
-    return 255**2 * (x - x_hat).square().mean()
-
-
-def weighted_error(weights: Float[Tensor, "1 1 height width"]) -> Distortion:
-    """Squared error with a weight for each pixel, whose mean is made 1."""
-    weights = weights / weights.mean()
-
-    def apply(x: Tensor, x_hat: Tensor) -> Tensor:
-        return 255**2 * (weights * (x - x_hat).square()).mean()
-
-    return apply
-
-
-def loss_of(x: Pixels, found: Reconstruction, *, lmbda: float, distortion: Distortion, num_pixels: int) -> Float[Tensor, ""]:
-    """lmbda distortion + bits per pixel."""
-    return lmbda * distortion(x, found.x_hat) + found.coded.bits.sum() / num_pixels
+    bpp: PerImage
+    """Of the latents, as estimated."""
+    squared_error: PerImage
+    """255^2 times the mean squared error, unweighted."""
 
 
 def refine(
-    codec: Codec, x: Pixels, settings: RefineConfig, *, lmbda: float, level: Level = None, distortion: Distortion = squared_error,
-    progress: Callable[[int, float], None] | None = None,
+    codec: Codec, x: Pixels, settings: RefineConfig, *, lmbda: float, level: Level = None, weights: Weights = None, progress: Callable[[int], None] | None = None
 ) -> Refined:
-    """The best latents seen for the padded image `x` at this trade-off, which need not be the one the codec was trained for."""
+    """The best latents seen for padded pictures at this trade-off, which need not be the one the codec was trained for."""
     rng = torch.Generator(device=x.device).manual_seed(settings.seed)
     with torch.no_grad():
         y, z = codec.analyse(x, level)
+
+    def loss_of(found: Reconstruction) -> PerImage:
+        return lmbda * squared_error(x, found.x_hat, weights) + found.coded.bits / (x.shape[-1] * x.shape[-2])
+
+    @torch.no_grad()
+    def true_loss() -> PerImage:
+        return loss_of(reconstruct(codec, y, z, level))
+
     y, z = y.requires_grad_(), z.requires_grad_()
     optimizer = torch.optim.Adam([y, z], lr=settings.learning_rate)
-    best, losses = (y.detach().clone(), z.detach().clone()), {0: _true_loss(codec, x, y, z, lmbda=lmbda, level=level, distortion=distortion)}
-    trained = [parameter for parameter in codec.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
+    best, losses = Latents(y.detach().clone(), z.detach().clone()), {0: true_loss()}
+    least = losses[0]
+    with _frozen(codec):
         for iteration in range(settings.iterations):
             optimizer.zero_grad()
             coded = codec.code(y, z, relaxing(settings.rounding, iteration=iteration, rng=rng))
-            loss_of(x, Reconstruction(codec.synthesise(coded.y_hat, level), coded), lmbda=lmbda, distortion=distortion, num_pixels=_num_pixels(x)).backward()
+            loss_of(Reconstruction(codec.synthesise(coded.y_hat, level), coded)).sum().backward()
             optimizer.step()
             done = iteration + 1
             if done % settings.check_every == 0 or done == settings.iterations:
-                losses[done] = _true_loss(codec, x, y, z, lmbda=lmbda, level=level, distortion=distortion)
-                if losses[done] <= min(losses.values()):
-                    best = (y.detach().clone(), z.detach().clone())
-                if progress is not None:
-                    progress(done, losses[done])
+                losses[done] = true_loss()
+                better = losses[done] < least
+                least = torch.minimum(least, losses[done])
+                best = Latents(*(torch.where(better[:, None, None, None], found.detach(), kept) for found, kept in zip((y, z), best, strict=True)))
+            if progress is not None:
+                progress(done)
+    with torch.no_grad():
+        final = reconstruct(codec, *best, level)
+    return Refined(best, losses, final.coded.bits / (x.shape[-1] * x.shape[-2]), squared_error(x, final.x_hat))
+
+
+def refine_in_tiles(codec: Codec, x: Float[Tensor, "1 3 height width"], settings: RefineConfig, *, side_px: int, lmbda: float, level: Level = None, weights: Weights = None) -> Latents:
+    """`refine` of a large picture tile by tile, in the memory of one: each is fitted with the margin that its transforms see, and keeps its inner part.
+
+    Sides of `side_px`, which the codec's stride divides. Where tiles meet, each was fitted to a margin that the other has changed since: what is lost is not zero,
+    and small. Raises ValueError for a codec that sees the whole picture.
+    """
+    margin = None if codec.tile_margin is None else -(-codec.tile_margin // PLACES)
+    inputs = x if weights is None else torch.cat([x, weights], dim=1)
+
+    def fitted(part: Tensor) -> Tensor:
+        found = refine(codec, part[:, :3], settings, lmbda=lmbda, level=level, weights=None if weights is None else part[:, 3:]).latents
+        return torch.cat([pixel_unshuffle(found.y, PLACES), found.z], dim=1)  # on one grid
+
+    joined = in_tiles(fitted, inputs, side=side_px // codec.stride_px, margin=margin, scale=(codec.stride_px, 1))
+    y, z = joined.split([PLACES**2 * sum(codec.group_sizes), codec.z_entropy_bottleneck.num_channels], dim=1)
+    return Latents(pixel_shuffle(y, PLACES), z)
+
+
+def squared_error(x: Pixels, x_hat: Pixels, weights: Weights = None) -> PerImage:
+    """255^2 times the mean squared error of pixels in [0, 1], of each picture."""
+    error = (x - x_hat).square()
+    return 255**2 * (error if weights is None else weights * error).flatten(1).mean(dim=1)
+
+
+def reconstruct(codec: Codec, y: Latent, z: Latent, level: Level = None) -> Reconstruction:
+    """What the decoder makes of latents, and their bits."""
+    coded = codec.code(y, z, rounded)
+    return Reconstruction(codec.synthesise(coded.y_hat, level), coded)
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-    return Refined(*best, losses)
-
-
-@torch.no_grad()
-def _true_loss(codec: Codec, x: Pixels, y: Latent, z: Latent, *, lmbda: float, level: Level, distortion: Distortion) -> float:
-    coded = codec.code(y, z, rounded)
-    return float(loss_of(x, Reconstruction(codec.synthesise(coded.y_hat, level), coded), lmbda=lmbda, distortion=distortion, num_pixels=_num_pixels(x)))
-
-
-def _num_pixels(x: Pixels) -> int:
-    return x.shape[-1] * x.shape[-2]

@@ -45,6 +45,11 @@ PRESETS: dict[str, TrainCodecConfig] = {
         optimizer=FitOptimizerConfig(learning_rate=5e-4, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02)),
         fit=FitConfig(steps=24_000, batch_items=12, micro_items=6),
     ),
+    # A decoder of 20 thousand multiplications a pixel, for telephones; the encoder may be dear. Made for a GPU.
+    "mobile": TrainCodecConfig(
+        model=CodecConfig(mean_scale=MeanScaleConfig(width=80, latent_width=128, analysis_width=128), num_levels=len(LMBDAS)), objective=ObjectiveConfig(lmbdas=LMBDAS),
+        optimizer=FitOptimizerConfig(learning_rate=2e-4, schedule=ScheduleConfig(warmup_steps=1000, final_ratio=0.02)), fit=FitConfig(steps=400_000, batch_items=24, micro_items=24),
+    ),
     # As published, but for the number of steps, which their epochs of OpenImages make (arXiv:2410.04847, README of its code).
     "cca": TrainCodecConfig(
         model=CodecConfig(kind="cca"), objective=ObjectiveConfig(lmbdas=(0.05,), beta=0.3, mode="published", alpha=1.0),
