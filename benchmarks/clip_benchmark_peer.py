@@ -12,20 +12,18 @@ themselves are stored too: the peer then decodes and resizes them its own way, a
 
 import json
 import logging
-import os
-import subprocess
 import sys
 import tarfile
-import venv
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from peer_environment import make_environment, run_peer
 from PIL import Image
 from pydantic import Field
 from torch.nn.functional import normalize
@@ -67,12 +65,12 @@ class PeerConfig:
 def main(settings: PeerConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)
-    images, python = open_image_set(Path(settings.data)), make_environment(Path(settings.environment))
+    images, python = open_image_set(Path(settings.data)), make_environment(Path(settings.environment), ["-c", ROOT / "constraints.txt", *PEER, ROOT])
     test = images.split("test")
     labels = images.labels[test]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        run([sys.executable, "-m", "lcl.export", "--checkpoint", settings.checkpoint, "--to", "open_clip", "--output", folder / "exported"])
+        run_peer([sys.executable, "-m", "lcl.export", "--checkpoint", settings.checkpoint, "--to", "open_clip", "--output", folder / "exported"])
         model, tokenizer = load_model(Path(settings.checkpoint))
         encoder = Encoder(model)
         pixels = np.stack([images.read(place, model.settings.vision.evaluation_input).values for place in test.tolist()])
@@ -103,28 +101,11 @@ def main(settings: PeerConfig) -> None:
         raise ValueError(f"CLIP_benchmark and our own numbers differ by {measured['largest_difference']:.1e}: see {settings.output}")
 
 
-def make_environment(folder: Path) -> Path:
-    """The Python of the peer's environment, which is made if it is not there: CLIP_benchmark and this package."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        log.info("making %s", folder)
-        venv.create(folder, with_pip=True)
-        run([python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", *PEER, ROOT])
-    return python
-
-
-def run(words: Sequence[Any], **environment: str) -> None:
-    """Runs a command. Raises ValueError with its last line if it fails."""
-    done = subprocess.run([str(word) for word in words], env=os.environ | environment, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"{words[0]} {words[1]} ... ended with status {done.returncode}: {next(iter(done.stderr.strip().splitlines()[-1:]), '')}")
-
-
 def score(python: Path, folder: Path, task: str) -> dict[str, float]:
     """What CLIP_benchmark measures on FOLDER/TASK. It is told the task, works on the CPU and asks no network."""
     output = folder / f"{task}.json"
     kind = "zeroshot_retrieval" if task == "retrieval" else "zeroshot_classification"
-    run(
+    run_peer(
         [
             python, "-c", LAUNCH, folder / "exported", "eval", "--model", f"local-dir:{folder / 'exported'}", "--pretrained", "none", "--dataset", f"wds/{task}",
             "--dataset_root", folder / task, "--task", kind, "--recall_k", *RECALL_AT, "--num_workers", 0, "--no_amp", "--batch_size", BATCH, "--output", output,
