@@ -12,18 +12,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import matplotlib
 import numpy as np
 from objectives import BASE, OBJECTIVE_NAMES, PHOTO_COUNTS, SIZES, TABLES, RunConfig
 from scipy.stats import t as student
+from svg import pyplot, save_svg
 from table import name_of, read_rows
 
 from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
-
-matplotlib.use("svg")
-matplotlib.rcParams |= {"svg.hashsalt": "lcl", "svg.fonttype": "none"}  # the same numbers give the same bytes; text stays text
-from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
 Measured = Mapping[str, Any]
 
@@ -149,7 +145,7 @@ def draw_curves(rows: Mapping[str, Measured], folder: Path, name: str, shown: Ma
             if points:
                 place.plot(*zip(*points, strict=True), label=objective, linewidth=1.4)
     axes[0].legend(fontsize=8)
-    save(figure, folder / f"{name}.svg")
+    save_svg(figure, folder / f"{name}.svg")
 
 
 def scaling_part(rows: Mapping[str, Measured], folder: Path) -> str:
@@ -175,7 +171,7 @@ def scaling_part(rows: Mapping[str, Measured], folder: Path) -> str:
     axes.set(xscale="log", yscale="log", xlabel="photographs", ylabel="error of the linear probe", title="More photographs, larger towers")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3, which="both")
-    save(figure, folder / "scaling.svg")
+    save_svg(figure, folder / "scaling.svg")
     lines = ["## Scaling", "", "Error of the linear probe, in percent.", "", "| tower | " + " | ".join(f"{points['small', count][0]:,} photographs" for count in PHOTO_COUNTS) + " |"]
     lines.append("|---" * (len(PHOTO_COUNTS) + 1) + "|")
     lines += [f"| {size}, {points[size, 0][1]:,} parameters | " + " | ".join(f"{100 * points[size, count][2]:.1f}" for count in PHOTO_COUNTS) + " |" for size in SIZES]
@@ -188,12 +184,6 @@ def fit_law(points: Sequence[tuple[int, int, float]]) -> np.ndarray:
     """(c, a, b) of the least squares of ln error = c + a ln photographs + b ln parameters."""
     matrix = np.array([[1, math.log(num), math.log(parameters)] for num, parameters, _ in points])
     return np.linalg.lstsq(matrix, np.log([error for _, _, error in points]), rcond=None)[0]
-
-
-def save(figure: Any, path: Path) -> None:
-    with open_aside(path) as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

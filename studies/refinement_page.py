@@ -10,19 +10,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from refinement import METHODS, TUNE, RunConfig, change_of
+from svg import pyplot, save_svg
 
 from downstream.codec.bd_rate import bd_rate
 from lcl.core.config import config, from_dict, run_command
 from lcl.core.files import open_aside, read_json
 from lcl.evals.intervals import RESAMPLES, clustered_bootstrap
-
-matplotlib.use("svg")
-matplotlib.rcParams |= {"svg.hashsalt": "lcl", "svg.fonttype": "none"}  # the same numbers give the same bytes; text stays text
-from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
 LEAST_LEVELS = 4  # of a curve
 
@@ -145,9 +141,7 @@ def draw_untuned(rows: Sequence[Row], path: Path) -> None:
     axes.set(ylabel="change of the true loss, %", title="Without tuning: every learning rate, T_max and decay of the grid; line: median")
     axes.set_ylim(top=min(axes.get_ylim()[1], 60))
     axes.grid(alpha=0.3, axis="y")
-    with open_aside(path) as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
+    save_svg(figure, path)
 
 
 if __name__ == "__main__":

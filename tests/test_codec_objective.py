@@ -69,11 +69,14 @@ def test_intent_turns_the_gradient_of_the_auxiliary_model_alone() -> None:
 
 
 @pytest.mark.parametrize(("mode", "rises"), [("published", True), ("intent", False)])
-def test_the_published_term_drives_the_auxiliary_model_to_its_floor(mode: str, rises: bool) -> None:
+def test_the_published_term_drives_the_auxiliary_model_to_its_floor(mode: str, rises: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """The finding that made three modes: a step down the published loss raises R_G, one down ours lowers it. The codec stays as it is."""
     objective = made(mode, alpha=1.0)
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     adam = torch.optim.Adam(objective.auxiliary.parameters(), lr=3e-3)
+    with torch.no_grad():
+        least = float(objective(x, None, torch.Generator().manual_seed(3), 1.0).metrics["auxiliary_bpp"])
+    monkeypatch.setattr("downstream.codec.objective.FLOOR_SHARE", (least + 0.1) / objective.floor_bpp())
     rates = []
     for _ in range(30):
         adam.zero_grad()
@@ -82,6 +85,7 @@ def test_the_published_term_drives_the_auxiliary_model_to_its_floor(mode: str, r
         adam.step()
         rates.append(float(found.metrics["auxiliary_bpp"]))
     assert (rates[-1] > rates[0] + 0.1) == rises and (rates[-1] < rates[0] - 0.001) == (not rises)
+    assert [record.message.startswith("R_G is ") for record in caplog.records] == [True] * rises  # once
     assert max(rates) <= objective.floor_bpp() + 1e-6 == pytest.approx(20 / 256 * math.log2(1e9) + 1e-6)
 
 

@@ -26,7 +26,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
     import refinement_page
 
     yield type("Study", (), {"rows": refinement, "page": refinement_page})
-    for name in ("refinement", "refinement_page", "table"):
+    for name in ("refinement", "refinement_page", "svg", "table"):
         del sys.modules[name]
 
 

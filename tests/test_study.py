@@ -37,7 +37,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
     import table
 
     yield type("Study", (), {"table": table, "rows": objectives, "page": objectives_page})
-    for name in ("objectives", "objectives_page", "table"):
+    for name in ("objectives", "objectives_page", "svg", "table"):
         del sys.modules[name]
 
 

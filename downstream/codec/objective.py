@@ -10,6 +10,7 @@ R_G is the rate of y under the auxiliary model G, which sees fewer groups: R_G -
     intent     what the paper says: G's weights descend on R_G (their gradient is turned), the encoder widens the gap
 """
 
+import logging
 import math
 from typing import Annotated, Literal
 
@@ -25,6 +26,8 @@ from downstream.codec.model import Codec, Level
 from downstream.codec.rounding import Rounding, training
 from downstream.fit import Losses
 from lcl.core.config import config
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["off", "published", "intent"]
 FLOOR_SHARE = 0.5  # of its floor, from which on R_G is said to run away
@@ -70,6 +73,7 @@ class CodecObjective(nn.Module):
             raise ValueError(f"objective.mode {settings.mode} needs CCA's codec and its auxiliary model; give --objective.mode off")
         self.codec, self.settings = codec, settings
         self.auxiliary = auxiliary if settings.mode != "off" else None
+        self._warned = False
 
     def forward(self, x: Float[Tensor, "images 3 height width"], level: Level, noise: torch.Generator | None, alpha: float) -> Losses:
         """The loss of these images, and its parts in their units, each the mean over images."""
@@ -88,6 +92,7 @@ class CodecObjective(nn.Module):
             adjustment, rate = self._adjustment(self.auxiliary, y, z, rounding, num_pixels, alpha)
             loss = loss + adjustment
             metrics["auxiliary_bpp"] = rate
+            self._look_at(float(rate.detach()))
         return Losses(loss, {name: value.detach() for name, value in metrics.items()})
 
     def _adjustment(self, auxiliary: Auxiliary, y: Tensor, z: Tensor, rounding: Rounding, num_pixels: int, alpha: float) -> tuple[Tensor, Tensor]:
@@ -105,6 +110,15 @@ class CodecObjective(nn.Module):
             return -alpha * rate, rate
         factorised = auxiliary.y_entropy_bottleneck.likelihood(rounding(y, torch.zeros_like(y))[0])
         return -alpha * rate - (found * factorised.log2()).sum() / per_image, rate
+
+    def _look_at(self, rate: float) -> None:
+        """Warns once when the auxiliary model runs away."""
+        if not self._warned and rate > FLOOR_SHARE * self.floor_bpp():
+            self._warned = True
+            log.warning(
+                "R_G is %.2f bits per pixel, more than half of the %.2f at which every likelihood is at its floor: there the adjustment is plain weight of the rate. Lower --objective.alpha",
+                rate, self.floor_bpp(),
+            )  # fmt: skip
 
     def floor_bpp(self, stride_px: int = 16) -> float:
         """R_G when every likelihood is at its floor, of y at this many pixels a place."""
