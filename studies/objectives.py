@@ -173,7 +173,7 @@ def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:
     for composed in dict.fromkeys(row.pages for row in rows):
         compose(composed, "train", settings)
     compose(HELD_PAGES, "test", settings)
-    if settings.corpus:
+    if any(row.corpus_share for row in rows):
         files = sorted(settings.corpus)
         held = files[HELD_EVERY - 1 :: HELD_EVERY]
         build([file for file in files if file not in held], data_folder(settings, "corpus"))
