@@ -16,6 +16,7 @@ from torch import Tensor
 
 from downstream.codec.model import Codec, Latent, Level, Reconstruction
 from downstream.codec.rounding import RoundingConfig, relaxing, rounded
+from downstream.codec.sight import Sight
 from lcl.core.config import config
 
 Pixels = Float[Tensor, "1 3 height width"]
@@ -52,6 +53,16 @@ def weighted_error(weights: Float[Tensor, "1 1 height width"]) -> Distortion:
 
     def apply(x: Tensor, x_hat: Tensor) -> Tensor:
         return 255**2 * (weights * (x - x_hat).square()).mean()
+
+    return apply
+
+
+def semantic_error(sight: Sight, x: Pixels, *, weight: float, beside: Distortion = squared_error) -> Distortion:
+    """`beside` plus `weight` times 1 - cos between what an encoder sees in `x` and in its reconstruction, as in training with gamma = lmbda weight."""
+    wanted = sight.tokens(x)
+
+    def apply(x: Tensor, x_hat: Tensor) -> Tensor:
+        return beside(x, x_hat) + weight * sight.distance(wanted, x_hat).mean()
 
     return apply
 
