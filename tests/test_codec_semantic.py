@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
 
+from downstream import codec_decode, codec_encode, eval_codec
 from downstream.codec.adapter import AdapterConfig
 from downstream.codec.image_codec import analyse_in_tiles, decode, encode, padded
 from downstream.codec.mean_scale import MeanScaleConfig
@@ -22,8 +23,8 @@ from downstream.codec.model_file import CodecConfig, TrainedCodec, finish, load_
 from downstream.codec.objective import CodecObjective, ObjectiveConfig
 from downstream.codec.refine import RefineConfig, Refined, refine, semantic_error
 from downstream.codec.sight import Sight, SightConfig, resized, spread_layers
+from downstream.codec.train_config import PRESETS
 from lcl.features import Encoder
-from tests.conftest import Run, assert_one_line_error
 from tests.made_encoders import FLEXIBLE, KINDS, SQUARE, checkpoint_of, random_model
 from tests.made_weights import made_weights
 from tests.processes import run_ranks
@@ -150,10 +151,10 @@ def test_only_the_encoding_side_needs_the_encoder(encoder: Encoder, adapted: Pat
     seeing, blind = load_codec(adapted, encoder=encoder), load_codec(adapted)
     assert seeing.encoder is not None and seeing.encoder.fingerprint == encoder.fingerprint and blind.encoder == seeing.encoder
     pixels = picture(90, 130)
-    data = encode(seeing, pixels).data
-    found = decode(blind, data)
+    data = {profile: encode(seeing, pixels, profile=profile).data for profile in ("fast", "portable")}
+    found = {profile: decode(blind, data[profile]) for profile in data}
     blind.codec.adapter = None  # the decoder is that of the plain codec
-    assert np.array_equal(found, decode(blind, data)) and np.array_equal(found, decode(seeing, data))
+    assert all(np.array_equal(found[profile], decode(model, data[profile])) for profile in data for model in (blind, seeing))
     with torch.no_grad():
         x = padded(tensor(pixels), 64)
         assert not torch.allclose(seeing.codec.analysis(x), blind.codec.analysis(x), atol=0.01)
@@ -204,7 +205,7 @@ def test_training_and_refinement_count_alike(encoder: Encoder) -> None:
 
     def loss(value: float, given: Sight | None) -> float:
         objective = CodecObjective(codec, ObjectiveConfig(lmbdas=(lmbda,), gamma=value), sight=given)
-        return float(objective(x, None, torch.Generator().manual_seed(0), 0.0).loss)
+        return float(objective(x, None, torch.Generator().manual_seed(0), 0.0).loss.detach())
 
     with torch.no_grad():
         x_hat = codec(x).x_hat
@@ -214,7 +215,7 @@ def test_training_and_refinement_count_alike(encoder: Encoder) -> None:
         loss(gamma, None)
 
 
-# --- By command
+# --- By command and in files
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -258,22 +259,40 @@ def test_resumed_equals_uninterrupted_and_two_ranks_one(photographs: Path, check
     assert np.abs(kept["codec.adapter.gate"]).max() > 0 and not any(name.startswith(("codec.adapter.sight", "visual")) for name in kept)
 
 
-def test_pictures_by_command(run: Run, photographs: Path, checkpoint: Path, whole: Path, tmp_path: Path) -> None:
-    model = ("--model", whole / "codec.safetensors")
-    encoding = ("lcl", "codec", "encode", photographs / "0.png", tmp_path / "a.lclc", *model)
-    assert run(*encoding, "--encoder", checkpoint, "--refine", 3, "--semantic", 2).returncode == 0
-    assert run("lcl", "codec", "decode", tmp_path / "a.lclc", tmp_path / "a.png", *model).returncode == 0
-    assert_one_line_error(run(*encoding), "give --encoder")
-    other = checkpoint_of(random_model(SQUARE, seed=2), tmp_path / "other" / "step-000001")
-    assert_one_line_error(run(*encoding, "--encoder", other), "was trained with")
-    assert_one_line_error(run(*encoding, "--encoder", checkpoint, "--semantic", 2), "--semantic is a part of the refinement")
+def test_pictures_to_files_and_back(photographs: Path, checkpoint: Path, whole: Path, tmp_path: Path) -> None:
+    model, source, target = str(whole / "codec.safetensors"), str(photographs / "0.png"), str(tmp_path / "a.lclc")
+    codec_encode.main(codec_encode.EncodeConfig(input=source, output=target, model=model, encoder=str(checkpoint), refine=3, semantic=2.0))
+    codec_decode.main(codec_decode.DecodeConfig(input=target, output=str(tmp_path / "a.png"), model=model))
+    with Image.open(tmp_path / "a.png") as found:
+        assert found.size == (120, 90)
+    measuring = eval_codec.EvalCodecConfig(model=model, photographs=str(photographs), output=str(tmp_path / "rd"), encoder=str(checkpoint), classic=("JPEG",), max_photographs=1)
+    eval_codec.main(measuring)
+    assert (tmp_path / "rd" / "rd.json").exists()
+    with pytest.raises(ValueError, match="give --encoder"):
+        eval_codec.main(replace(measuring, encoder=""))
 
 
-def test_mistakes_are_a_line(run: Run, trained: TrainedCodec, photographs: Path, checkpoint: Path, tmp_path: Path) -> None:
-    words = [word for word in map(str, command(photographs, checkpoint, tmp_path / "run")) if word not in ("--encoder", str(checkpoint))]
-    assert_one_line_error(run("python", *words), "give --encoder, a checkpoint")
-    assert_one_line_error(run("python", *words[:7], "--encoder", checkpoint), "nothing looks through it")
-    assert_one_line_error(run("python", *words, "--encoder", tmp_path / "gone"), "no such run or checkpoint folder")
+def test_what_does_not_fit_is_said(trained: TrainedCodec, photographs: Path, checkpoint: Path, whole: Path, tmp_path: Path) -> None:
     save_codec(trained, tmp_path / "plain.safetensors")
-    encoding = ("lcl", "codec", "encode", photographs / "0.png", tmp_path / "a.lclc", "--model", tmp_path / "plain.safetensors")
-    assert_one_line_error(run(*encoding, "--encoder", checkpoint), "--encoder is for models with an adapter")
+    other = checkpoint_of(random_model(SQUARE, seed=2), tmp_path / "other" / "step-000001")
+    adapted, plain = str(whole / "codec.safetensors"), str(tmp_path / "plain.safetensors")
+    for model, looking, semantic, iterations, message in (
+        (adapted, "", 0.0, 0, "give --encoder"),
+        (adapted, str(other), 0.0, 0, "was trained with"),
+        (adapted, str(checkpoint), 2.0, 0, "--semantic is a part of the refinement"),
+        (plain, "", 2.0, 3, "--semantic is a part of the refinement"),
+        (plain, str(checkpoint), 0.0, 3, "--encoder is for models with an adapter"),
+        (plain, str(tmp_path / "gone"), 2.0, 3, "no such run or checkpoint folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            codec_encode.main(codec_encode.EncodeConfig(input=str(photographs / "0.png"), output=str(tmp_path / "a.lclc"), model=model, encoder=looking, semantic=semantic, refine=iterations))
+    with pytest.raises(ValueError, match="--encoder is for models with an adapter"):
+        eval_codec.main(eval_codec.EvalCodecConfig(model=plain, photographs=str(photographs), output=str(tmp_path / "rd"), encoder=str(checkpoint)))
+    toy = replace(PRESETS["toy"], photographs=str(photographs))
+    configs = replace(toy, objective=replace(toy.objective, gamma=1.0)), replace(toy, model=replace(toy.model, adapter=TOKENS))
+    for config in configs:
+        replace(config, encoder=str(checkpoint)).check()
+        with pytest.raises(ValueError, match="give --encoder, a checkpoint"):
+            config.check()
+    with pytest.raises(ValueError, match="nothing looks through it"):
+        replace(toy, encoder=str(checkpoint)).check()
