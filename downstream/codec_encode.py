@@ -3,6 +3,7 @@
     python downstream/codec_encode.py photo.png photo.lclc --model codec.safetensors --level 3
     python downstream/codec_encode.py photos compressed --model codec.safetensors --refine 500 --psnr 36
     python downstream/codec_encode.py photo.png --model codec.safetensors --bytes 20000
+    python downstream/codec_encode.py photos compressed --model codec.safetensors --refine 500 --semantic 2 --encoder run
 """
 
 from functools import partial
@@ -19,13 +20,15 @@ from downstream.codec.image_codec import Encoded, decode, encode, padded
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
-from downstream.codec.refine import RefineConfig, refine, refine_in_tiles
+from downstream.codec.refine import RefineConfig, Semantic, refine, refine_in_tiles
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.searching import highest_level, lowest_level
+from downstream.codec.sight import Sight, SightConfig
 from downstream.photographs import read_photograph, to_tensor
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS
 from lcl.core.logs import set_up_logging
+from lcl.features import load_encoder
 
 LEAST_WEIGHT = 0.02  # of pixels that a mask shows black, so that nothing is free of error
 
@@ -52,6 +55,12 @@ class EncodeConfig:
     """A grey picture of the input's size: where it is bright the refinement keeps more detail."""
     refine_tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 512
     """Side of the tiles in which larger pictures are refined, to bound memory (512: about a gigabyte with the small preset); 0: at once."""
+    semantic: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in the refinement of what an encoder sees: bits per pixel that 1 - cos of its tokens is worth. Trades PSNR for what a classifier sees."""
+    encoder: str = ""
+    """The encoder (checkpoint, run or export) of --semantic, and of a model with an adapter, which takes no other. Decoding never needs it."""
+    sight: SightConfig = SightConfig()
+    """How the encoder of --semantic looks."""
     rounding: RoundingConfig = RoundingConfig()
     profile: Profile = "fast"
     """portable: can be decoded on any machine, to the bit."""
@@ -67,21 +76,28 @@ def main(settings: EncodeConfig) -> None:
         raise ValueError("--bytes and --psnr both choose the level; give one of them")
     if (settings.mask or settings.lmbda) and not settings.refine:
         raise ValueError("--mask and --lmbda are of the refinement; give --refine 500 with them")
-    trained = load_codec(Path(settings.model))
+    if settings.semantic and not (settings.refine and settings.encoder):
+        raise ValueError("--semantic is a part of the refinement, by what an encoder sees; give --refine 500 and --encoder with it")
+    encoder = load_encoder(Path(settings.encoder)) if settings.encoder else None
+    trained = load_codec(Path(settings.model), encoder=encoder)
+    trained.check_sight()
+    if encoder is not None and trained.encoder is None and not settings.semantic:
+        raise ValueError("--encoder is for models with an adapter, which this one has not, and for --semantic: give --semantic 2 --refine 500 with it, or leave it out")
     pairs = pairs_of(Path(settings.input), Path(settings.output) if settings.output else None, endings=ENDINGS, ending=".lclc")
     if settings.mask and len(pairs) > 1:
         raise ValueError("--mask is for one picture; give one")
-    convert(pairs, partial(compress, trained=trained, settings=settings), title="encoding")
+    semantic = Semantic(Sight(encoder, settings.sight), settings.semantic) if encoder is not None and settings.semantic else None
+    convert(pairs, partial(compress, trained=trained, settings=settings, semantic=semantic), title="encoding")
 
 
-def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig) -> tuple[bytes, str]:
+def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, semantic: Semantic | None) -> tuple[bytes, str]:
     """The compressed picture, and what to say of it."""
     pixels = read_photograph(path)
     if (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, :1]
 
     def at(level: float, *, refined: bool = False) -> Encoded:
-        refining = partial(refine_latents, level_value=level, trained=trained, settings=settings) if refined else None
+        refining = partial(refine_latents, level_value=level, trained=trained, settings=settings, semantic=semantic) if refined else None
         return encode(trained, pixels, level=level, profile=settings.profile, refine=refining, tile_px=settings.tile_px if max(pixels.shape) > settings.tile_px else 0)
 
     level, top = settings.level, len(trained.lmbdas) - 1
@@ -102,8 +118,11 @@ def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig) -> tu
     return data, f"{len(data):,} bytes, {8 * len(data) / (height * width):.3f} bits per pixel, {quality:.2f} dB, level {level:g}"
 
 
-def refine_latents(codec: Codec, x: torch.Tensor, level: torch.Tensor | None, *, level_value: float, trained: TrainedCodec, settings: EncodeConfig) -> Latents:
-    options = {"lmbda": settings.lmbda or trained.lmbda(level_value), "level": level, "weights": weights_of(settings.mask, x, stride_px=codec.stride_px) if settings.mask else None}
+def refine_latents(
+    codec: Codec, x: torch.Tensor, level: torch.Tensor | None, *, level_value: float, trained: TrainedCodec, settings: EncodeConfig, semantic: Semantic | None
+) -> Latents:
+    weights = weights_of(settings.mask, x, stride_px=codec.stride_px) if settings.mask else None
+    options = {"lmbda": settings.lmbda or trained.lmbda(level_value), "level": level, "weights": weights, "semantic": semantic}
     fitting = RefineConfig(iterations=settings.refine, rounding=settings.rounding)
     if settings.refine_tile_px and max(x.shape) > settings.refine_tile_px:
         return refine_in_tiles(codec, x, fitting, side_px=settings.refine_tile_px, **options)

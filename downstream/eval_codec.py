@@ -32,6 +32,7 @@ from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
 from lcl.core.logs import progress_bar, set_up_logging
 from lcl.evals.results import console
+from lcl.features import load_encoder
 from lcl.measured import write_result
 
 matplotlib.use("Agg")
@@ -56,6 +57,8 @@ class EvalCodecConfig:
     """Folder of photographs that it was not trained on."""
     output: str
     """Folder for the report."""
+    encoder: str = ""
+    """The encoder (checkpoint, run or export) of a model with an adapter."""
     max_photographs: Annotated[int, Field(ge=0)] = 0
     """The first so many, by name; 0: all."""
     refine: Annotated[int, Field(ge=0)] = 0
@@ -74,7 +77,10 @@ class EvalCodecConfig:
 def main(settings: EvalCodecConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_codec(Path(settings.model))
+    trained = load_codec(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
+    trained.check_sight()
+    if settings.encoder and trained.encoder is None:
+        raise ValueError("--encoder is for models with an adapter, which this one has not: leave it out")
     files = list_photographs(Path(settings.photographs))[: settings.max_photographs or None]
     levels = [float(level) for level in range(len(trained.lmbdas))]
     num_ours = (len(settings.profiles) + (settings.refine > 0)) * len(levels)

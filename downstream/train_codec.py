@@ -4,6 +4,7 @@
     python downstream/train_codec.py --preset small --photographs photos --output outputs/codec                     (one)
 
     crops --> objective --> step-N, metrics.jsonl; in the end OUTPUT/codec.safetensors, the file that `lcl codec` takes
+    with --encoder: crops --frozen encoder--> tokens --> an adapter in the analysis, or a part of the objective
 """
 
 import logging
@@ -15,11 +16,13 @@ from torch import Tensor
 from downstream.codec.cca import Auxiliary
 from downstream.codec.model_file import finish, save_codec
 from downstream.codec.objective import CodecObjective
+from downstream.codec.sight import Sight
 from downstream.codec.train_config import PRESETS, TrainCodecConfig
 from downstream.fit import fit
 from downstream.photographs import Crops, list_photographs
 from lcl.core.config import commit, run_command, to_dict
 from lcl.core.logs import set_up_logging
+from lcl.features import Encoder, load_encoder
 from lcl.run_folder import Input
 
 log = logging.getLogger(__name__)
@@ -29,12 +32,15 @@ EXAMPLES = 16         # crops that whole-number networks are fitted to
 
 
 class CodecTask:
-    def __init__(self, config: TrainCodecConfig, crops: Crops) -> None:
+    def __init__(self, config: TrainCodecConfig, crops: Crops, encoder: Encoder | None) -> None:
         torch.manual_seed(config.fit.seed)
-        codec = config.model.build()
+        sight = None if encoder is None or config.model.adapter.source != "tokens" else Sight(encoder, config.model.adapter.sight)
+        codec = config.model.build(num_features=0 if sight is None else sight.num_features)
+        if codec.adapter is not None:
+            codec.adapter.sight = sight
         auxiliary = Auxiliary(config.model.cca) if config.objective.mode != "off" and config.model.kind == "cca" else None
-        self.module = CodecObjective(codec, config.objective, auxiliary)
-        self.config, self.crops = config, crops
+        self.module = CodecObjective(codec, config.objective, auxiliary, sight=None if encoder is None else Sight(encoder, config.objective.sight))
+        self.config, self.crops, self.encoder = config, crops, encoder
 
     def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor | None, torch.Generator, float]:
         objective = self.config.objective
@@ -56,10 +62,13 @@ def main(config: TrainCodecConfig) -> None:
         with together():
             config.check()
             crops = Crops(list_photographs(Path(config.photographs)), side_px=config.crop_px, seed=config.fit.seed)
-        task = CodecTask(config, crops)
+            encoder = load_encoder(Path(config.encoder)).to(ranks.device) if config.encoder else None
+        task = CodecTask(config, crops, encoder)
+        inputs = {"photographs": Input(crops.fingerprint, f"the photographs in {config.photographs}")}
+        inputs |= {"encoder": Input(encoder.fingerprint, f"the encoder in {config.encoder}")} if encoder is not None else {}
         weights = fit(
             task, config.fit, config.optimizer, ranks, output=Path(config.output), run_config=config, identity={"model": to_dict(config.model), "mode": config.objective.mode},
-            inputs={"photographs": Input(crops.fingerprint, f"the photographs in {config.photographs}")}, show=("loss", "squared_error", "y_bpp", "z_bpp"),
+            inputs=inputs, show=("loss", "squared_error", "y_bpp", "z_bpp"),
         )  # fmt: skip
         if weights is not None:
             write_codec(task, config, weights)
@@ -68,6 +77,8 @@ def main(config: TrainCodecConfig) -> None:
 def write_codec(task: CodecTask, config: TrainCodecConfig, weights: dict[str, Tensor]) -> None:
     prefix = "codec."
     codec = task.module.codec.cpu()
+    if task.encoder is not None:
+        task.encoder.cpu()
     codec.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
     about = {"photographs": task.crops.fingerprint, "num_photographs": len(task.crops), "steps": config.fit.steps, "seed": config.fit.seed, "commit": commit()}
     path = Path(config.output) / "codec.safetensors"

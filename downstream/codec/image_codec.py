@@ -3,7 +3,8 @@
     pixels --mirrored to whole places of z--> analysis, in tiles --> y, z (refined, if asked) --walk--> payload, under a header
     bytes --> header, payload --walk--> y_hat --synthesis, in tiles--> pixels, cut to size
 
-A tile is computed with a margin as wide as its convolutions see, so that tiles bound memory and change nothing but the last digits of floats.
+A tile is computed with a margin as wide as its convolutions see, so that tiles bound memory and change nothing but the last digits of floats. What an adapter's encoder
+sees is of the whole picture, tiles or not.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,8 @@ class Encoded:
 
 @torch.no_grad()
 def encode(trained: TrainedCodec, pixels: UInt8[np.ndarray, "height width channels"], *, level: float = 0.0, profile: Profile = "fast", refine: Refine | None = None, tile_px: int = 0) -> Encoded:
-    """The compressed picture, grey (one channel) or colour. Raises ValueError for a level or profile that the model does not have."""
+    """The compressed picture, grey (one channel) or colour. Raises ValueError for a level or profile that the model does not have, and for an encoder that it lacks."""
+    trained.check_sight()
     codec, at = trained.codec, trained.level(level)
     if profile == "portable" and trained.tables.integers is None:
         raise ValueError("this model has no portable profile (its means need earlier groups of y); give --profile fast, or a model of kind mean_scale")
@@ -83,7 +85,12 @@ def padded(x: Float[Tensor, "images channels height width"], stride_px: int) -> 
 @torch.no_grad()
 def analyse_in_tiles(codec: Codec, x: Float[Tensor, "1 3 height width"], level: Float[Tensor, " images"] | None, *, tile_px: int) -> Latents:
     """y and z of the padded picture, its transform computed in tiles of `tile_px` (0: at once)."""
-    y: Latent = in_tiles(codec.analysis, x, side=tile_px // LATENT_PX, margin=codec.tile_margin, scale=(LATENT_PX, 1)) if tile_px else codec.analysis(x)
+    if not tile_px:
+        return Latents(*codec.analyse(x, level))
+    side = tile_px // LATENT_PX
+    y: Latent = in_tiles(codec.g_a, x, side=side, margin=codec.tile_margin, scale=(LATENT_PX, 1))
+    if codec.adapter is not None:
+        y = y + in_tiles(codec.adapter.added, codec.adapter.seen(x, y), side=side, margin=codec.adapter.margin, scale=(1, 1))
     return Latents(*codec.at_level(y, level))
 
 

@@ -1,6 +1,6 @@
 """What every codec here is made of, and the pass that training, refinement and coding share.
 
-    x --analysis--> y --hyper_analysis--> z --rounding--> z_hat --hyper_synthesis--> parameters of y
+    x --analysis (with an adapter: and what an encoder sees)--> y --hyper_analysis--> z --rounding--> z_hat --hyper_synthesis--> parameters of y
     y --groups in turn, each with the parameters that the earlier ones and z_hat give--> rounding --> y_hat --synthesis--> x_hat
 
 A codec of several rates has a gain for each channel of y at each level, by which y is multiplied before it is rounded, and another by which y_hat is
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from downstream.codec.adapter import Adapter
 from downstream.codec.factorised import FactorisedPrior
 from downstream.codec.gaussian import bits_of, likelihood
 from downstream.codec.rounding import Rounding, rounded
@@ -83,10 +84,12 @@ class Codec(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.gains: Gains | None = None
+        self.adapter: Adapter | None = None
 
     def analysis(self, x: Float[Tensor, "images 3 height width"]) -> Latent:
         """y of pixels in [0, 1]."""
-        return self.g_a(x)
+        y = self.g_a(x)
+        return y if self.adapter is None else self.adapter(x, y)
 
     def synthesis(self, y_hat: Latent) -> Float[Tensor, "images 3 height width"]:
         """Pixels, which may leave [0, 1]."""

@@ -1,14 +1,14 @@
 """A codec in one file: weights, integer tables and settings. Its first bytes' hash names it in every image that it compresses.
 
     NAME.safetensors   weights of the codec by name (`codec.*`), symbol tables (`scales.*`, `channels.*`), whole-number networks (`integers.*`)
-                       metadata: schema, kind, settings, lmbdas, what it was trained on
+                       metadata: schema, kind, settings, lmbdas, what it was trained on, the encoder that its adapter looks through
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +18,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from downstream.codec.adapter import Adapter, AdapterConfig
 from downstream.codec.cca import CCA, CCAConfig
 from downstream.codec.coding import EntropyTables
 from downstream.codec.integer import IntegerSynthesis, to_integers
 from downstream.codec.mean_scale import MeanScale, MeanScaleConfig
 from downstream.codec.model import Codec, Gains
 from downstream.codec.range_coder import Models
+from downstream.codec.sight import Sight
 from downstream.codec.tables import Table, normal_tables, prior_tables
 from lcl.core.config import config, from_dict, to_dict
 from lcl.core.files import open_aside, sha256_of
+from lcl.features import Encoder
 
 SCHEMA = "lcl-codec/1"
 METADATA = "lcl"  # one entry: safetensors writes several in an order of its own, and the file's bytes are its name
@@ -40,12 +43,25 @@ class CodecConfig:
     cca: CCAConfig = CCAConfig()
     num_levels: Annotated[int, Field(ge=1, le=255)] = 1
     """Rates that one model has; 1: one, without gains."""
+    adapter: AdapterConfig = AdapterConfig()
+    """What a pretrained encoder adds to the analysis; the decoder is the same with it and without."""
 
-    def build(self) -> Codec:
+    def build(self, *, num_features: int = 0) -> Codec:
+        """The codec with random weights; `num_features` are those of the sight of an adapter that reads tokens."""
         codec: Codec = CCA(self.cca) if self.kind == "cca" else MeanScale(self.mean_scale)
         if self.num_levels > 1:
             codec.gains = Gains(self.num_levels, sum(codec.group_sizes))
+        if self.adapter.source != "off":
+            codec.adapter = Adapter(self.adapter, num_features=num_features, latent_width=sum(codec.group_sizes))
         return codec
+
+
+class EncoderRecord(NamedTuple):
+    """The encoder that an adapter was trained with."""
+
+    fingerprint: str
+    num_features: int
+    """Values of a place of its sight."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,13 @@ class TrainedCodec:
     """How it was trained: data, command, commit."""
     hash: int
     """Begins the SHA-256 of its file; 0 of one that is not in a file yet."""
+    encoder: EncoderRecord | None = None
+    """What encoding needs and decoding does not."""
+
+    def check_sight(self) -> None:
+        """Raises ValueError if encoding needs an encoder that was not given."""
+        if self.encoder is not None and (self.codec.adapter is None or self.codec.adapter.sight is None):
+            raise ValueError(f"this model's analysis looks at pictures through the encoder {self.encoder.fingerprint[:16]}: give --encoder, its checkpoint, run or export (decoding needs none)")
 
     def level(self, value: float) -> Float[Tensor, " images"] | None:
         """The level as the codec takes it. Raises ValueError for one that it does not have."""
@@ -81,7 +104,9 @@ def finish(codec: Codec, settings: CodecConfig, lmbdas: tuple[float, ...], about
         medians = codec.z_entropy_bottleneck.medians
         latents = [codec.analyse(x, None if codec.gains is None else torch.full((len(x),), len(lmbdas) - 1.0))[1] for x in examples]
         integers = to_integers(codec.h_s, medians.flatten(), [(z - medians).round() + medians for z in latents])
-    return TrainedCodec(codec, EntropyTables(Models(normal_tables()), Models(prior_tables(codec.z_entropy_bottleneck)), integers), settings, lmbdas, about, 0)
+    sight = None if codec.adapter is None else codec.adapter.sight
+    encoder = None if sight is None else EncoderRecord(sight.encoder.fingerprint, sight.num_features)
+    return TrainedCodec(codec, EntropyTables(Models(normal_tables()), Models(prior_tables(codec.z_entropy_bottleneck)), integers), settings, lmbdas, about, 0, encoder)
 
 
 def save_codec(trained: TrainedCodec, path: Path) -> None:
@@ -91,12 +116,16 @@ def save_codec(trained: TrainedCodec, path: Path) -> None:
     if trained.tables.integers is not None:
         tensors |= {f"integers.{name}": value.contiguous() for name, value in trained.tables.integers.tensors().items()}
     metadata = {"schema": SCHEMA, "settings": to_dict(trained.settings), "lmbdas": list(trained.lmbdas), "about": dict(trained.about)}
+    metadata |= {"encoder": trained.encoder._asdict()} if trained.encoder is not None else {}
     with open_aside(path) as file:
         file.write(save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
 
 
-def load_codec(path: Path) -> TrainedCodec:
-    """Raises ValueError for a file that is damaged or is no codec."""
+def load_codec(path: Path, *, encoder: Encoder | None = None) -> TrainedCodec:
+    """The codec of a file; with the `encoder` of its adapter, where it has one, it encodes too.
+
+    Raises ValueError for a file that is damaged or is no codec, and for another encoder than the adapter was trained with.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
@@ -110,11 +139,16 @@ def load_codec(path: Path) -> TrainedCodec:
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
-    codec = settings.build()
+    needed = EncoderRecord(**metadata["encoder"]) if "encoder" in metadata else None
+    codec = settings.build(num_features=0 if needed is None else needed.num_features)
     codec.load_state_dict(parts["codec"])
+    if needed is not None and encoder is not None:
+        if encoder.fingerprint != needed.fingerprint:
+            raise ValueError(f"--encoder is {encoder.fingerprint[:16]}, and the adapter of {path} was trained with {needed.fingerprint[:16]}: give that one")
+        codec.adapter.sight = Sight(encoder, settings.adapter.sight)
     integers = IntegerSynthesis.from_tensors(parts["integers"]) if parts["integers"] else None
     tables = EntropyTables(*(Models(_tables_of(parts[part])) for part in ("scales", "channels")), integers)
-    return TrainedCodec(codec.eval(), tables, settings, tuple(metadata["lmbdas"]), metadata["about"], int(sha256_of(path)[:16], 16))
+    return TrainedCodec(codec.eval(), tables, settings, tuple(metadata["lmbdas"]), metadata["about"], int(sha256_of(path)[:16], 16), needed)
 
 
 def _table_tensors(tables: Iterable[Table]) -> dict[str, Tensor]:

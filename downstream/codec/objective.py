@@ -1,6 +1,8 @@
 """What codecs are trained to minimise, and CCA's causal context adjustment beside it (arXiv:2410.04847, Eq. 8 to 10).
 
-    L = mean over images of  lmbda 255^2 MSE + beta (R_y + R_z) + alpha (R_y - R_G)      rates in bits per pixel
+    L = mean over images of  lmbda 255^2 MSE + beta (R_y + R_z) + alpha (R_y - R_G) + gamma (1 - cos(F(x), F(x_hat)))      rates in bits per pixel
+
+F are tokens of a frozen encoder (downstream/codec/sight.py): what else than pixels is to come through.
 
 R_G is the rate of y under the auxiliary model G, which sees fewer groups: R_G - R_y is what a group says of the next. Three modes:
 
@@ -24,6 +26,7 @@ from downstream.codec.cca import CCA, Auxiliary
 from downstream.codec.gaussian import LEAST_LIKELIHOOD
 from downstream.codec.model import Codec, Level
 from downstream.codec.rounding import Rounding, training
+from downstream.codec.sight import Sight, SightConfig
 from downstream.fit import Losses
 from lcl.core.config import config
 
@@ -45,6 +48,10 @@ class ObjectiveConfig:
     """Weight of the adjustment."""
     alpha_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps in which alpha rises from 0, of intent."""
+    gamma: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the semantic distortion, in bits per pixel for 1 - cos = 1; needs an encoder (--encoder)."""
+    sight: SightConfig = SightConfig()
+    """How the encoder looks, for the semantic distortion."""
 
     def check(self) -> None:
         """Raises ValueError for rates that are no ascending positive numbers."""
@@ -65,13 +72,15 @@ class _TurnedGradient(torch.autograd.Function):
 class CodecObjective(nn.Module):
     """A codec with what its training needs: the loss of a batch is its forward pass."""
 
-    def __init__(self, codec: Codec, settings: ObjectiveConfig, auxiliary: Auxiliary | None = None) -> None:
-        """Raises ValueError if the settings do not fit together, or not with the codec."""
+    def __init__(self, codec: Codec, settings: ObjectiveConfig, auxiliary: Auxiliary | None = None, *, sight: Sight | None = None) -> None:
+        """`sight` is for the semantic distortion. Raises ValueError if the settings do not fit together, or not with the codec."""
         super().__init__()
         settings.check()
         if settings.mode != "off" and not (isinstance(codec, CCA) and auxiliary is not None):
             raise ValueError(f"objective.mode {settings.mode} needs CCA's codec and its auxiliary model; give --objective.mode off")
-        self.codec, self.settings = codec, settings
+        if settings.gamma and sight is None:
+            raise ValueError(f"objective.gamma {settings.gamma:g} is the weight of what an encoder sees: give --encoder")
+        self.codec, self.settings, self.sight = codec, settings, sight
         self.auxiliary = auxiliary if settings.mode != "off" else None
         self._warned = False
 
@@ -81,12 +90,17 @@ class CodecObjective(nn.Module):
         rounding = training(noise)
         y, z = self.codec.analyse(x, level)
         coded = self.codec.code(y, z, rounding)
-        error = 255**2 * (x - self.codec.synthesise(coded.y_hat, level)).square().flatten(1).mean(dim=1)
+        x_hat = self.codec.synthesise(coded.y_hat, level)
+        error = 255**2 * (x - x_hat).square().flatten(1).mean(dim=1)
         lmbdas = torch.tensor(settings.lmbdas, device=x.device)
         lmbda = lmbdas[0].expand(len(x)) if level is None else lmbdas[level.round().long()]
         y_bpp, z_bpp = coded.y_bits.sum(dim=0) / num_pixels, coded.z_bits / num_pixels
         each = lmbda * error + settings.beta * (y_bpp + z_bpp) + alpha * y_bpp
         metrics = {"squared_error": error.mean(), "y_bpp": y_bpp.mean(), "z_bpp": z_bpp.mean()}
+        if settings.gamma and self.sight is not None:
+            unlike = self.sight.distance(self.sight.tokens(x), x_hat)
+            each = each + settings.gamma * unlike
+            metrics["semantic"] = unlike.mean()
         loss = each.mean()
         if self.auxiliary is not None:
             adjustment, rate = self._adjustment(self.auxiliary, y, z, rounding, num_pixels, alpha)

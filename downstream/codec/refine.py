@@ -8,7 +8,7 @@ The true loss is that of what is coded: z rounded, then y around the means that 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from downstream.codec.coding import Latents
 from downstream.codec.model import Codec, Latent, Level, Reconstruction
 from downstream.codec.rounding import RoundingConfig, relaxing, rounded
+from downstream.codec.sight import Sight
 from downstream.codec.tiles import in_tiles
 from lcl.core.config import config
 
@@ -40,6 +41,14 @@ class RefineConfig:
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class Semantic(NamedTuple):
+    """What an encoder sees, as a part of the loss: `weight` times 1 - cos, as in training with gamma."""
+
+    sight: Sight
+    weight: float
+    """Bits per pixel that 1 - cos is worth."""
+
+
 @dataclass(frozen=True)
 class Refined:
     latents: Latents
@@ -52,15 +61,18 @@ class Refined:
 
 
 def refine(
-    codec: Codec, x: Pixels, settings: RefineConfig, *, lmbda: float, level: Level = None, weights: Weights = None, progress: Callable[[int], None] | None = None
+    codec: Codec, x: Pixels, settings: RefineConfig, *, lmbda: float, level: Level = None, weights: Weights = None, semantic: Semantic | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Refined:
     """The best latents seen for padded pictures at this trade-off, which need not be the one the codec was trained for."""
     rng = torch.Generator(device=x.device).manual_seed(settings.seed)
     with torch.no_grad():
         y, z = codec.analyse(x, level)
+        wanted = None if semantic is None else semantic.sight.tokens(x)
 
     def loss_of(found: Reconstruction) -> PerImage:
-        return lmbda * squared_error(x, found.x_hat, weights) + found.coded.bits / (x.shape[-1] * x.shape[-2])
+        loss = lmbda * squared_error(x, found.x_hat, weights) + found.coded.bits / (x.shape[-1] * x.shape[-2])
+        return loss if semantic is None else loss + semantic.weight * semantic.sight.distance(wanted, found.x_hat)
 
     @torch.no_grad()
     def true_loss() -> PerImage:
@@ -89,17 +101,20 @@ def refine(
     return Refined(best, losses, final.coded.bits / (x.shape[-1] * x.shape[-2]), squared_error(x, final.x_hat))
 
 
-def refine_in_tiles(codec: Codec, x: Float[Tensor, "1 3 height width"], settings: RefineConfig, *, side_px: int, lmbda: float, level: Level = None, weights: Weights = None) -> Latents:
+def refine_in_tiles(
+    codec: Codec, x: Float[Tensor, "1 3 height width"], settings: RefineConfig, *, side_px: int, lmbda: float, level: Level = None, weights: Weights = None,
+    semantic: Semantic | None = None,
+) -> Latents:
     """`refine` of a large picture tile by tile, in the memory of one: each is fitted with the margin that its transforms see, and keeps its inner part.
 
     Sides of `side_px`, which the codec's stride divides. Where tiles meet, each was fitted to a margin that the other has changed since: what is lost is not zero,
-    and small. Raises ValueError for a codec that sees the whole picture.
+    and small. An encoder sees each tile by itself. Raises ValueError for a codec that sees the whole picture.
     """
     margin = None if codec.tile_margin is None else -(-codec.tile_margin // PLACES)
     inputs = x if weights is None else torch.cat([x, weights], dim=1)
 
     def fitted(part: Tensor) -> Tensor:
-        found = refine(codec, part[:, :3], settings, lmbda=lmbda, level=level, weights=None if weights is None else part[:, 3:]).latents
+        found = refine(codec, part[:, :3], settings, lmbda=lmbda, level=level, weights=None if weights is None else part[:, 3:], semantic=semantic).latents
         return torch.cat([pixel_unshuffle(found.y, PLACES), found.z], dim=1)  # on one grid
 
     joined = in_tiles(fitted, inputs, side=side_px // codec.stride_px, margin=margin, scale=(codec.stride_px, 1))

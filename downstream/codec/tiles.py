@@ -13,7 +13,7 @@ def in_tiles(transform: Callable[[Tensor], Tensor], x: Tensor, *, side: int, mar
     of the results. Raises ValueError for a transform without a margin (`None`), which sees the whole picture everywhere.
     """
     if margin is None:
-        raise ValueError("this model averages over the whole picture, so it cannot be computed in tiles: give --tile-px 0, or train a model with a window (--model.cca.window 31)")
+        raise ValueError("this model averages over the whole picture, so it cannot be computed in tiles: give --tile-px 0 and --refine-tile-px 0, or train a model with a window (--model.cca.window 31)")
     if side < 1:
         raise ValueError("tiles must be at least one place of the latents wide: give --tile-px 256 or more")
     before, after = scale

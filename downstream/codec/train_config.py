@@ -21,6 +21,8 @@ class TrainCodecConfig:
     """Folder of the run; the same command again resumes it."""
     crop_px: Annotated[int, Field(ge=64, multiple_of=64)] = 256
     """Side of the square crops."""
+    encoder: str = ""
+    """A pretrained encoder (checkpoint, run or export), for --model.adapter.source tokens and --objective.gamma; it stays as it is."""
     model: CodecConfig = CodecConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: FitOptimizerConfig = FitOptimizerConfig()
@@ -33,6 +35,12 @@ class TrainCodecConfig:
         if self.model.num_levels != len(self.objective.lmbdas):
             raise ValueError(f"model.num_levels is {self.model.num_levels}, objective.lmbdas are {len(self.objective.lmbdas)}: give one lmbda for each level")
         self.objective.check()
+        self.model.adapter.check()
+        looks = self.model.adapter.source == "tokens" or self.objective.gamma > 0
+        if looks and not self.encoder:
+            raise ValueError("--model.adapter.source tokens and --objective.gamma look at pictures through an encoder: give --encoder, a checkpoint, run or export")
+        if self.encoder and not looks:
+            raise ValueError("--encoder is given and nothing looks through it: give --model.adapter.source tokens or --objective.gamma with it")
 
 
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)  # of CompressAI's models of six qualities (its docs/source/zoo.rst)
