@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lcl.core.images import ENDINGS, decode_image, to_pixels
+from lcl.core.images import ENDINGS, decode_image, is_image_name, to_pixels
 from lcl.core.rejected import Rejected
 
 MEMORY_BYTES = 2 << 30  # of decoded photographs; the least recently used go first
@@ -22,7 +22,7 @@ MEMORY_BYTES = 2 << 30  # of decoded photographs; the least recently used go fir
 
 def list_photographs(folder: Path) -> list[Path]:
     """Image files below the folder, in the order of their names. Raises ValueError if there are none."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if is_image_name(path.name) and path.is_file())
     if not files:
         raise ValueError(f"{folder} holds no photographs ({', '.join(ENDINGS)})")
     return files

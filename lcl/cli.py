@@ -3,6 +3,7 @@
 import difflib
 import runpy
 import sys
+from importlib.metadata import version
 
 COMMANDS = {
     "sample-crawl": ("pipeline.samples.sample_crawl", "make a small crawl and labelled pictures to try everything on"),
@@ -47,18 +48,27 @@ COMMANDS = {
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
 }
 
+HELP = ("-h", "--help", "help")
+
 
 def main() -> None:
     words = sys.argv[1:]
     for length in (2, 1):
         name = " ".join(words[:length])
         if name in COMMANDS:
-            sys.argv = [f"lcl {name}", *words[length:]]
+            from lcl.core import config  # not above: a listing needs none of its imports
+
+            config.program = f"lcl {name}"
+            sys.argv = [config.program, *words[length:]]
             runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)  # tyro reads the options' docstrings from __main__
             return
-    listing = "\n".join(f"  lcl {name:20} {text}" for name, (_, text) in COMMANDS.items())
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(f"usage: lcl COMMAND [OPTIONS]; lcl COMMAND --help lists the options\n\n{listing}")
+    if words == ["--version"]:
+        print(version("lcl"))
+        return
+    group = [name for name in COMMANDS if words and name.startswith(f"{words[0]} ")]  # of `lcl eval`, `lcl codec`
+    listing = "\n".join(f"  lcl {name:20} {COMMANDS[name][1]}" for name in group or COMMANDS)
+    if not words or words[0] in HELP or (group and (len(words) == 1 or words[1] in HELP)):
+        print(f"usage: lcl {f'{words[0]} ' if group else ''}COMMAND [OPTIONS]; --help behind a command lists its options\n\n{listing}")
         return
     wanted = " ".join(word for word in words[:2] if not word.startswith("-"))
     near = difflib.get_close_matches(wanted, COMMANDS, n=1) or difflib.get_close_matches(words[0], COMMANDS, n=1)

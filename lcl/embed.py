@@ -13,7 +13,8 @@ def main(settings: EmbedConfig) -> None:
     set_up_logging()
     record = embed(settings)
     reasons = "".join(f", {count} {reason}" for reason, count in record["rejected"].items())
-    print(f"features of {record['embedded']} images{reasons}: {settings.output}")
+    passed_over = f", {record['files_passed_over']} other files passed over" if record["files_passed_over"] else ""
+    print(f"features of {record['embedded']} images{reasons}{passed_over}: {settings.output}")
 
 
 if __name__ == "__main__":

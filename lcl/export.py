@@ -5,6 +5,7 @@
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from lcl.checkpoint import MANIFEST
 from lcl.core.config import config, run_command, to_dict
 from lcl.core.files import folder_aside, open_aside, sha256_of, write_json
 from lcl.core.logs import set_up_logging
+from lcl.evals.evaluated import EvaluatedModel
 from lcl.evals.results import read_result
 from lcl.exports.card import CardFacts, model_card
 from lcl.exports.folder import RECORD, SCHEMA, Target
@@ -38,7 +40,7 @@ class ExportConfig:
     results: tuple[str, ...] = ()
     """Files that `lcl eval` wrote, for the model card."""
     licence: str = ""
-    """Licence of the weights for the card, by its SPDX name (Apache-2.0, CC-BY-4.0, ...); none is stated by default."""
+    """Licence of the weights for the card, by its SPDX name (Apache-2.0, CC-BY-4.0, ...), written in lower case as model hubs have it; none is stated by default."""
     context_length: Annotated[int, Field(ge=0)] = 0
     """open_clip: tokens that its text tower reads at most; longer texts keep their end. 0: as many as in training. Fewer are faster, for it pads to this."""
 
@@ -51,15 +53,22 @@ def main(settings: ExportConfig) -> None:
     if output.exists():
         raise ValueError(f"{output} is there already: remove it, or give another --output")
     results = [Path(path) for path in settings.results]
-    for path in results:
-        read_result(path)
+    check_results(results, EvaluatedModel.open(checkpoint, weights=settings.weights))
     with folder_aside(output) as aside:
         encoder, difference = write_parts(aside, settings)
-        facts = CardFacts(settings.to, checkpoint, settings.licence, results, difference)
+        facts = CardFacts(settings.to, checkpoint, settings.licence.lower(), results, difference)
         with open_aside(aside / "README.md") as file:
             file.write(model_card(encoder, facts, folder_name=output.name).encode())
         _seal(aside)
     log.info("%s: for %s; its features differ from ours by at most %.1e", output, settings.to, difference)
+
+
+def check_results(results: Sequence[Path], model: EvaluatedModel) -> None:
+    """Raises ValueError for a file that is no result, and for one of other weights than those that are exported."""
+    for path in results:
+        measured = read_result(path)["model"]
+        if measured["weights_sha256"] not in (model.sha256, load_encoder(model.path, weights=model.weights).fingerprint):
+            raise ValueError(f"--results {path} was measured on other weights ({measured['path']}, {measured['weights']}) than are exported ({model.path}): evaluate these, or leave it out")
 
 
 def write_parts(folder: Path, settings: ExportConfig) -> tuple[Encoder, float]:
@@ -90,7 +99,7 @@ def write_parts(folder: Path, settings: ExportConfig) -> tuple[Encoder, float]:
         return encoder, check_onnx(folder, encoder)
     from lcl.exports.timm_model import check_timm, check_transformers, write_timm
 
-    write_timm(folder, encoder, licence=settings.licence)
+    write_timm(folder, encoder, licence=settings.licence.lower())
     _write_record(folder, encoder, settings)
     difference = check_timm(folder, encoder)
     return encoder, max(difference, check_transformers(folder, encoder)) if settings.to == "hf" else difference

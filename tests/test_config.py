@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -159,6 +160,10 @@ print(json.dumps(texts))
 def test_every_command_of_lcl_has_help(run: Run) -> None:
     """In one process, for each alone imports what a training needs."""
     listing = run("lcl", "--help").stdout
+    for words in (("eval",), ("eval", "--help")):
+        of_group = run("lcl", *words)
+        assert of_group.returncode == 0 and "lcl eval knn" in of_group.stdout and "lcl embed" not in of_group.stdout
+    assert run("lcl", "--version").stdout.strip() == version("lcl") and run("lcl", "eval", "knn", "--help").stdout.startswith("usage: lcl eval knn ")
     result = run(sys.executable, "-c", HELPS)
     assert result.returncode == 0, result.stderr
     for name, text in json.loads(result.stdout.splitlines()[-1]).items():

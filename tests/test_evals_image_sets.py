@@ -126,7 +126,7 @@ def test_a_spec_that_does_not_fit_is_one_error(tmp_path: Path, spec: dict, messa
 def test_a_set_without_test_images_names_the_cure_and_one_can_be_drawn(tmp_path: Path) -> None:
     path = pack(tmp_path / "set.tar", {name.replace("train/", "Dataset/"): data for name, data in made_pictures({"train": 10}).items()})
     images = open_image_set(path)
-    with pytest.raises(ValueError, match=r"set.tar has no test split \(it has none\): put images into .* or draw a part of all with --test-part 0.2"):
+    with pytest.raises(ValueError, match=r"set.tar has no test split \(its 30 images lie in blue, green, red\): put images into .* or draw a part of all with --test-part 0.2"):
         images.split("test")
     with pytest.raises(ValueError, match="has no train split"):
         images.split("train")
@@ -182,6 +182,24 @@ def test_hostile_tars_are_refused(tmp_path: Path, member: tarfile.TarInfo, messa
         open_image_set(path)
 
 
+def test_a_tar_that_was_cut_is_refused_wherever_the_cut_is(tmp_path: Path) -> None:
+    """Between two members, in a header and in an image: a test set must not shrink in silence."""
+    whole = pack(tmp_path / "whole.tar", PICTURES)
+    assert len(open_image_set(whole)) == len(PICTURES)
+    with tarfile.open(whole) as tar:
+        members = list(tar)
+    path = tmp_path / "cut.tar"
+    for end in (members[-1].offset, members[-1].offset + 100, members[-1].offset_data + 1, members[-2].offset, members[-1].offset_data + 512 * -(-members[-1].size // 512)):
+        path.write_bytes(whole.read_bytes()[:end])
+        with pytest.raises(ValueError, match="cut.tar cannot be read as a tar"):
+            open_image_set(path)
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "set", PICTURES | {"test/red/._0.png": b"note", "test/red/.x.bmp": b"note"})
+    assert len(open_image_set(folder)) == len(PICTURES)
+
+
 def test_a_compressed_tar_may_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar_members, "MEMORY_BYTES", 1000)
     with pytest.raises(ValueError, match="unpack it to a plain .tar"):
@@ -197,6 +215,7 @@ def test_a_compressed_tar_may_not_fill_the_memory(tmp_path: Path, monkeypatch: p
         (lambda at: write_files(at / "empty", {"readme.txt": b"x"}), "holds no image"),
         (lambda at: write_files(at / "set", {"train/1.png": b""}), "train/1.png lies in no class folder"),
         (lambda at: write_files(at / "set", {"train/red/1.png": b"", "red/2.png": b""}), "red/2.png lies below no split, and other images do"),
+        (lambda at: write_files(at / "set", {"train/red/1.png": b"", "test/red/2.BMP": b""}), "2.BMP is of a format that is not read .*: convert it"),
         (lambda at: pack(at / "set.tar", {"1.png": b"", "1.json": b"{"}), "the label or caption of 1.png cannot be read"),
         (lambda at: pack(at / "set.tar", {"1.png": b"", "1.json": b'{"label": [3]}'}), "a label is a number or a text"),
     ],

@@ -92,6 +92,9 @@ def test_without_an_official_validation_split_one_is_drawn_by_the_seed(model: Ev
     alone = open_image_set(write_files(tmp_path / "alone", {f"{split}/red/{number}.png": made_picture("red", number) for split in ("train", "test") for number in range(2)}))
     with pytest.raises(ValueError, match="its training images are of one class"):
         evaluate_linear(model, alone, cache)
+    untaught = open_image_set(write_files(tmp_path / "untaught", made_pictures({"train": 4, "test": 2}) | {"test/Red/0.png": made_picture("red", 0)}))
+    with pytest.raises(ValueError, match="untaught: Red: test images and no training images"):
+        evaluate_knn(model, untaught, cache)
     few = open_image_set(write_files(tmp_path / "few", made_pictures({"train": 2, "test": 1})))
     with pytest.raises(ValueError, match=r"blue has 2 training images: lower --few-shot.shots \(5\)"):
         evaluate_few_shot(model, few, cache, settings=FewShotConfig(shots=(5,)))
@@ -194,6 +197,12 @@ def test_results_of_another_version_or_kind_are_refused(tmp_path: Path) -> None:
     for name in ("result", "result.txt"):
         with pytest.raises(ValueError, match="give one that ends in .json"):
             check_output(tmp_path / name)
+    for content in ("{}", "no JSON", '{"schema": "lcl-comparison/1"}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="x.json is there and holds something else"):
+            check_output(path)
+    write_json(path, old)
+    assert check_output(path) == path
 
 
 def test_commands(run: Run, model: EvaluatedModel, folder: Path, tmp_path: Path) -> None:
@@ -207,7 +216,11 @@ def test_commands(run: Run, model: EvaluatedModel, folder: Path, tmp_path: Path)
     assert "shuffled" not in (tmp_path / "knn.json").read_text()
     compared = run("lcl", "eval", "compare", tmp_path / "all" / "knn.json", tmp_path / "knn.json", "--output", tmp_path / "difference.json")
     assert compared.returncode == 0 and "McNemar" in compared.stdout, compared.stderr
-    assert read_json(tmp_path / "difference.json")["differences"][0]["n"] == 36
+    difference = read_json(tmp_path / "difference.json")
+    assert difference["differences"][0]["n"] == 36 and difference["settings_apart"] == {"settings.neighbours": [[5], [3]]}
+    assert "not the same in both: settings.neighbours, [5] and [3]" in compared.stdout
+    onto_itself = run("lcl", "eval", "compare", tmp_path / "all" / "knn.json", tmp_path / "knn.json", "--output", tmp_path / "knn.json")
+    assert_one_line_error(onto_itself, "knn.json is there and holds something else")
     refused = run("lcl", "eval", "compare", tmp_path / "all" / "linear_probe.json", tmp_path / "knn.json", "--output", tmp_path / "difference.json")
     assert_one_line_error(refused, "different tasks")
     assert json.loads((tmp_path / "knn.json").read_text())["predictions"]["file"] == "knn.predictions.parquet"

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from lcl.core.files import read_json, write_json
 from lcl.core.tokenizer import Tokenizer, TokenizerConfig
+from lcl.evals.evaluated import EvaluatedModel
 from lcl.evals.zero_shot import text_features
 from lcl.export import ExportConfig, main
 from lcl.exports import timm_model
@@ -245,16 +246,22 @@ def test_a_damaged_export_is_refused(exported: dict, tmp_path: Path) -> None:
 
 
 def test_the_card(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    row = {"model": "trained model", "metric": "accuracy", "value": 0.61, "low": 0.5, "high": 0.702, "n": 100}
-    write_json(tmp_path / "result.json", {"schema": "lcl-evaluation/2", "task": "kNN", "dataset": {"name": "boats"}, "rows": [row, row | {"unit": "rank", "metric": "median rank", "value": 12}]})
+    row = {"model": "trained model", "metric": "accuracy", "value": 0.61, "low": 0.5, "high": 0.702, "n": 100, "interval": "Wilson"}
+    rows = [row, row | {"unit": "rank", "metric": "median rank", "value": 12}, row | {"model": "chance", "interval": "exact"}]
+    measured = {"path": "boats-run", "weights": "model", "weights_sha256": EvaluatedModel.open(checkpoints["vit"]).sha256}
+    result = {"schema": "lcl-evaluation/2", "task": "kNN", "dataset": {"name": "boats"}, "model": measured, "rows": rows}
+    write_json(tmp_path / "result.json", result)
+    write_json(tmp_path / "other.json", result | {"model": measured | {"weights_sha256": "0" * 64}})
+    with pytest.raises(ValueError, match="other.json was measured on other weights"):
+        main(ExportConfig(checkpoint=str(checkpoints["vit"]), to="timm", output=str(tmp_path / "encoder"), results=(str(tmp_path / "other.json"),)))
     main(ExportConfig(checkpoint=str(checkpoints["vit"]), to="timm", output=str(tmp_path / "encoder"), results=(str(tmp_path / "result.json"),), licence="CC-BY-4.0"))
     card = (tmp_path / "encoder" / "README.md").read_text()
     for part in (
-        "license: CC-BY-4.0", "# encoder", "vit, 3 blocks, width 24, patches of 4 px, trained at 16 px", load_encoder(checkpoints["vit"]).fingerprint, "source.pt as",
-        "| kNN | boats | trained model | accuracy | 61.0% | 50.0% to 70.2% | 100 |", "| median rank | 12.0 |", "## Limits", "lcl at commit `",
+        "license: cc-by-4.0", "# encoder: an LCL vision encoder", "vit, 3 blocks, width 24, patches of 4 px, trained at 16 px", load_encoder(checkpoints["vit"]).fingerprint, "source.pt as",
+        "| kNN | boats | trained model | accuracy | 61.0% | 50.0% to 70.2% | 100 |", "| median rank | 12.0 |", "| chance | accuracy | 61.0% |  | 100 |", "## Limits", "lcl at commit `",
     ):  # fmt: skip
         assert part in card, part
-    assert read_json(tmp_path / "encoder" / "config.json")["pretrained_cfg"]["license"] == "CC-BY-4.0"
+    assert read_json(tmp_path / "encoder" / "config.json")["pretrained_cfg"]["license"] == "cc-by-4.0"
 
 
 @pytest.mark.parametrize("to", TARGETS)

@@ -162,7 +162,7 @@ def test_a_missing_file_is_named(folder: Path, suffix: str) -> None:
 
 def test_a_sidecar_that_is_none_is_named(folder: Path) -> None:
     (folder / "a.json").write_text("[]")
-    with pytest.raises(ValueError, match="a.json: schema None"):
+    with pytest.raises(ValueError, match="a.json is no sidecar of a shard"):
         ShardSet([folder])
 
 

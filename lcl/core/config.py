@@ -30,6 +30,8 @@ Config = TypeVar("Config")
 
 OUR_FLAGS = ("preset", "config", "dry-run")
 
+program: str | None = None  # what the usage line calls the command, set by `lcl`; of a script its file
+
 
 def config(cls: type[Config]) -> type[Config]:
     """Class decorator: a frozen, keyword-only dataclass that refuses unknown keys when it is read from a file."""
@@ -142,7 +144,7 @@ def _parse(cls: type[Config], arguments: Sequence[str], **kwargs: Any) -> Config
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            value, unknown = tyro.cli(cls, args=arguments, config=(tyro.conf.FlagConversionOff,), return_unknown_args=True, **kwargs)
+            value, unknown = tyro.cli(cls, prog=program, args=arguments, config=(tyro.conf.FlagConversionOff,), return_unknown_args=True, **kwargs)
     except SystemExit as end:
         if not end.code:
             raise
@@ -159,7 +161,8 @@ def _parse(cls: type[Config], arguments: Sequence[str], **kwargs: Any) -> Config
 
 def _failure(error: Exception, *, status: int) -> int:
     cure = ": make room, or give another --output" if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
-    print(f"error: {error}{cure}", file=sys.stderr)
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    print(f"error: {f'{error.filename}: {error.strerror}' if named else error}{cure}", file=sys.stderr)
     return status
 
 

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,6 +15,12 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of files that people kee
 MAX_PIXELS = 64_000_000
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a truncated file is an error here, not a half-grey picture
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is one of an image: by its ending, and not hidden (`._photo.jpg` is a Mac's note beside it)."""
+    base = PurePosixPath(name).name.lower()
+    return base.endswith(ENDINGS) and not base.startswith(".")
 
 
 def probe_image(data: bytes) -> Image.Image:

@@ -193,7 +193,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     sidecar = read_json(path) if path.exists() else None
     schema = sidecar.get("schema") if isinstance(sidecar, dict) else None
     if schema != SCHEMA:
-        raise ValueError(f"{path}: schema {schema!r}, this version reads {SCHEMA!r}: rebuild the shards")
+        raise ValueError(f"{path} is no sidecar of a shard: the folder holds something else than shards" if schema is None else f"{path}: schema {schema!r}, this version reads {SCHEMA!r}: rebuild the shards")
     try:
         sizes = [(data_file(path, int(sidecar.get("revision", 0)), suffix), sidecar["bytes"][suffix]) for suffix in (".tar", ".parquet")]
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -60,7 +60,7 @@ class Protocol(Generic[Settings]):
 def divide(images: ImageSet, *, seed: int) -> Divided:
     """The official splits; where there is no validation split, a part of train is drawn within each class.
 
-    Raises ValueError if train or test is missing, if an image of theirs has no label, or if a class is too small to be drawn from.
+    Raises ValueError if train or test is missing, if an image of theirs has no label, if a class is too small to be drawn from, or has test images alone.
     """
     train, test = images.split("train"), labelled_test(images)
     if "validation" in images.splits:
@@ -72,6 +72,10 @@ def divide(images: ImageSet, *, seed: int) -> Divided:
     _check_labels(images, fitted)
     if len(np.unique(images.labels[divided.train])) < 2:
         raise ValueError(f"{images.name}: its training images are of one class; a classifier needs two or more")
+    untaught = np.setdiff1d(images.labels[test], images.labels[fitted])
+    if len(untaught):
+        names = ", ".join(images.classes[label] for label in untaught[:5]) + (" ..." if len(untaught) > 5 else "")
+        raise ValueError(f"{images.name}: {names}: test images and no training images, so each would count as wrong; add training images, or take the class out of test")
     return divided
 
 

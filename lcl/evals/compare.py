@@ -1,6 +1,6 @@
 """Two results on the same test items: the difference with a paired interval, and an exact paired test."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,19 @@ def compare(first: Path, second: Path, *, seed: int = 0) -> list[Difference]:
     if metrics[0] != metrics[1]:
         raise ValueError(f"{first} has the metrics {', '.join(metrics[0])}, {second} has {', '.join(metrics[1])}; give both the same options")
     return [_difference(metric, *(table.filter(pc.equal(table["metric"], metric)) for table in tables), first=first, second=second, seed=seed) for metric in metrics[0]]
+
+
+def settings_apart(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:
+    """Settings of the two protocols that are not the same, by their dotted names: a difference may come of these, and not of the encoders."""
+    one, other = (_flat(read_result(path)["protocol"]) for path in (first, second))
+    return {name: (one.get(name), other.get(name)) for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)}
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {before + name: value}
+    return found
 
 
 def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> tuple[int, int, float]:

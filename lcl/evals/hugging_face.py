@@ -17,7 +17,7 @@ def is_hugging_face(path: Path) -> bool:
 def find_in_hugging_face(path: Path) -> FoundSet:
     """Images of the first column of images, with the column of labels (label, labels, cls, class) and of captions (captions, caption, text, sentences).
 
-    Raises ValueError if `datasets` is not installed, if there is no such column of images, or if an image is not stored in the dataset.
+    Raises ValueError if `datasets` is not installed, if there is no such column of images, if classes stand in a column of another name, or if an image is not stored in the dataset.
     """
     try:
         import datasets
@@ -32,6 +32,9 @@ def find_in_hugging_face(path: Path) -> FoundSet:
         if not columns:
             raise ValueError(f"{path}: it has no column of images (its columns are {', '.join(part.features)}); cast one with cast_column(..., datasets.Image())")
         label = next((column for column in LABELS if column in part.features), None)
+        others = [column for column, feature in part.features.items() if isinstance(feature, datasets.ClassLabel)]
+        if label is None and others:
+            raise ValueError(f"{path}: none of its columns is called {', '.join(LABELS)}, and {', '.join(others)} hold classes: rename the one that is meant with rename_column(..., 'label')")
         caption = next((column for column in CAPTIONS if column in part.features), None)
         if label is not None and isinstance(part.features[label], datasets.ClassLabel):
             classes = tuple(part.features[label].names)

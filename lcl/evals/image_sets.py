@@ -73,7 +73,8 @@ class ImageSet:
         """Places of the images of a split. Raises ValueError with the cure if the set has none."""
         if name not in self.splits:
             cure = "put images into train/, validation/ or test/" + (", or draw a part of all with --test-part 0.2" if name == "test" or not self.splits else "")
-            raise ValueError(f"{self.name} has no {name} split (it has {', '.join(self.splits) or 'none'}): {cure}")
+            seen = f"it has {', '.join(self.splits)}" if self.splits else f"its {len(self)} images lie in {', '.join(self.classes[:3])}{' ...' if len(self.classes) > 3 else ''}"
+            raise ValueError(f"{self.name} has no {name} split ({seen}): {cure}; if it is one of the splits, give the folder above it")
         return self.splits[name]
 
     @cached_property

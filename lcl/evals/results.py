@@ -156,21 +156,35 @@ def shown(value: float, unit: Unit = "share") -> str:
     return f"{value:.1%}" if unit == "share" else f"{value:,.1f}" if unit == "rank" else f"{value:,.2f}"
 
 
-def check_output(output: Path) -> Path:
-    """`output`. Raises ValueError before any work if it is no name for a result."""
+def check_output(output: Path, *, schema: str = SCHEMA) -> Path:
+    """`output`. Raises ValueError before any work if it is no name for a result, or the name of a file that is none of this kind."""
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"--output {output} is no name for a result: give one that ends in .json; its predictions go beside it")
+    if output.exists() and not _holds(output, schema.partition("/")[0]):
+        raise ValueError(f"--output {output} is there and holds something else ({schema} would be written): give another name")
     return output
+
+
+def _holds(path: Path, kind: str) -> bool:
+    try:
+        return _schema_of(read_json(path)).partition("/")[0] == kind
+    except ValueError:
+        return False
+
+
+def _schema_of(record: Any) -> str:
+    schema = record.get("schema") if isinstance(record, dict) else None
+    return schema if isinstance(schema, str) else ""
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """A result that `publish` wrote. Raises ValueError if the file holds something else."""
-    if not path.exists():
+    if not path.is_file():
         raise ValueError(f"{path}: no such result; `lcl eval ... --output {path}` makes one")
     record = read_json(path)
-    schema = record.get("schema") if isinstance(record, dict) else None
+    schema = _schema_of(record)
     if schema != SCHEMA:
-        if isinstance(schema, str) and schema.startswith("lcl-evaluation/"):
+        if schema.startswith("lcl-evaluation/"):
             raise ValueError(f"{path} is a result of another version ({schema}, this one reads {SCHEMA}); run its evaluation again")
         raise ValueError(f"{path} is no result of an evaluation ({SCHEMA}); give the files that `lcl eval ... --output` wrote")
     return record

@@ -43,9 +43,19 @@ def read_members(path: Path) -> Members:
                 if held > MEMORY_BYTES:
                     raise ValueError(f"{path} holds more than {MEMORY_BYTES >> 30} GiB, and a compressed tar is kept in memory: unpack it to a plain .tar (gunzip)")
                 members[name] = partial(bytes, tar.extractfile(member).read())
+            if plain:
+                _check_end(path, tar.offset)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a tar ({error}): restore it from a copy") from error
     return members
+
+
+def _check_end(path: Path, end: int) -> None:
+    """Raises ReadError for a plain tar that was cut between two members: behind the last one stands a block of zeros."""
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it was cut: the mark of its end is missing")
 
 
 def _checked_name(path: Path, member: tarfile.TarInfo) -> str:

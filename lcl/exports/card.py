@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcl.core.config import commit, versions
+from lcl.core.config import commit, from_dict, versions
 from lcl.core.files import read_json
+from lcl.evals.intervals import EXACT
 from lcl.evals.results import read_result, shown
 from lcl.exports.folder import Target
 from lcl.features import Encoder
+from lcl.objectives import LossConfig
 
 UNKNOWN = "not known: its checkpoint has no run.json beside it"
 
@@ -35,6 +37,10 @@ print(model.encode_text(open_clip.get_tokenizer("local-dir:FOLDER")(["a photo of
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
 pooled, tokens = session.run(["pooled", "tokens"], {"images": numpy.random.rand(2, 3, SIDE, SIDE).astype("float32")})
 print(pooled.shape, tokens.shape)''',
+}  # fmt: skip
+SIZES: dict[Target, str] = {
+    **dict.fromkeys(("timm", "hf", "open_clip"), "Other sizes than SIDE px are resized by the preprocessing above, or taken by `lcl.features.load_encoder` with resized positions; they were not trained."),
+    "onnx": "The graph takes images of SIDE px and no others.",
 }  # fmt: skip
 GIVES: dict[Target, str] = {
     "timm": "`model(images)` is the mean of the patch tokens (LCL leaves the class token out); `lcl.features.load_encoder` on this folder gives LCL's own pooled latent too.",
@@ -62,7 +68,7 @@ def model_card(encoder: Encoder, facts: CardFacts, *, folder_name: str) -> str:
     header += ["pipeline_tag: image-feature-extraction", "tags: [latent-compression-learning, vision]", "---"]
     use = USE[facts.target].replace("FOLDER", folder_name).replace("SIDE", str(encoder.image_px))
     lines = [
-        *header, f"# {folder_name}", "",
+        *header, f"# {folder_name}: an LCL vision encoder", "",
         "A vision encoder trained with Latent Compression Learning ([Yang et al., NeurIPS 2024](https://arxiv.org/abs/2406.07543)).", "",
         "## Use", "```python", use, "```", GIVES[facts.target], "",
         "## What it is", *_table({
@@ -76,7 +82,7 @@ def model_card(encoder: Encoder, facts: CardFacts, *, folder_name: str) -> str:
         "## Results", *_results(facts.results), "",
         "## Limits",
         "- It shows what its data showed it, with their errors, biases and languages. It was not tested for any use that concerns people: not for identification, nor for decisions about them.",
-        f"- Other sizes than {encoder.image_px} px work (positions are resized), and were not trained.",
+        f"- {SIZES[facts.target].replace('SIDE', str(encoder.image_px))}",
         "- Results hold for the sets and protocols named with them, and for nothing else." if facts.results else "- Nothing was measured for this card: evaluate it before you rely on it.",
         "",
         "## Export",
@@ -103,8 +109,9 @@ def _training(run: Mapping[str, Any]) -> dict[str, str]:
     data = config["data"]["shards"]
     shards = ", ".join(Path(str(item["path"] if isinstance(item, dict) else item)).name for item in ([data] if isinstance(data, str) else data))
     sizes = {"steps": f"{config['steps']:,}", "rows in a batch": str(config["batch_rows"]), "tokens in a row": str(config["row_length"]), "seed": str(config["seed"])}
-    loss = ", ".join(f"{name} {value}" for name, value in config["loss"].items())
-    return {"data": f"shards {shards}, fingerprint `{run.get('shards', 'unknown')}`"} | sizes | {"loss": loss} | said
+    loss = from_dict(LossConfig, config["loss"], origin="run.json")
+    weights = ", ".join(f"{part} {weight:g}" for part, weight in zip(("generation", "contrastive", "regression"), loss.weights, strict=True))
+    return {"data": f"{shards}, fingerprint `{run.get('shards', 'unknown')}`"} | sizes | {"objective": f"{loss.objective}; weights: {weights}"} | said
 
 
 def _results(paths: Sequence[Path]) -> list[str]:
@@ -114,7 +121,8 @@ def _results(paths: Sequence[Path]) -> list[str]:
     for record in map(read_result, paths):
         for row in record["rows"]:
             value, low, high = (shown(row[name], row.get("unit", "share")) for name in ("value", "low", "high"))
-            lines.append(f"| {record['task']} | {record['dataset']['name']} | {row['model']} | {row['metric']} | {value} | {low} to {high} | {row['n']} |")
+            interval = "" if row["interval"] == EXACT else f"{low} to {high}"
+            lines.append(f"| {record['task']} | {record['dataset']['name']} | {row['model']} | {row['metric']} | {value} | {interval} | {row['n']} |")
     return lines
 
 

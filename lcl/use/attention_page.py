@@ -20,7 +20,7 @@ from pydantic import Field
 from lcl.core.config import config
 from lcl.core.files import open_aside
 from lcl.core.html_page import data_url, page_template
-from lcl.core.images import ENDINGS
+from lcl.core.images import ENDINGS, is_image_name
 from lcl.core.rejected import Rejected
 from lcl.features import Weights, load_encoder
 from lcl.rows import ImageInput
@@ -43,7 +43,7 @@ class AttentionMapsConfig:
     weights: Weights = "model"
     """Weights of the last step, or their moving average."""
     num_images: Annotated[int, Field(ge=1)] = 24
-    """The first so many are shown."""
+    """So many are shown, evenly spread over those that were given."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ def write_attention_page(settings: AttentionMapsConfig) -> tuple[Path, int, int]
         raise ValueError(f"--output {path} is no HTML file: give a name that ends in .html")
     files = find_images(settings.images)
     model = load_encoder(settings.encoder, weights=settings.weights)
+    chosen = [files[place] for place in np.linspace(0, len(files) - 1, min(settings.num_images, len(files))).round().astype(int)]
+    inputs = [_read(file, model) for file in chosen]  # all of them before anything is written
     folder = path.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     cards = []
-    for number, file in enumerate(files[: settings.num_images], 1):
-        (found,) = attention_maps(model, [_read(file, model)])
+    for number, (file, image) in enumerate(zip(chosen, inputs, strict=True), 1):
+        (found,) = attention_maps(model, [image])
         cards.append(_card(f"{number:04d}", file, found, folder))
     page = page_template(Path(__file__).with_name("attention_page.html")).render(
         cards=cards, num_given=len(files), encoder=settings.encoder, folder=folder.name, num_latents=model.settings.image_latents
@@ -82,7 +84,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     """The files, and the images below the folders, each in the order of names. Raises ValueError for a path that is neither, and for a folder without one."""
     found: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()) if path.is_dir() else [path]
+        inside = sorted(file for file in path.rglob("*") if is_image_name(file.name) and file.is_file()) if path.is_dir() else [path]
         if not path.exists() or not inside:
             raise ValueError(f"--images {path} is no image, nor a folder with some ({', '.join(sorted(ENDINGS))})")
         found += inside
