@@ -22,7 +22,7 @@ Pictures = UInt8[np.ndarray, "images height width 3"]
 WIDTHS = (16, 32, 64, 128)
 BATCH = 32
 PEAK_RATE, WEIGHT_DECAY = 4e-3, 0.05
-SHIFT_PX = 12  # that training pictures are moved by at most
+LEAST_SHARE = 0.6  # of the side that a training crop has
 
 
 class Judge(nn.Module):
@@ -41,7 +41,7 @@ class Judge(nn.Module):
 
 
 def train_judge(pictures: Pictures, labels: Int[np.ndarray, " images"], *, num_classes: int, epochs: int, seed: int) -> Judge:
-    """AdamW on cross-entropy with one cycle of the learning rate; pictures are flipped and moved. Nothing is chosen on other pictures."""
+    """AdamW on cross-entropy with one cycle of the learning rate; pictures are flipped and cropped. Nothing is chosen on other pictures."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     judge = Judge(num_classes)
@@ -51,7 +51,7 @@ def train_judge(pictures: Pictures, labels: Int[np.ndarray, " images"], *, num_c
     with progress_bar(f"judge {seed}", total=steps) as bar:
         for _ in range(epochs):
             for chosen in np.split(order := rng.permutation(len(pictures)), range(BATCH, len(order), BATCH)):
-                x = moved(_tensor(pictures[chosen]), rng)
+                x = cropped(_tensor(pictures[chosen]), rng)
                 optimizer.zero_grad()
                 functional.cross_entropy(judge(x), torch.from_numpy(labels[chosen])).backward()
                 optimizer.step()
@@ -60,11 +60,13 @@ def train_judge(pictures: Pictures, labels: Int[np.ndarray, " images"], *, num_c
     return judge.eval()
 
 
-def moved(x: Float[Tensor, "images 3 height width"], rng: np.random.Generator) -> Float[Tensor, "images 3 height width"]:
-    """Each picture mirrored half of the time, all moved by one random shift, mirrored at the edges."""
+def cropped(x: Float[Tensor, "images 3 height width"], rng: np.random.Generator) -> Float[Tensor, "images 3 height width"]:
+    """Each picture mirrored half of the time; of all the same random box, at their own size again."""
     x = torch.where(torch.from_numpy(rng.random((len(x), 1, 1, 1)) < 0.5), x.flip(-1), x)
-    top, left = rng.integers(2 * SHIFT_PX + 1, size=2).tolist()
-    return functional.pad(x, (SHIFT_PX,) * 4, mode="reflect")[..., top : top + x.shape[-2], left : left + x.shape[-1]]
+    height, width = (round(rng.uniform(LEAST_SHARE, 1) * side) for side in x.shape[-2:])
+    top, left = int(rng.integers(x.shape[-2] - height + 1)), int(rng.integers(x.shape[-1] - width + 1))
+    box = x[..., top : top + height, left : left + width]
+    return functional.interpolate(box, size=x.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
 
 
 @torch.no_grad()

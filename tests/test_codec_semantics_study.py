@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from lcl.core.files import read_json
 from lcl.features import load_encoder
-from tests.conftest import Run, assert_one_line_error
+from tests.conftest import Run
 from tests.made_encoders import SQUARE, checkpoint_of, random_model
 from tests.test_image_codec import picture
 
@@ -94,11 +95,17 @@ def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path) -> None:
     assert "| adapter | 3 | 10 | +0.000 (+0.000 to +0.000) | +20.0 (+20.0 to +20.0) |" in text and (tmp_path / "accuracy.svg").exists()
 
 
-def test_what_cannot_be_studied(run: Run, tmp_path: Path) -> None:
-    study = ("python", "studies/codec_semantics.py", "--photos", tmp_path, "--photographs", tmp_path, "--encoder", tmp_path, "--output", tmp_path / "out", "--results", tmp_path / "results")
-    assert_one_line_error(run(*study, "--tables", "refine"), "--tables refine: there are refinement, training")
-    assert_one_line_error(run(*study), "holds no photographs")
-    assert_one_line_error(run("python", "studies/codec_semantics_page.py", "--results", tmp_path), "holds no row of this study")
+def test_what_cannot_be_studied(study: Any, tmp_path: Path) -> None:
+    settings = study.rows.StudyConfig(photos=str(tmp_path), photographs=str(tmp_path), encoder=str(tmp_path), output=str(tmp_path / "out"), results=str(tmp_path / "results"))
+    with pytest.raises(ValueError, match="--tables refine: there are refinement, training"):
+        study.rows.main(replace(settings, tables=("refine",)))
+    with pytest.raises(ValueError, match="holds no photographs"):
+        study.rows.main(settings)
+    Image.fromarray(picture(140, 150)).save(tmp_path / "0.png")
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        study.rows.main(settings)
+    with pytest.raises(ValueError, match="holds no row of this study"):
+        study.page.main(study.page.PageConfig(results=str(tmp_path)))
 
 
 @pytest.mark.slow
