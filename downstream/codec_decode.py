@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import Field
 
 from downstream.codec.container import unpack
-from downstream.codec.folders import convert, pairs_of
+from downstream.folders import convert, pairs_of
 from downstream.codec.image_codec import decode
 from downstream.codec.model_file import TrainedCodec, load_codec
 from lcl.core.config import config, run_command

@@ -14,8 +14,8 @@ import tyro
 from pydantic import Field
 
 from downstream.codec.coding import Latents, Profile
-from downstream.codec.folders import convert, pairs_of
-from downstream.codec.image_codec import Encoded, decode, encode, padded
+from downstream.folders import convert, pairs_of
+from downstream.codec.image_codec import Encoded, decode, encode
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
@@ -23,6 +23,7 @@ from downstream.codec.refine import RefineConfig, refine, squared_error, weighte
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.searching import highest_level, lowest_level
 from downstream.photographs import read_photograph, to_tensor
+from downstream.tiles import padded
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS
 from lcl.core.logs import set_up_logging
