@@ -14,9 +14,9 @@ from PIL import Image
 from pydantic import Field
 
 from downstream.codec.container import unpack
-from downstream.folders import convert, pairs_of
 from downstream.codec.image_codec import decode
 from downstream.codec.model_file import TrainedCodec, load_codec
+from downstream.folders import convert, pairs_of
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 

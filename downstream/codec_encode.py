@@ -14,7 +14,6 @@ import tyro
 from pydantic import Field
 
 from downstream.codec.coding import Latents, Profile
-from downstream.folders import convert, pairs_of
 from downstream.codec.image_codec import Encoded, decode, encode
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
@@ -22,6 +21,7 @@ from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import RefineConfig, refine, squared_error, weighted_error
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.searching import highest_level, lowest_level
+from downstream.folders import convert, pairs_of
 from downstream.photographs import read_photograph, to_tensor
 from downstream.tiles import padded
 from lcl.core.config import config, run_command
