@@ -21,7 +21,7 @@ from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import RefineConfig, refine, squared_error, weighted_error
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.searching import highest_level, lowest_level
-from downstream.folders import convert, pairs_of
+from downstream.folders import Made, convert, pairs_of
 from downstream.photographs import read_photograph, to_tensor
 from downstream.tiles import padded
 from lcl.core.config import config, run_command
@@ -73,7 +73,7 @@ def main(settings: EncodeConfig) -> None:
     convert(pairs, partial(compress, trained=trained, settings=settings), title="encoding")
 
 
-def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig) -> tuple[bytes, str]:
+def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig) -> Made:
     """The compressed picture, and what to say of it."""
     pixels = read_photograph(path)
     if (pixels == pixels[:, :, :1]).all():
@@ -98,7 +98,7 @@ def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig) -> tu
     data = at(level, refined=settings.refine > 0).data
     quality = psnr_db(pixels, decode(trained, data))
     height, width, _ = pixels.shape
-    return data, f"{len(data):,} bytes, {8 * len(data) / (height * width):.3f} bits per pixel, {quality:.2f} dB, level {level:g}"
+    return Made(data, f"{len(data):,} bytes, {8 * len(data) / (height * width):.3f} bits per pixel, {quality:.2f} dB, level {level:g}")
 
 
 def refine_latents(codec: Codec, x: torch.Tensor, level: torch.Tensor | None, *, level_value: float, trained: TrainedCodec, settings: EncodeConfig) -> Latents:

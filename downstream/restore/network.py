@@ -46,7 +46,7 @@ class TimeEmbedding(nn.Module):
         self.register_buffer("frequencies", torch.logspace(0, 3, num_frequencies), persistent=False)
         self.layers = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
-    def forward(self, share: Times) -> Float[Tensor, "images width"]:
+    def forward(self, share: Times) -> Float[Tensor, "images time_width"]:
         angles = share[:, None] * self.frequencies
         return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
 
@@ -61,7 +61,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Images, time: Float[Tensor, "images width"]) -> Images:
+    def forward(self, x: Images, time: Float[Tensor, "images time_width"]) -> Images:
         scale, shift = rearrange(self.modulation(time), "images (two width) -> two images width 1 1", two=2)
         return x + self.second(functional.silu(self.first(self.norm(x) * (1 + scale) + shift)))
 
@@ -112,7 +112,7 @@ class UNet(nn.Module):
         return self.leave(x)
 
 
-def _through(blocks: nn.ModuleList, x: Images, time: Float[Tensor, "images width"]) -> Images:
+def _through(blocks: nn.ModuleList, x: Images, time: Float[Tensor, "images time_width"]) -> Images:
     for block in blocks:
         x = block(x, time)
     return x
