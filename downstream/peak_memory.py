@@ -1,5 +1,6 @@
 """The most memory that a piece of work holds, above what was held before it."""
 
+import ctypes
 import re
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,8 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         if STATUS.exists():
+            if hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc: else what earlier work freed is still resident, and the work takes that
+                ctypes.CDLL(None).malloc_trim(0)
             CLEAR.write_text("5")  # man 5 proc: VmHWM, the most that was ever resident, begins anew
             self._before = _resident("VmRSS")
         return self

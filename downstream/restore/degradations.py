@@ -32,7 +32,7 @@ Range = tuple[float, float]
 class DegradationConfig:
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)] = ("rain",)
     """What a restorer learns to undo; each picture gets one of them."""
-    rain_streaks: Range = (500.0, 3000.0)
+    rain_streaks: Range = (100.0, 800.0)
     """Streaks in a square of 256 x 256 px."""
     rain_length_px: Range = (10.0, 40.0)
     rain_width_px: Range = (1.0, 2.0)
@@ -122,12 +122,13 @@ def shot_noise(x: Picture, rng: np.random.Generator, *, photons: float) -> Pictu
 
 def rain(x: Picture, rng: np.random.Generator, *, streaks: float, length_px: float, width_px: float, angle_degrees: float, brightness: float) -> Picture:
     """1 - (1 - x)(1 - r): light r laid over the picture as by a second exposure, of lines at places drawn by `rng`, each of its own strength."""
-    height, width = x.shape[-2:]
+    line = _line(length_px, angle_degrees + 90, width_px)
+    reach = line.shape[0] // 2  # streaks begin outside of the picture too
+    height, width = (length + 2 * reach for length in x.shape[-2:])
     number = rng.poisson(streaks * height * width / 256**2)
     drops = np.zeros((height, width), dtype=np.float32)
     np.add.at(drops, (rng.integers(height, size=number), rng.integers(width, size=number)), rng.uniform(0.3, 1, size=number).astype(np.float32))
-    line = _line(length_px, angle_degrees + 90, width_px)
-    light = _convolve(torch.from_numpy(drops)[None], line / line.max()) * brightness
+    light = _convolve(torch.from_numpy(drops)[None], line / line.max())[:, reach : height - reach, reach : width - reach] * brightness
     return 1 - (1 - x) * (1 - light.clamp(0, 1))
 
 
