@@ -33,7 +33,7 @@ def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], endin
     if not source.is_dir():
         raise ValueError(f"{source}: no such file or folder")
     if target is None or target.is_file():
-        raise ValueError(f"{source} is a folder: give --output, a folder for the results")
+        raise ValueError(f"{source} is a folder: say behind it into which folder the results go")
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in endings and path.is_file())
     if not files:
         raise ValueError(f"{source} holds no files that end in {', '.join(endings)}")
@@ -50,7 +50,7 @@ def _apart(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     inputs = {path.resolve() for path, _ in pairs}
     for _, output in pairs:
         if output.resolve() in inputs:
-            raise ValueError(f"{output} is an input: give another --output")
+            raise ValueError(f"{output} is an input: write to another place")
     return pairs
 
 

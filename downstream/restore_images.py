@@ -73,7 +73,7 @@ def main(settings: RestoreConfig) -> None:
 def check(settings: RestoreConfig, trained: Restorer) -> None:
     """Raises ValueError for settings that do not fit together, or not with the model."""
     if not settings.output:
-        raise ValueError("give --output, a file or a folder for the results")
+        raise ValueError("say behind the input where the result goes: a file, or a folder")
     if settings.task != "auto" and settings.task not in trained.tasks:
         raise ValueError(f"--task {settings.task}: this model was trained for {', '.join(trained.tasks)}")
     if settings.uncertainty == 1:

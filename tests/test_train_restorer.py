@@ -234,7 +234,7 @@ def test_mistakes_in_training_are_a_line(options: tuple[str, ...], message: str,
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"output": ""}, "give --output"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "this model was trained for rain"), ({"uncertainty": 1}, "give 2 or more"),
+        ({"output": ""}, "where the result goes"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "this model was trained for rain"), ({"uncertainty": 1}, "give 2 or more"),
         ({"model": "{photo}"}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
     ],
 )  # fmt: skip
