@@ -179,11 +179,13 @@ def run(name: str, method: Method, cases: Sequence[Case], *, border_px: int, don
         seconds = time.perf_counter() - started
         found.append(restored)
         peaks.append(memory.peak_bytes)
-        pictures.append({"picture": case.name, "seconds": seconds, "megapixels": case.clean.shape[0] * case.clean.shape[1] / 1e6, **asdict(measure(case.clean, restored, border_px=border_px))})
+        megapixels = case.clean.shape[0] * case.clean.shape[1] / 1e6
+        pictures.append({"picture": case.name, "seconds": seconds, "megapixels": megapixels, **asdict(measure(case.clean, restored, border_px=border_px))})
         done()
     means = {field: fmean(one[field] for one in pictures) for field in Quality.__dataclass_fields__}
     peak = None if None in peaks else max(peaks) / 1e6
-    return Row(name, cases[0].task, **means, seconds_per_megapixel=sum(one["seconds"] for one in pictures) / sum(one["megapixels"] for one in pictures), peak_megabytes=peak, pictures=pictures), found
+    rate = sum(one["seconds"] for one in pictures) / sum(one["megapixels"] for one in pictures)
+    return Row(name, cases[0].task, **means, seconds_per_megapixel=rate, peak_megabytes=peak, pictures=pictures), found
 
 
 def report(settings: EvalRestorerConfig, rows: Sequence[Row], models: Mapping[str, Restorer]) -> None:
@@ -196,7 +198,8 @@ def report(settings: EvalRestorerConfig, rows: Sequence[Row], models: Mapping[st
         table.add_column(column)
     for row in rows:
         peak = "" if row.peak_megabytes is None else f"{row.peak_megabytes:.0f}"
-        table.add_row(row.task, row.method, f"{row.psnr_db:.2f}", f"{row.psnr_y_db:.2f}", f"{row.ssim:.4f}", f"{row.ssim_y:.4f}", f"{row.gmsd:.4f}", f"{row.seconds_per_megapixel:.2f}", peak)
+        qualities = (f"{row.psnr_db:.2f}", f"{row.psnr_y_db:.2f}", f"{row.ssim:.4f}", f"{row.ssim_y:.4f}", f"{row.gmsd:.4f}")
+        table.add_row(row.task, row.method, *qualities, f"{row.seconds_per_megapixel:.2f}", peak)
     console().print(table)
     log.info("%s: restoration.json%s", output, ", sheet.png" if settings.sheet_pictures else "")
 

@@ -21,7 +21,10 @@ Kind = Literal["algorithmicallyEnhanced", "trainedAlgorithmicMedia", "compositeW
 GENERATED: tuple[Kind, ...] = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 PNG_KEYWORD = "XML:com.adobe.xmp"  # XMP specification, part 3
-SPACES = {"rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", "xmp": "http://ns.adobe.com/xap/1.0/", "lcl": "urn:lcl:origin-mark/1#"}
+SPACES = {
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/", "xmp": "http://ns.adobe.com/xap/1.0/",
+    "lcl": "urn:lcl:origin-mark/1#",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,10 @@ class Mark:
 def to_xmp(mark: Mark) -> bytes:
     """The mark as an XMP packet."""
     spaces = " ".join(f"xmlns:{name}={quoteattr(address)}" for name, address in SPACES.items())
-    fields = {"Iptc4xmpExt:DigitalSourceType": VOCABULARY + mark.kind, "xmp:CreatorTool": "lcl", "lcl:ModelSHA256": mark.model_sha256, "lcl:SourceSHA256": mark.source_sha256, "lcl:Settings": mark.settings}
+    fields = {
+        "Iptc4xmpExt:DigitalSourceType": VOCABULARY + mark.kind, "xmp:CreatorTool": "lcl",
+        "lcl:ModelSHA256": mark.model_sha256, "lcl:SourceSHA256": mark.source_sha256, "lcl:Settings": mark.settings,
+    }  # fmt: skip
     body = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields.items() if value)
     description = f'<rdf:Description rdf:about="">{body}</rdf:Description>'
     packet = f'<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF {spaces}>{description}</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'

@@ -51,7 +51,11 @@ class TrainDetectorConfig:
         self.degradations.check()
 
 
-PRESETS = {"toy": TrainDetectorConfig(degradations=DegradationConfig(tasks=("noise", "low_light")), crop_px=16, fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4))}
+PRESETS = {
+    "toy": TrainDetectorConfig(
+        degradations=DegradationConfig(tasks=("noise", "low_light")), crop_px=16, fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4)
+    )
+}
 
 
 class DetectorTask:
@@ -87,14 +91,19 @@ def main(settings: TrainDetectorConfig) -> None:
             crops = Crops(list_photographs(Path(settings.photographs)), side_px=settings.crop_px, seed=settings.fit.seed)
             task = DetectorTask(settings, crops, load_encoder(settings.encoder))
         detector = task.module.detector
+        inputs = {
+            "photographs": Input(crops.fingerprint, f"the photographs in {settings.photographs}"), "encoder": Input(detector.encoder.fingerprint, f"the encoder {settings.encoder}"),
+        }  # fmt: skip
         weights = fit(
             task, settings.fit, settings.optimizer, ranks, output=Path(settings.output), run_config=settings, identity={"detector": to_dict(detector.settings)},
-            inputs={"photographs": Input(crops.fingerprint, f"the photographs in {settings.photographs}"), "encoder": Input(detector.encoder.fingerprint, f"the encoder {settings.encoder}")},
-            show=("loss", "accuracy", "decibels_off"),
+            inputs=inputs, show=("loss", "accuracy", "decibels_off"),
         )  # fmt: skip
         if weights is not None:
             prefix = "detector."
-            about = {"pictures": crops.fingerprint, "num_pictures": len(crops), "degradations": to_dict(settings.degradations), "steps": settings.fit.steps, "seed": settings.fit.seed, "commit": commit()}
+            about = {
+                "pictures": crops.fingerprint, "num_pictures": len(crops), "degradations": to_dict(settings.degradations),
+                "steps": settings.fit.steps, "seed": settings.fit.seed, "commit": commit(),
+            }  # fmt: skip
             path = Path(settings.output) / "detector.safetensors"
             save_detector(path, detector, {name.removeprefix(prefix): value for name, value in weights.items()}, about)
             log.info("%s: tells %s", path, ", ".join(detector.settings.tasks))

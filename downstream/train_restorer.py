@@ -98,7 +98,8 @@ def write_restorer(task: RestorerTask, config: TrainRestorerConfig, weights: dic
     }  # fmt: skip
     path = Path(config.output) / "restorer.safetensors"
     tasks = ("pairs",) if config.pairs else config.degradations.tasks
-    save_restorer(path, {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}, config.model, kind=config.objective.kind, tasks=tasks, about=about)
+    network = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    save_restorer(path, network, config.model, kind=config.objective.kind, tasks=tasks, about=about)
     log.info("%s: %.2f MB, trained for %s", path, path.stat().st_size / 1e6, ", ".join(tasks))
 
 

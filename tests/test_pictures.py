@@ -70,7 +70,8 @@ def test_8_bits_come_back_with_alpha_exif_profile_and_mark(channels: int, ending
 def test_16_bits_come_back(channels: int) -> None:
     source = read_picture(saved(random(11, 7, 3), exif=b"Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x00\x00\x00\x00\x00", icc_profile=b"profile"))
     array = random(11, 7, channels, kind=np.uint16)
-    deep = type(source)(torch.from_numpy(array[:, :, : min(channels, 3)].astype(np.float32) / 65535).permute(2, 0, 1), array[:, :, 3:] if channels == 4 else None, 16, source.exif, source.profile, b"")  # fmt: skip
+    pixels = torch.from_numpy(array[:, :, : min(channels, 3)].astype(np.float32) / 65535).permute(2, 0, 1)
+    deep = type(source)(pixels, array[:, :, 3:] if channels == 4 else None, 16, source.exif, source.profile, b"")
     data = write_picture(deep, ".png", mark=MARK)
     found = read_picture(data)
     assert found.bits == 16 and torch.equal(found.pixels, deep.pixels) and read_mark(data) == MARK and found.profile == b"profile"
@@ -102,8 +103,8 @@ def refused() -> list[tuple[str, bytes, str]]:
     Image.new("CMYK", (8, 8)).save(press, "JPEG")
     whole = saved(random(64, 64, 3))
     return [
-        ("empty", b"", "the file is empty"), ("text", b"no picture", "image_unknown_format"), ("moving", moving.getvalue(), "has 3 frames"), ("CMYK", press.getvalue(), "has CMYK channels"),
-        ("cut", whole[: len(whole) // 2], "cannot be read"), ("float", _tiff(), "image_unknown_format"),
+        ("empty", b"", "the file is empty"), ("text", b"no picture", "image_unknown_format"), ("moving", moving.getvalue(), "has 3 frames"),
+        ("CMYK", press.getvalue(), "has CMYK channels"), ("cut", whole[: len(whole) // 2], "cannot be read"), ("float", _tiff(), "image_unknown_format"),
     ]  # fmt: skip
 
 

@@ -36,7 +36,8 @@ def trembled(settings: NetworkConfig = NETWORK, *, seed: int = 0) -> UNet:
 def restorer(name: str) -> Restorer:
     form, process = KINDS[name]
     kind = "ir_cm" if name == "denoising" else name
-    return Restorer(trembled(), RestorerConfig(network=NETWORK, process=ProcessConfig(kind=process, noise_255=70.0 if process == "denoising" else 10.0), form=form), kind, ("rain",), {}, "0" * 64)
+    settings = RestorerConfig(network=NETWORK, process=ProcessConfig(kind=process, noise_255=70.0 if process == "denoising" else 10.0), form=form)
+    return Restorer(trembled(), settings, kind, ("rain",), {}, "0" * 64)
 
 
 @pytest.mark.parametrize("settings", [NETWORK, NetworkConfig(), NetworkConfig(widths=(4, 4, 6), num_blocks=(2, 1, 3))], ids=("toy", "small", "uneven"))
@@ -111,10 +112,10 @@ def pair(number: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return clean, (clean * 0.8 + 0.1).clamp(0, 1)
 
 
-def loss_of(network: UNet, settings: ObjectiveConfig, *, form: str = "residual", process: ProcessConfig | None = None, linear: bool = False, seed: int = 0, deviation: float = 0.1) -> Losses:
+def loss_of(network: UNet, settings: ObjectiveConfig, *, form: str = "residual", process: ProcessConfig | None = None, linear: bool = False, seed: int = 0) -> Losses:
     clean, degraded = pair()
     objective = RestorerObjective(network, Process(process or ProcessConfig()), settings, form=form)
-    found = objective(clean, degraded, torch.full((len(clean),), deviation), linear, torch.Generator().manual_seed(seed))
+    found = objective(clean, degraded, torch.full((len(clean),), 0.1), linear, torch.Generator().manual_seed(seed))
     return Losses(found.loss.detach(), found.metrics)
 
 
@@ -147,7 +148,8 @@ def test_the_linear_stage_has_states_around_the_degraded_picture() -> None:
     clean, degraded = pair()
     settings = ObjectiveConfig(end_fraction=0.0)
     apart = float((degraded - clean).abs().mean())
-    linear, ordinary = (float(torch.stack([loss_of(Known(clean), settings, linear=value, seed=seed).metrics["origin_error"] for seed in range(8)]).mean()) for value in (True, False))
+    errors = [[loss_of(Known(clean), settings, linear=value, seed=seed).metrics["origin_error"] for seed in range(8)] for value in (True, False)]
+    linear, ordinary = (float(torch.stack(found).mean()) for found in errors)
     assert linear > 1.5 * ordinary and linear < apart
     two = ObjectiveConfig(stages="two", linear_fraction=0.25)
     assert [two.linear(step, num_steps=8) for step in range(4)] == [True, True, False, False] and not ObjectiveConfig().linear(0, num_steps=8)
@@ -227,7 +229,10 @@ def test_files_that_are_no_restorers(tmp_path: Path) -> None:
         ({}, "give either --photographs"), ({"photographs": "a", "pairs": "b"}, "give either --photographs"), ({"photographs": "a", "crop_px": 20}, "takes multiples of 8"),
         ({"photographs": "a", "objective": ObjectiveConfig(kind="ir_sde")}, "--model.form noise"),
         ({"photographs": "a", "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))}, "is for Gaussian noise"),
-        ({"photographs": "a", "degradations": DegradationConfig(tasks=("noise",), noise_255=(5.0, 80.0)), "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))}, "goes to 80"),
+        (
+            {"photographs": "a", "degradations": DegradationConfig(tasks=("noise",), noise_255=(5.0, 80.0)), "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))},
+            "goes from 5 to 80",
+        ),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit(changed: dict, message: str) -> None:

@@ -147,7 +147,8 @@ def test_a_folder_of_every_sort(run: Run, whole: Path, mixed_folder: Path, tmp_p
     model = whole / "restorer.safetensors"
     told = run("lcl", "restore", mixed_folder, tmp_path / "out", "--model", model, "--steps", 2, "--tile-px", 32)
     assert_one_line_error(told, "5 of 11 files failed")
-    for name, message in (("empty.png", "the file is empty"), ("cut.png", "cannot be read"), ("text.png", "image_unknown_format"), ("press.jpg", "has CMYK channels"), ("moving.gif", "has 2 frames")):
+    failures = {"empty.png": "the file is empty", "cut.png": "cannot be read", "text.png": "image_unknown_format", "press.jpg": "has CMYK channels", "moving.gif": "has 2 frames"}
+    for name, message in failures.items():
         assert sum(name in line and message in line for line in told.stderr.splitlines()) == 1, name
     made = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert made == {"photo.png", "below/grey.png", "clear.png", "one.png", "wide.png", "deep.png"}
@@ -163,7 +164,8 @@ def test_a_folder_of_every_sort(run: Run, whole: Path, mixed_folder: Path, tmp_p
 def test_single_pictures_options_and_seeds(photographs: Path, tmp_path: Path) -> None:
     made, model, source = restorer("ir_cm"), tmp_path / "made.safetensors", photographs / "0.png"
     save_restorer(model, made.network.state_dict(), made.settings, kind="ir_cm", tasks=("rain",), about={})
-    for name, options in (("a.png", {}), ("b.png", {"tile_px": 0}), ("c.png", {"seed": 1}), ("d.webp", {}), ("e.jpg", {"task": "rain"}), ("f.png", {"uncertainty": 3, "no_mark": True})):
+    given = {"a.png": {}, "b.png": {"tile_px": 0}, "c.png": {"seed": 1}, "d.webp": {}, "e.jpg": {"task": "rain"}, "f.png": {"uncertainty": 3, "no_mark": True}}
+    for name, options in given.items():
         restored(model, source, tmp_path / name, **options)
     one, again, other, webp, jpeg = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png", "d.webp", "e.jpg"))
     assert one == again and not torch.equal(read_picture(one).pixels, read_picture(other).pixels)
@@ -191,12 +193,13 @@ def test_nothing_half_written_stays(whole: Path, photographs: Path, tmp_path: Pa
 def test_the_report(photographs: Path, whole: Path, tmp_path: Path) -> None:
     eval_restorer.main(
         EvalRestorerConfig(
-            models=(str(whole / "restorer.safetensors"),), photographs=str(photographs), degradations=DegradationConfig(tasks=("rain", "noise")), max_photographs=2, crop_px=32, border_px=2,
-            output=str(tmp_path / "out"),
+            models=(str(whole / "restorer.safetensors"),), photographs=str(photographs), degradations=DegradationConfig(tasks=("rain", "noise")), max_photographs=2,
+            crop_px=32, border_px=2, output=str(tmp_path / "out"),
         )
     )  # fmt: skip
     rows = json.loads((tmp_path / "out" / "restoration.json").read_text())["measured"]["rows"]
-    assert {(row["task"], row["method"]) for row in rows} >= {("rain", "identity"), ("noise", "non-local means"), ("rain", "restorer, ir_cm, 1 step"), ("noise", "restorer, ir_cm, 2 steps")}
+    found = {(row["task"], row["method"]) for row in rows}
+    assert found >= {("rain", "identity"), ("noise", "non-local means"), ("rain", "restorer, ir_cm, 1 step"), ("noise", "restorer, ir_cm, 2 steps")}
     with Image.open(list_photographs(photographs)[0]) as image:
         pixels = np.asarray(image)[4:36, 9:41]
     made = degrade(to_tensor(pixels), DegradationConfig(tasks=("noise",)), np.random.default_rng([0, *b"0.png noise"])).pixels
@@ -216,7 +219,9 @@ def test_the_report(photographs: Path, whole: Path, tmp_path: Path) -> None:
         (("--photographs", "{photographs}", "--start-from", "{model}", "--model.network.widths", "4", "4"), "has another network or form"),
     ],
 )  # fmt: skip
-def test_mistakes_in_training_are_a_line(options: tuple[str, ...], message: str, photographs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_mistakes_in_training_are_a_line(
+    options: tuple[str, ...], message: str, photographs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """By the command's own parser, without the processes that it would start."""
     (tmp_path / "empty").mkdir()
     names = {"empty": tmp_path / "empty", "photographs": photographs, "model": whole / "restorer.safetensors"}
@@ -234,8 +239,8 @@ def test_mistakes_in_training_are_a_line(options: tuple[str, ...], message: str,
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"output": ""}, "where the result goes"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "this model was trained for rain"), ({"uncertainty": 1}, "give 2 or more"),
-        ({"model": "{photo}"}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
+        ({"output": ""}, "where the result goes"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "this model was trained for rain"),
+        ({"uncertainty": 1}, "give 2 or more"), ({"model": "{photo}"}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
     ],
 )  # fmt: skip
 def test_mistakes_in_restoring_are_a_line(changed: dict[str, object], message: str, photographs: Path, whole: Path, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from downstream.photographs import to_bytes, to_tensor
 from lcl.core.config import config
 
 Picture = Float[Tensor, "3 height width"]
-Task = Literal["rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale", "mixed"]
+Part = Literal["rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale"]
+Task = Literal[Part, "mixed"]
 Range = tuple[float, float]
 """From and to; a strength is drawn evenly in between."""
 
@@ -54,7 +55,7 @@ class DegradationConfig:
     """Optical depth of the farthest places: exp(-depth) of their light arrives."""
     haze_airlight: Range = (0.7, 0.95)
     downscale_factor: Range = (2.0, 4.0)
-    mixed_parts: Annotated[tuple[Literal["rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale"], ...], Field(min_length=2)] = ("rain", "noise", "low_light", "jpeg")
+    mixed_parts: Annotated[tuple[Part, ...], Field(min_length=2)] = ("rain", "noise", "low_light", "jpeg")
     """What mixed chooses two of, done in this order."""
 
     def check(self) -> None:
@@ -94,7 +95,10 @@ def _one(x: Picture, task: str, settings: DegradationConfig, rng: np.random.Gene
         deviation = drawn("noise_255")
         return gaussian_noise(x, rng, deviation_255=deviation), deviation
     made: dict[str, Callable[[], Picture]] = {
-        "rain": lambda: rain(x, rng, streaks=drawn("rain_streaks"), length_px=drawn("rain_length_px"), width_px=drawn("rain_width_px"), angle_degrees=drawn("rain_angle_degrees"), brightness=drawn("rain_brightness")),
+        "rain": lambda: rain(
+            x, rng, streaks=drawn("rain_streaks"), length_px=drawn("rain_length_px"), width_px=drawn("rain_width_px"), angle_degrees=drawn("rain_angle_degrees"),
+            brightness=drawn("rain_brightness"),
+        ),
         "shot_noise": lambda: shot_noise(x, rng, photons=drawn("shot_photons")),
         "motion_blur": lambda: motion_blur(x, length_px=drawn("motion_length_px"), angle_degrees=drawn("motion_angle_degrees")),
         "defocus": lambda: defocus(x, radius_px=drawn("defocus_radius_px")),

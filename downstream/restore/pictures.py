@@ -59,7 +59,8 @@ def read_picture(data: bytes) -> Picture:
     most = np.iinfo(numbers.dtype).max
     pixels = torch.from_numpy(numbers[:, :, :channels].astype(np.float32) / most)
     alpha = numbers[:, :, channels:] if numbers.shape[2] > channels else None
-    return Picture(rearrange(pixels, "height width channels -> channels height width"), alpha, 8 * numbers.itemsize, info.get("exif", b""), info.get("icc_profile", b""), xmp_of(info))
+    pixels = rearrange(pixels, "height width channels -> channels height width")
+    return Picture(pixels, alpha, 8 * numbers.itemsize, info.get("exif", b""), info.get("icc_profile", b""), xmp_of(info))
 
 
 def write_picture(picture: Picture, ending: str, *, mark: Mark | None) -> bytes:

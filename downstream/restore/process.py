@@ -115,7 +115,8 @@ class Process:
         """The t with sqrt(v_t) = deviation, by bisection. Raises ValueError for one that is not between 0 and that of T."""
         wanted, most = deviation.double(), float(self._deviation(torch.tensor(self.end)))
         if (wanted < 0).any() or (wanted > most).any():
-            raise ValueError(f"noise of {255 * float(wanted.max()):.1f} levels of 8 bits is not between 0 and {255 * most:.1f}, the most of this process: train with a larger noise_255")
+            given = 255 * float(wanted.max())
+            raise ValueError(f"noise of {given:.1f} levels of 8 bits is not between 0 and {255 * most:.1f}, the most of this process: train with a larger noise_255")
         low, high = torch.zeros_like(wanted), torch.full_like(wanted, self.end)
         for _ in range(60):
             middle = (low + high) / 2

@@ -46,10 +46,13 @@ class TrainRestorerConfig:
         if self.crop_px % stride:
             raise ValueError(f"crop_px is {self.crop_px}: a network of {len(self.model.network.widths)} scales takes multiples of {stride}")
         if self.model.process.kind == "denoising":
+            (least, most), limit = self.degradations.noise_255, self.model.process.noise_255
             if self.pairs or self.degradations.tasks != ("noise",):
-                raise ValueError("model.process.kind denoising is for Gaussian noise of known strength: give --photographs and --degradations.tasks noise, or --model.process.kind reverting")
-            if self.degradations.noise_255[1] > 0.999 * self.model.process.noise_255 or not self.degradations.noise_255[0]:
-                raise ValueError(f"degradations.noise_255 goes to {self.degradations.noise_255[1]:g}: a denoising process takes noise above 0 and below model.process.noise_255, {self.model.process.noise_255:g}")
+                raise ValueError(
+                    "model.process.kind denoising is for Gaussian noise of known strength: give --photographs and --degradations.tasks noise, or --model.process.kind reverting"
+                )
+            if most > 0.999 * limit or not least:
+                raise ValueError(f"degradations.noise_255 goes from {least:g} to {most:g}: a denoising process takes noise above 0 and below model.process.noise_255, {limit:g}")
 
 
 SMALL = TrainRestorerConfig(
