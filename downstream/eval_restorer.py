@@ -26,7 +26,7 @@ from downstream.peak_memory import PeakMemory
 from downstream.photographs import list_photographs, read_photograph, to_bytes, to_tensor
 from downstream.restore.baselines import BASELINES
 from downstream.restore.degradations import DegradationConfig, degrade
-from downstream.restore.model_file import Restorer, load_restorer
+from downstream.restore.model_file import Device, Restorer, load_restorer
 from downstream.restore.pairs import list_pairs
 from downstream.restore.quality import Quality, measure
 from downstream.restore.restoring import STEPS, restore
@@ -70,6 +70,8 @@ class EvalRestorerConfig:
     """Pictures on the sheet, of each task; 0: no sheet."""
     tile_px: Annotated[int, Field(ge=0)] = 512
     seed: Annotated[int, Field(ge=0)] = 0
+    device: Device = "cpu"
+    """Of restorers; memory is measured of the CPU's alone."""
     threads: Annotated[int, Field(ge=1)] = 1
 
 
@@ -110,7 +112,7 @@ def main(settings: EvalRestorerConfig) -> None:
     if bool(settings.photographs) == bool(settings.pairs):
         raise ValueError("give either --photographs, a folder of clean photographs, or --pairs, a folder with GT and LQ")
     settings.degradations.check()
-    models = {path: load_restorer(Path(path)) for path in settings.models}
+    models = {path: load_restorer(Path(path), device=settings.device) for path in settings.models}
     methods = methods_of(settings, models)
     cases = read_cases(settings)
     rows: list[Row] = []

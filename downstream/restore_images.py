@@ -21,7 +21,7 @@ from pydantic import Field
 
 from downstream.folders import Made, convert, pairs_of
 from downstream.origin_marks import Mark, kind_after, saving_options
-from downstream.restore.model_file import Restorer, load_restorer
+from downstream.restore.model_file import Device, Restorer, load_restorer
 from downstream.restore.pictures import FORMATS, Picture, read_picture, write_picture
 from downstream.restore.restoring import STEPS, disagreement, restore
 from downstream.restore.sampling import Method
@@ -58,13 +58,14 @@ class RestoreConfig:
     """Leave out the mark of origin."""
     tile_px: Annotated[int, Field(ge=0)] = 512
     """Side of the tiles in which large pictures are computed, to bound memory; 0: at once."""
+    device: Device = "cpu"
     threads: Annotated[int, Field(ge=1)] = 1
 
 
 def main(settings: RestoreConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_restorer(Path(settings.model))
+    trained = load_restorer(Path(settings.model), device=settings.device)
     check(settings, trained)
     pairs = pairs_of(Path(settings.input), Path(settings.output), endings=ENDINGS, ending=settings.ending)
     convert(pairs, partial(restore_file, trained=trained, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")

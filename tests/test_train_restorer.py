@@ -240,7 +240,7 @@ def test_mistakes_in_training_are_a_line(
     ("changed", "message"),
     [
         ({"output": ""}, "where the result goes"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "this model was trained for rain"),
-        ({"uncertainty": 1}, "give 2 or more"), ({"model": "{photo}"}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
+        ({"uncertainty": 1}, "give 2 or more"), ({"device": "cuda"}, "PyTorch sees no such device"), ({"model": "{photo}"}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
     ],
 )  # fmt: skip
 def test_mistakes_in_restoring_are_a_line(changed: dict[str, object], message: str, photographs: Path, whole: Path, tmp_path: Path) -> None:

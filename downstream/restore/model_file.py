@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from downstream.restore.consistency import Form
 from downstream.restore.network import NetworkConfig, UNet
-from downstream.restore.objective import Kind
 from downstream.restore.process import Process, ProcessConfig
 from lcl.core.config import config, from_dict, to_dict
 from lcl.core.files import open_aside, sha256_of
 
+Kind = Literal["regression", "ir_sde", "ir_cm"]
+"""How it was trained, and so how it is used (downstream/restore/objective.py)."""
+Device = Literal["cpu", "cuda"]
 SCHEMA = "lcl-restorer/1"
 METADATA = "lcl"  # one entry: safetensors writes several in an order of its own, and the file's bytes are its name
 
@@ -50,6 +52,10 @@ class Restorer:
     def process(self) -> Process:
         return Process(self.settings.process)
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
 
 def save_restorer(path: Path, weights: Mapping[str, Tensor], settings: RestorerConfig, *, kind: Kind, tasks: tuple[str, ...], about: Mapping[str, Any]) -> None:
     metadata = {"schema": SCHEMA, "settings": to_dict(settings), "kind": kind, "tasks": list(tasks), "about": dict(about)}
@@ -57,8 +63,10 @@ def save_restorer(path: Path, weights: Mapping[str, Tensor], settings: RestorerC
         file.write(save({name: value.contiguous() for name, value in weights.items()}, {METADATA: json.dumps(metadata, sort_keys=True)}))
 
 
-def load_restorer(path: Path) -> Restorer:
-    """Raises ValueError for a file that is not there, is damaged or is no restorer."""
+def load_restorer(path: Path, *, device: Device = "cpu") -> Restorer:
+    """Raises ValueError for a file that is not there, is damaged or is no restorer, and for a device that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: PyTorch sees no such device here; leave it out, or install a PyTorch for this machine's")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `train_restorer.py` makes restorers")
     try:
@@ -74,5 +82,5 @@ def load_restorer(path: Path) -> Restorer:
     settings = from_dict(RestorerConfig, metadata["settings"], origin=str(path))
     network = UNet(settings.network)
     network.load_state_dict(tensors)
-    network = network.to(memory_format=torch.channels_last).eval()  # twice as fast on a CPU
+    network = network.to(device, memory_format=torch.channels_last).eval()  # twice as fast on a CPU
     return Restorer(network, settings, metadata["kind"], tuple(metadata["tasks"]), metadata["about"], sha256_of(path))

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from downstream.fit import Losses
 from downstream.restore.consistency import Form, consistent, origin
+from downstream.restore.model_file import Kind
 from downstream.restore.network import UNet
 from downstream.restore.perceptual import PerceptualDistance
 from downstream.restore.process import Images, Process, Times
 from lcl.core.config import config
 
-Kind = Literal["regression", "ir_sde", "ir_cm"]
 HUBER = 0.03  # c of sqrt(d^2 + c^2) - c, in pixels: a few levels of 8 bits count as squares
 
 

@@ -26,7 +26,7 @@ Pixels = Float[Tensor, "3 height width"]
 def restore(
     trained: Restorer, degraded: Pixels, *, num_steps: int = 0, seed: int = 0, tile_px: int = 0, method: Method = "posterior", noise_255: float = 0.0,
 ) -> Pixels:
-    """The restored picture, of pixels in [0, 1]; equal for an equal seed.
+    """The restored picture, of pixels in [0, 1]; equal for an equal seed on the same machine.
 
     `num_steps` 0: as many as its kind of training is made for. `tile_px` 0: at once. `noise_255` is the deviation of the noise, for a denoising model;
     0: estimated. Raises ValueError for a number of steps that the model does not take.
@@ -37,7 +37,7 @@ def restore(
     network, process = trained.network, trained.process
     stride = network.stride_px
     height, width = degraded.shape[-2:]
-    given = padded(degraded[None], stride)
+    given = padded(degraded[None].to(trained.device), stride)
 
     def said(x: Images, t: Times) -> Images:
         share = t / process.end
@@ -62,7 +62,7 @@ def restore(
             restored = many_steps(process, estimate, given, generator, num_steps=num_steps, method=method, deviation=deviation)
         else:
             restored = consistency_steps(process, lambda x, t: consistent(process, estimate(x, t), x, t), given, generator, num_steps=num_steps, deviation=deviation)
-    return restored[0, :, :height, :width].clamp(0, 1)
+    return restored[0, :, :height, :width].clamp(0, 1).cpu()
 
 
 def disagreement(samples: list[Pixels]) -> Float[Tensor, "height width"]:
