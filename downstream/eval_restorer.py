@@ -83,7 +83,6 @@ class Case:
     task: str
     clean: Pixels
     degraded: Pixels
-    noise_255: float
 
 
 Method = Callable[[Case], Pixels]
@@ -153,14 +152,14 @@ def read_cases(settings: EvalRestorerConfig) -> list[Case]:
     limit = settings.max_photographs or None
     if settings.pairs:
         found = [(clean.name, *(middle(read_photograph(path), settings.crop_px) for path in (clean, degraded))) for clean, degraded in list_pairs(Path(settings.pairs))[:limit]]
-        return [Case(name, "pairs", clean, degraded, 0.0) for name, clean, degraded in found]
+        return [Case(name, "pairs", clean, degraded) for name, clean, degraded in found]
     cases = []
     for path in list_photographs(Path(settings.photographs))[:limit]:
         clean = middle(read_photograph(path), settings.crop_px)
         for task in settings.degradations.tasks:
             rng = np.random.default_rng([settings.seed, *f"{path.name} {task}".encode()])
             made = degrade(to_tensor(clean), replace(settings.degradations, tasks=(task,)), rng)
-            cases.append(Case(path.name, task, clean, to_bytes(made.pixels), made.noise_255))
+            cases.append(Case(path.name, task, clean, to_bytes(made.pixels)))
     return cases
 
 

@@ -93,6 +93,9 @@ def test_jpeg_and_palettes() -> None:
     Image.fromarray(random(8, 8, 3)).convert("P").save(buffer, "GIF")
     assert read_picture(buffer.getvalue()).pixels.shape == (3, 8, 8)
     assert read_picture(saved(random(1, 1, 3))).pixels.shape == (3, 1, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(random(8, 12, 3)).save(buffer, "MPO", save_all=True, append_images=[Image.fromarray(random(4, 4, 3))])
+    assert read_picture(buffer.getvalue()).pixels.shape == (3, 8, 12), "what phones write: a JPEG with more behind it"
 
 
 def refused() -> list[tuple[str, bytes, str]]:

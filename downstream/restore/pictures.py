@@ -47,14 +47,10 @@ def read_picture(data: bytes) -> Picture:
         raise ValueError("the file is empty")
     try:
         image = probe_image(data)
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"has {image.n_frames} frames: give single pictures")
-        if image.mode == "CMYK":
-            raise ValueError("has CMYK channels, whose colours depend on a press: convert it to RGB first")
-        info = dict(image.info)
-        numbers = _read_numbers(data, image)
     except Rejected as error:
         raise ValueError(f"cannot be read ({error})") from error
+    info = dict(image.info)
+    numbers = _read_numbers(data, image)
     channels = 1 if numbers.shape[2] < 3 else 3
     most = np.iinfo(numbers.dtype).max
     pixels = torch.from_numpy(numbers[:, :, :channels].astype(np.float32) / most)
@@ -88,7 +84,12 @@ def write_picture(picture: Picture, ending: str, *, mark: Mark | None) -> bytes:
 def _read_numbers(data: bytes, image: Image.Image) -> Numbers:
     """Grey, grey and alpha, RGB or RGBA. Raises ValueError as `read_picture`."""
     raw = image.tile[0].args if image.format == "PNG" and image.tile else ""
+    if image.mode == "CMYK":
+        raise ValueError("has CMYK channels, whose colours depend on a press: convert it to RGB first")
     try:
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # cameras put previews and depth behind a JPEG; the photograph is the first
+        if frames > 1:
+            raise ValueError(f"has {frames} frames: give single pictures")
         if isinstance(raw, str) and raw.endswith(";16B"):
             if raw == "LA;16B" or "transparency" in image.info:
                 raise ValueError("is a 16-bit PNG of grey with alpha or with a transparent colour: save it with RGBA channels")
