@@ -35,7 +35,7 @@ class RestorerTask:
         network = UNet(config.model.network)
         if config.start_from:
             network.load_state_dict(starting_weights(config))
-        self.module = RestorerObjective(network, Process(config.model.process), config.objective, form=config.model.form, perceptual=perceptual)
+        self.module = RestorerObjective(network, Process(config.model.process), config.objective, form=config.model.form, boundary=config.model.boundary, perceptual=perceptual)
         self.config, self.pairs = config, pairs
 
     def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor, bool, torch.Generator]:

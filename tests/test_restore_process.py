@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from downstream.restore.consistency import consistent, origin
+from downstream.restore.consistency import consistent, origin, share_of_estimate
 from downstream.restore.process import Process, ProcessConfig
 from downstream.restore.sampling import consistency_steps, many_steps, start
 
@@ -134,13 +134,18 @@ def test_a_step_of_the_flow_solves_its_equation(process: Process) -> None:
 
 @pytest.mark.parametrize("process", [REVERTING, DENOISING], ids=("reverting", "denoising"))
 @pytest.mark.parametrize("form", ["residual", "noise"])
-def test_the_boundary_condition(process: Process, form: str) -> None:
-    """f(x, 0) = x whatever the network says; at T f is the estimate."""
+@pytest.mark.parametrize("boundary", ["time", "noise"])
+def test_the_boundary_condition(process: Process, form: str, boundary: str) -> None:
+    """f(x, 0) = x whatever the network says; at T f is the estimate; in between the estimate's share only grows."""
     x_t, degraded, said = pictures(2), pictures(2, seed=2), 30 * noise(pictures(2))
-    assert torch.equal(consistent(process, origin(process, said, x_t, degraded, times(0.0, 0.0), form=form), x_t, torch.zeros(2)), x_t)
+    assert torch.equal(consistent(process, origin(process, said, x_t, degraded, times(0.0, 0.0), form=form), x_t, torch.zeros(2), boundary=boundary), x_t)
     last = torch.full((2,), process.end)
     estimate = origin(process, said, x_t, degraded, last, form=form)
-    assert torch.equal(consistent(process, estimate, x_t, last), estimate)
+    torch.testing.assert_close(consistent(process, estimate, x_t, last, boundary=boundary), estimate)
+    shares = share_of_estimate(process, torch.linspace(0, process.end, 201), boundary=boundary).flatten()
+    assert (shares.diff() >= 0).all() and shares[0] == 0 and shares[-1] == pytest.approx(1)
+    seen = 0.95 if boundary == "noise" else 0.5
+    assert shares[100] == pytest.approx(seen, abs=0.06)
 
 
 @pytest.mark.parametrize("process", [REVERTING, DENOISING], ids=("reverting", "denoising"))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from downstream.restore.consistency import Form
+from downstream.restore.consistency import Boundary, Form
 from downstream.restore.network import NetworkConfig, UNet
 from downstream.restore.process import Process, ProcessConfig
 from lcl.core.config import config, from_dict, to_dict
@@ -34,6 +34,8 @@ class RestorerConfig:
     process: ProcessConfig = ProcessConfig()
     form: Form = "residual"
     """What the network's output is: what is to be added to the degraded picture, or the noise in the state (needed by ir_sde)."""
+    boundary: Boundary = "time"
+    """How a consistency function passes from the state to the estimate: with the time, as published, or with the noise in the state."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from downstream.fit import Losses
-from downstream.restore.consistency import Form, consistent, origin
+from downstream.restore.consistency import Boundary, Form, consistent, origin
 from downstream.restore.model_file import Kind
 from downstream.restore.network import UNet
 from downstream.restore.perceptual import PerceptualDistance
@@ -62,10 +62,12 @@ class ObjectiveConfig:
 class RestorerObjective(nn.Module):
     """The network with what its training needs: the loss of a batch is its forward pass."""
 
-    def __init__(self, network: UNet, process: Process, settings: ObjectiveConfig, *, form: Form, perceptual: PerceptualDistance | None = None) -> None:
+    def __init__(
+        self, network: UNet, process: Process, settings: ObjectiveConfig, *, form: Form, boundary: Boundary = "time", perceptual: PerceptualDistance | None = None
+    ) -> None:
         super().__init__()
         settings.check(form=form)
-        self.network, self.process, self.settings, self.form, self._perceptual = network, process, settings, form, perceptual
+        self.network, self.process, self.settings, self.form, self.boundary, self._perceptual = network, process, settings, form, boundary, perceptual
 
     def forward(self, clean: Images, degraded: Images, deviation: Times, linear: bool, noise: torch.Generator) -> Losses:
         """The loss of these pairs. `deviation` of Gaussian noise in the degraded ones, in [0, 1], is for a denoising process; `noise` draws times and states."""
@@ -108,9 +110,9 @@ class RestorerObjective(nn.Module):
         x_0 = degraded if linear else clean
         mu = process.target(x_0, degraded)
         x_t, x_s = process.state(x_0, mu, t, given), process.state(x_0, mu, s, given)
-        f = consistent(process, self.estimate(x_t, degraded, t), x_t, t)
+        f = consistent(process, self.estimate(x_t, degraded, t), x_t, t, boundary=self.boundary)
         with torch.no_grad():
-            earlier = consistent(process, self.estimate(x_s, degraded, s), x_s, s)
+            earlier = consistent(process, self.estimate(x_s, degraded, s), x_s, s, boundary=self.boundary)
         apart = _distance(f - earlier, settings.distance)
         anchor = self._origin_loss(f, clean)
         return Losses(apart + settings.origin_weight * anchor.loss, {"consistency": apart.detach(), **anchor.metrics})

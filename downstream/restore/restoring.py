@@ -61,7 +61,10 @@ def restore(
         if trained.kind == "ir_sde":
             restored = many_steps(process, estimate, given, generator, num_steps=num_steps, method=method, deviation=deviation)
         else:
-            restored = consistency_steps(process, lambda x, t: consistent(process, estimate(x, t), x, t), given, generator, num_steps=num_steps, deviation=deviation)
+            boundary = trained.settings.boundary
+            restored = consistency_steps(
+                process, lambda x, t: consistent(process, estimate(x, t), x, t, boundary=boundary), given, generator, num_steps=num_steps, deviation=deviation
+            )
     return restored[0, :, :height, :width].clamp(0, 1).cpu()
 
 
