@@ -22,10 +22,11 @@ from PIL import Image
 from pydantic import Field
 
 from downstream.codec.complexity import complexity_of
-from downstream.codec.image_codec import decode, encode, padded
+from downstream.codec.image_codec import decode, encode
 from downstream.codec.model_file import load_codec
 from downstream.codec.refine import RefineConfig, refine_in_tiles
 from downstream.photographs import read_photograph, to_tensor
+from downstream.tiles import padded
 from lcl.core.config import config, run_command
 from lcl.core.logs import progress_bar, set_up_logging
 from lcl.measured import write_result

@@ -29,11 +29,12 @@ from pydantic import Field
 from torch import Tensor
 
 from downstream.codec.container import HEADER_BYTES
-from downstream.codec.image_codec import decode, encode, padded
+from downstream.codec.image_codec import decode, encode
 from downstream.codec.mean_scale import MeanScale
 from downstream.codec.model_file import CodecConfig, TrainedCodec, finish, load_codec
 from downstream.codec.published import learned
 from downstream.photographs import list_photographs, read_photograph, to_bytes, to_tensor
+from downstream.tiles import padded
 from lcl.core.config import config, run_command
 from lcl.core.logs import progress_bar, set_up_logging
 from lcl.measured import write_result

@@ -14,9 +14,9 @@ from PIL import Image
 from pydantic import Field
 
 from downstream.codec.container import unpack
-from downstream.codec.folders import convert, pairs_of
 from downstream.codec.image_codec import decode
 from downstream.codec.model_file import TrainedCodec, load_codec
+from downstream.folders import Made, convert, pairs_of
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 
@@ -42,13 +42,13 @@ def main(settings: DecodeConfig) -> None:
     convert(pairs, partial(expand, trained=trained, settings=settings), title="decoding")
 
 
-def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig) -> tuple[bytes, str]:
+def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig) -> Made:
     data = path.read_bytes()
     header, _ = unpack(data)
     pixels = decode(trained, data, tile_px=settings.tile_px if max(header.width, header.height) > settings.tile_px else 0)
     buffer = io.BytesIO()
     Image.fromarray(pixels if header.channels == 3 else pixels[:, :, 0]).save(buffer, "PNG")
-    return buffer.getvalue(), f"{header.width} x {header.height}"
+    return Made(buffer.getvalue(), f"{header.width} x {header.height}")
 
 
 if __name__ == "__main__":

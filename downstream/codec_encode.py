@@ -15,8 +15,7 @@ import tyro
 from pydantic import Field
 
 from downstream.codec.coding import Latents, Profile
-from downstream.codec.folders import convert, pairs_of
-from downstream.codec.image_codec import Encoded, decode, encode, padded
+from downstream.codec.image_codec import Encoded, decode, encode
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
@@ -24,7 +23,9 @@ from downstream.codec.refine import RefineConfig, Semantic, refine, refine_in_ti
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.searching import highest_level, lowest_level
 from downstream.codec.sight import Sight, SightConfig
+from downstream.folders import Made, convert, pairs_of
 from downstream.photographs import read_photograph, to_tensor
+from downstream.tiles import padded
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS
 from lcl.core.logs import set_up_logging
@@ -90,7 +91,7 @@ def main(settings: EncodeConfig) -> None:
     convert(pairs, partial(compress, trained=trained, settings=settings, semantic=semantic), title="encoding")
 
 
-def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, semantic: Semantic | None) -> tuple[bytes, str]:
+def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, semantic: Semantic | None) -> Made:
     """The compressed picture, and what to say of it."""
     pixels = read_photograph(path)
     if (pixels == pixels[:, :, :1]).all():
@@ -115,7 +116,7 @@ def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, seman
     data = at(level, refined=settings.refine > 0).data
     quality = psnr_db(pixels, decode(trained, data))
     height, width, _ = pixels.shape
-    return data, f"{len(data):,} bytes, {8 * len(data) / (height * width):.3f} bits per pixel, {quality:.2f} dB, level {level:g}"
+    return Made(data, f"{len(data):,} bytes, {8 * len(data) / (height * width):.3f} bits per pixel, {quality:.2f} dB, level {level:g}")
 
 
 def refine_latents(

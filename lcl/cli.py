@@ -44,6 +44,11 @@ COMMANDS = {
     "codec decode": ("downstream.codec_decode", "compressed pictures back to PNG"),
     "codec info": ("downstream.codec_info", "what is in compressed pictures, and whether they are whole"),
     "codec eval": ("downstream.eval_codec", "rate and quality of a codec beside JPEG, WebP, AVIF and JPEG 2000"),
+    "train restorer": ("downstream.train_restorer", "train a restorer on a folder of photographs, or of pairs"),
+    "train detector": ("downstream.train_detector", "train a head on an encoder to say what spoils pictures"),
+    "detect": ("downstream.detect_degradation", "what spoils pictures, and how much, by a trained detector"),
+    "restore": ("downstream.restore_images", "restore spoilt pictures with a trained restorer"),
+    "eval restorer": ("downstream.eval_restorer", "quality, seconds and memory of restorers beside classical filters"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
 }

@@ -10,7 +10,16 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", DS_ACCELE
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(["lcl.model", "lcl.vision", "lcl.text", "lcl.attention", "lcl.contrastive", "lcl.losses", "lcl.rows", "lcl.train_step", "lcl.evals.zero_shot", "lcl.evals.linear_probe", "lcl.evals.classification", "lcl.evals.retrieval", "lcl.evals.context_retrieval", "lcl.evals.evaluated", "lcl.evals.encode", "lcl.evals.examples", "lcl.evals.image_sets", "lcl.evals.attentive_probe", "lcl.evals.intervals", "lcl.alarms", "lcl.evals.knn", "lcl.evals.few_shot", "lcl.evals.scenes", "lcl.evals.dense_probe", "lcl.evals.fine_tune", "lcl.evals.caption_metrics", "lcl.evals.captioning", "lcl.evals.caption_decoder", "lcl.scorers", "lcl.exports.check", "lcl.exports.open_clip_tower", "lcl.exports.timm_names", "lcl.use.image_features", "lcl.use.neighbours", "lcl.use.pooling_attention", "downstream.codec.rounding", "downstream.codec.gaussian", "downstream.codec.factorised", "downstream.codec.model", "downstream.codec.layers", "downstream.codec.tables", "downstream.codec.integer", "downstream.codec.range_coder", "downstream.codec.image_codec", "downstream.codec.refine", "downstream.codec.sight", "downstream.codec.adapter", "downstream.photographs"], "beartype.beartype")
+CHECKED = [  # modules whose shapes and types are checked while tests run
+    "lcl.model", "lcl.vision", "lcl.text", "lcl.attention", "lcl.contrastive", "lcl.losses", "lcl.rows", "lcl.train_step", "lcl.alarms", "lcl.scorers",
+    "lcl.evals.zero_shot", "lcl.evals.linear_probe", "lcl.evals.classification", "lcl.evals.retrieval", "lcl.evals.context_retrieval", "lcl.evals.evaluated", "lcl.evals.encode", "lcl.evals.examples", "lcl.evals.image_sets", "lcl.evals.attentive_probe", "lcl.evals.intervals", "lcl.evals.knn", "lcl.evals.few_shot", "lcl.evals.scenes", "lcl.evals.dense_probe", "lcl.evals.fine_tune", "lcl.evals.caption_metrics", "lcl.evals.captioning", "lcl.evals.caption_decoder",
+    "lcl.exports.check", "lcl.exports.open_clip_tower", "lcl.exports.timm_names",
+    "lcl.use.image_features", "lcl.use.neighbours", "lcl.use.pooling_attention",
+    "downstream.codec.rounding", "downstream.codec.gaussian", "downstream.codec.factorised", "downstream.codec.model", "downstream.codec.layers", "downstream.codec.tables", "downstream.codec.integer", "downstream.codec.range_coder", "downstream.codec.image_codec", "downstream.codec.refine", "downstream.codec.sight", "downstream.codec.adapter",
+    "downstream.photographs", "downstream.tiles", "downstream.channel_norm",
+    "downstream.restore.process", "downstream.restore.sampling", "downstream.restore.consistency", "downstream.restore.network", "downstream.restore.degradations", "downstream.restore.pictures", "downstream.restore.objective", "downstream.restore.perceptual", "downstream.restore.restoring", "downstream.restore.quality", "downstream.restore.detector",
+]  # fmt: skip
+install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

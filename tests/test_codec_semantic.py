@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from downstream import codec_decode, codec_encode, eval_codec
 from downstream.codec.adapter import AdapterConfig
-from downstream.codec.image_codec import analyse_in_tiles, decode, encode, padded
+from downstream.codec.image_codec import analyse_in_tiles, decode, encode
 from downstream.codec.mean_scale import MeanScaleConfig
 from downstream.codec.model import Codec
 from downstream.codec.model_file import CodecConfig, TrainedCodec, finish, load_codec, save_codec
@@ -24,6 +24,7 @@ from downstream.codec.objective import CodecObjective, ObjectiveConfig
 from downstream.codec.refine import RefineConfig, Refined, Semantic, reconstruct, refine
 from downstream.codec.sight import Sight, SightConfig, resized, spread_layers
 from downstream.codec.train_config import PRESETS
+from downstream.tiles import padded
 from lcl.features import Encoder
 from tests.made_encoders import FLEXIBLE, KINDS, SQUARE, checkpoint_of, random_model
 from tests.made_weights import made_weights

@@ -12,13 +12,14 @@ from downstream.codec.cca import CCAConfig
 from downstream.codec.coding import Latents
 from downstream.codec.complexity import complexity_of
 from downstream.codec.container import HEADER_BYTES
-from downstream.codec.image_codec import analyse_in_tiles, decode, encode, padded, synthesise_in_tiles
+from downstream.codec.image_codec import analyse_in_tiles, decode, encode, synthesise_in_tiles
 from downstream.codec.mean_scale import MeanScale, MeanScaleConfig
 from downstream.codec.model import Codec
 from downstream.codec.model_file import CodecConfig, TrainedCodec, finish, load_codec, save_codec
 from downstream.codec.refine import RefineConfig, reconstruct, refine, refine_in_tiles, squared_error
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.train_config import PRESETS
+from downstream.tiles import padded
 from tests.made_weights import made_weights
 
 KINDS = {

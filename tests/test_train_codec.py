@@ -102,5 +102,5 @@ def test_mistakes_are_a_line(run: Run, photographs: Path, whole: Path, tmp_path:
     assert_one_line_error(run(*command, "--photographs", photographs, "--fit.batch-items", 5), "must be a multiple of ranks")
     model = ("--model", whole / "codec.safetensors")
     assert_one_line_error(run("lcl", "codec", "encode", tmp_path / "gone.png", *model), "no such file or folder")
-    assert_one_line_error(run("lcl", "codec", "encode", photographs, *model), "give --output, a folder")
+    assert_one_line_error(run("lcl", "codec", "encode", photographs, *model), "into which folder the results go")
     assert_one_line_error(run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "a.lclc", "--model", photographs / "0.png"), "is no codec, or damaged")

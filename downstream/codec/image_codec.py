@@ -19,8 +19,8 @@ from downstream.codec.coding import Latents, Profile, Reader, Writer, walk
 from downstream.codec.container import Header, pack, unpack
 from downstream.codec.model import Codec, Latent
 from downstream.codec.model_file import TrainedCodec
-from downstream.codec.tiles import in_tiles
 from downstream.photographs import to_bytes, to_tensor
+from downstream.tiles import in_tiles, padded
 
 LATENT_PX = 16  # pixels of the input to one place of y, along each side
 Refine = Callable[[Codec, Tensor, Float[Tensor, " images"] | None], Latents]
@@ -74,12 +74,6 @@ def decode(trained: TrainedCodec, data: bytes, *, tile_px: int = 0) -> UInt8[np.
 
 
 _ELSEWHERE = "the file itself is whole, so this machine's float arithmetic differs from the writer's: decode it there, or write it with --profile portable"
-
-
-def padded(x: Float[Tensor, "images channels height width"], stride_px: int) -> Float[Tensor, "images channels new_height new_width"]:
-    """Mirrored at the right and lower edge, as often as it takes, to sides that `stride_px` divides."""
-    rows, columns = (torch.from_numpy(np.pad(np.arange(side), (0, -side % stride_px), mode="reflect")) for side in x.shape[-2:])
-    return x[:, :, rows][:, :, :, columns]
 
 
 @torch.no_grad()

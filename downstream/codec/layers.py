@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from downstream.channel_norm import ChannelNorm
+
 Image = Float[Tensor, "images _ height width"]  # channels change, sides stay
 
 
@@ -16,17 +18,6 @@ def conv(num_in: int, num_out: int, *, kernel: int = 5, stride: int = 2) -> nn.C
 def deconv(num_in: int, num_out: int, *, kernel: int = 5, stride: int = 2) -> nn.ConvTranspose2d:
     """Height and width times the stride."""
     return nn.ConvTranspose2d(num_in, num_out, kernel, stride, padding=kernel // 2, output_padding=stride - 1)
-
-
-class ChannelNorm(nn.Module):
-    """Each place's channels to mean 0 and variance 1, then a scale and a shift of each channel."""
-
-    def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(num_channels)), nn.Parameter(torch.zeros(num_channels)), eps
-
-    def forward(self, x: Image) -> Image:
-        return functional.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps).movedim(-1, 1)
 
 
 class SimpleGate(nn.Module):

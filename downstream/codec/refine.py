@@ -20,7 +20,7 @@ from downstream.codec.coding import Latents
 from downstream.codec.model import Codec, Latent, Level, Reconstruction
 from downstream.codec.rounding import RoundingConfig, relaxing, rounded
 from downstream.codec.sight import Sight
-from downstream.codec.tiles import in_tiles
+from downstream.tiles import in_tiles
 from lcl.core.config import config
 
 Pixels = Float[Tensor, "images 3 height width"]

@@ -1,8 +1,10 @@
-"""A transform of a large picture computed in tiles, each with a margin as wide as the transform sees."""
+"""Pictures of any size: mirrored to whole places of a transform, and computed in tiles, each with a margin as wide as the transform sees."""
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -29,3 +31,9 @@ def in_tiles(transform: Callable[[Tensor], Tensor], x: Tensor, *, side: int, mar
             row.append(part[:, :, inner[0], inner[1]].clone())
         rows.append(torch.cat(row, dim=-1))
     return torch.cat(rows, dim=-2)
+
+
+def padded(x: Float[Tensor, "images channels height width"], stride_px: int) -> Float[Tensor, "images channels new_height new_width"]:
+    """Mirrored at the right and lower edge, as often as it takes, to sides that `stride_px` divides."""
+    rows, columns = (torch.from_numpy(np.pad(np.arange(side), (0, -side % stride_px), mode="reflect")) for side in x.shape[-2:])
+    return x[:, :, rows][:, :, :, columns]

@@ -1,8 +1,9 @@
 """One picture or a folder of them, to files of another ending beside or elsewhere; a failure is a line, and the rest is done."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lcl.core.files import open_aside
 from lcl.core.logs import progress_bar
@@ -10,17 +11,29 @@ from lcl.core.logs import progress_bar
 log = logging.getLogger(__name__)
 
 
+class Made(NamedTuple):
+    """What an input became."""
+
+    data: bytes
+    note: str
+    """For its line in the log."""
+    beside: Mapping[str, bytes] = {}
+    """Further files, by the ending that they get in the place of the output's."""
+
+
 def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], ending: str) -> list[tuple[Path, Path]]:
     """Each input with its output: a file to a file, a folder to a folder with the same files under `ending`.
 
-    Without a target a file's output stands beside it. Raises ValueError if there is no input, or if two inputs would become one output.
+    Without a target a file's output stands beside it. Raises ValueError if there is no input, if two inputs would become one output, or if an output would
+    take the place of an input.
     """
     if source.is_file():
-        return [(source, (target / source.with_suffix(ending).name if target.is_dir() else target) if target is not None else source.with_suffix(ending))]
+        output = (target / source.with_suffix(ending).name if target.is_dir() else target) if target is not None else source.with_suffix(ending)
+        return _apart([(source, output)])
     if not source.is_dir():
         raise ValueError(f"{source}: no such file or folder")
     if target is None or target.is_file():
-        raise ValueError(f"{source} is a folder: give --output, a folder for the results")
+        raise ValueError(f"{source} is a folder: say behind it into which folder the results go")
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in endings and path.is_file())
     if not files:
         raise ValueError(f"{source} holds no files that end in {', '.join(endings)}")
@@ -30,20 +43,29 @@ def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], endin
         if output in taken:
             raise ValueError(f"{taken[output]} and {path} would both become {output}: rename one")
         taken[output] = path
+    return _apart(pairs)
+
+
+def _apart(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    inputs = {path.resolve() for path, _ in pairs}
+    for _, output in pairs:
+        if output.resolve() in inputs:
+            raise ValueError(f"{output} is an input: write to another place")
     return pairs
 
 
-def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], tuple[bytes, str]], *, title: str) -> None:
-    """Writes `act(input)`, bytes and a note, to each output. Raises ValueError at the end that counts the inputs that failed, each of which is a line."""
+def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, title: str) -> None:
+    """Writes what `act` makes of each input to its output. Raises ValueError at the end that counts the inputs that failed, each of which is a line."""
     failed = 0
     with progress_bar(title, total=len(pairs)) as bar:
         for source, target in pairs:
             try:
-                data, note = act(source)
+                made = act(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with open_aside(target) as file:
-                    file.write(data)
-                log.info("%s: %s", target, note)
+                for path, data in {**{target.with_suffix(ending): data for ending, data in made.beside.items()}, target: made.data}.items():
+                    with open_aside(path) as file:
+                        file.write(data)
+                log.info("%s: %s", target, made.note)
             except (ValueError, OSError) as error:
                 failed += 1
                 log.error("%s: %s", source, error)

@@ -1,0 +1,209 @@
+"""What spoils photographs: seeded generators whose parameters have units.
+
+    clean pixels in [0, 1], as a file shows them (not linear light) --degrade(task, strength drawn by a generator)--> degraded pixels, rounded to 8 bits
+
+kornia and torchvision have blurs, noise and JPEG too; their random parts draw from one global generator, and what is left of them is a convolution.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from downstream.photographs import to_bytes, to_tensor
+from lcl.core.config import config
+
+Picture = Float[Tensor, "3 height width"]
+Part = Literal["rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale"]
+Task = Literal[Part, "mixed"]
+Range = tuple[float, float]
+"""From and to; a strength is drawn evenly in between."""
+
+
+@config
+class DegradationConfig:
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)] = ("rain",)
+    """What a restorer learns to undo; each picture gets one of them."""
+    rain_streaks: Range = (100.0, 800.0)
+    """Streaks in a square of 256 x 256 px."""
+    rain_length_px: Range = (10.0, 40.0)
+    rain_width_px: Range = (1.0, 2.0)
+    rain_angle_degrees: Range = (-30.0, 30.0)
+    """From the vertical."""
+    rain_brightness: Range = (0.2, 0.6)
+    noise_255: Range = (5.0, 50.0)
+    """Deviation of Gaussian noise, in levels of 8 bits."""
+    shot_photons: Range = (20.0, 200.0)
+    """Photons that white stands for, of Poisson noise."""
+    motion_length_px: Range = (5.0, 21.0)
+    motion_angle_degrees: Range = (0.0, 180.0)
+    defocus_radius_px: Range = (1.0, 5.0)
+    low_light_gain: Range = (0.1, 0.4)
+    low_light_gamma: Range = (1.0, 2.0)
+    low_light_noise_255: Range = (1.0, 4.0)
+    jpeg_quality: Range = (10.0, 40.0)
+    haze_depth: Range = (0.8, 2.5)
+    """Optical depth of the farthest places: exp(-depth) of their light arrives."""
+    haze_airlight: Range = (0.7, 0.95)
+    downscale_factor: Range = (2.0, 4.0)
+    mixed_parts: Annotated[tuple[Part, ...], Field(min_length=2)] = ("rain", "noise", "low_light", "jpeg")
+    """What mixed chooses two of, done in this order."""
+
+    def check(self) -> None:
+        """Raises ValueError for a range that falls."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value[0], float) and value[0] > value[1]:
+                raise ValueError(f"degradations.{field.name} goes from {value[0]:g} down to {value[1]:g}: give the lower end first")
+
+
+@dataclass(frozen=True)
+class Degraded:
+    pixels: Picture
+    task: Task
+    noise_255: float
+    """Deviation of the Gaussian noise that was added, where that was all; 0 otherwise."""
+
+
+def degrade(x: Picture, settings: DegradationConfig, rng: np.random.Generator) -> Degraded:
+    """One of the tasks, at a strength, both drawn by `rng`."""
+    task = settings.tasks[int(rng.integers(len(settings.tasks)))]
+    if task == "mixed":
+        parts = sorted(rng.choice(len(settings.mixed_parts), 2, replace=False))
+        y = x
+        for part in parts:
+            y, _ = _one(y, settings.mixed_parts[part], settings, rng)
+        return Degraded(_as_file(y), task, 0.0)
+    y, noise = _one(x, task, settings, rng)
+    return Degraded(_as_file(y), task, noise)
+
+
+def _one(x: Picture, task: str, settings: DegradationConfig, rng: np.random.Generator) -> tuple[Picture, float]:
+    def drawn(name: str) -> float:
+        return float(rng.uniform(*getattr(settings, name)))
+
+    if task == "noise":
+        deviation = drawn("noise_255")
+        return gaussian_noise(x, rng, deviation_255=deviation), deviation
+    made: dict[str, Callable[[], Picture]] = {
+        "rain": lambda: rain(
+            x, rng, streaks=drawn("rain_streaks"), length_px=drawn("rain_length_px"), width_px=drawn("rain_width_px"), angle_degrees=drawn("rain_angle_degrees"),
+            brightness=drawn("rain_brightness"),
+        ),
+        "shot_noise": lambda: shot_noise(x, rng, photons=drawn("shot_photons")),
+        "motion_blur": lambda: motion_blur(x, length_px=drawn("motion_length_px"), angle_degrees=drawn("motion_angle_degrees")),
+        "defocus": lambda: defocus(x, radius_px=drawn("defocus_radius_px")),
+        "low_light": lambda: low_light(x, rng, gain=drawn("low_light_gain"), gamma=drawn("low_light_gamma"), noise_255=drawn("low_light_noise_255")),
+        "jpeg": lambda: jpeg(x, quality=round(drawn("jpeg_quality"))),
+        "haze": lambda: haze(x, rng, depth=drawn("haze_depth"), airlight=drawn("haze_airlight")),
+        "downscale": lambda: downscale(x, factor=drawn("downscale_factor")),
+    }  # fmt: skip
+    return made[task](), 0.0
+
+
+def _as_file(x: Picture) -> Picture:
+    return to_tensor(to_bytes(x))
+
+
+def gaussian_noise(x: Picture, rng: np.random.Generator, *, deviation_255: float) -> Picture:
+    """x + n, n ~ N(0, (deviation_255 / 255)^2), not cut to [0, 1]."""
+    return x + deviation_255 / 255 * _normal(x, rng)
+
+
+def shot_noise(x: Picture, rng: np.random.Generator, *, photons: float) -> Picture:
+    """Poisson counts of x * photons, over photons: their variance is x / photons."""
+    return torch.from_numpy(rng.poisson(x.clamp(0, 1).numpy() * photons) / photons).float()
+
+
+def rain(x: Picture, rng: np.random.Generator, *, streaks: float, length_px: float, width_px: float, angle_degrees: float, brightness: float) -> Picture:
+    """1 - (1 - x)(1 - r): light r laid over the picture as by a second exposure, of lines at places drawn by `rng`, each of its own strength."""
+    line = _line(length_px, angle_degrees + 90, width_px)
+    reach = line.shape[0] // 2  # streaks begin outside of the picture too
+    height, width = (length + 2 * reach for length in x.shape[-2:])
+    number = rng.poisson(streaks * height * width / 256**2)
+    drops = np.zeros((height, width), dtype=np.float32)
+    np.add.at(drops, (rng.integers(height, size=number), rng.integers(width, size=number)), rng.uniform(0.3, 1, size=number).astype(np.float32))
+    light = _convolve(torch.from_numpy(drops)[None], line / line.max())[:, reach : height - reach, reach : width - reach] * brightness
+    return 1 - (1 - x) * (1 - light.clamp(0, 1))
+
+
+def motion_blur(x: Picture, *, length_px: float, angle_degrees: float) -> Picture:
+    """The mean along a line, its angle counted from the horizontal, counter-clockwise."""
+    return _convolve(x, _normed(_line(length_px, angle_degrees, 1.0)))
+
+
+def defocus(x: Picture, *, radius_px: float) -> Picture:
+    """The mean over a disc."""
+    reach = math.ceil(radius_px)
+    rows, columns = torch.meshgrid(torch.arange(-reach, reach + 1.0), torch.arange(-reach, reach + 1.0), indexing="ij")
+    return _convolve(x, _normed((radius_px + 0.5 - (rows.square() + columns.square()).sqrt()).clamp(0, 1)))
+
+
+def low_light(x: Picture, rng: np.random.Generator, *, gain: float, gamma: float, noise_255: float) -> Picture:
+    """gain x^gamma + noise."""
+    return gain * x.clamp(0, 1) ** gamma + noise_255 / 255 * _normal(x, rng)
+
+
+def jpeg(x: Picture, *, quality: int) -> Picture:
+    """Written as JPEG of this quality (libjpeg's scale, colours at half the sides) and read again."""
+    buffer = io.BytesIO()
+    Image.fromarray(to_bytes(x)).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    return to_tensor(np.asarray(Image.open(buffer)))
+
+
+def haze(x: Picture, rng: np.random.Generator, *, depth: float, airlight: float) -> Picture:
+    """x t + A (1 - t) with t = exp(-depth d), d from 0 to 1 over the picture (Koschmieder's law).
+
+    d is smooth noise, nearer towards the lower edge, for the depth of a photograph is not known.
+    """
+    height, width = x.shape[-2:]
+    coarse = torch.from_numpy(rng.random((1, 1, 4, 4), dtype=np.float32))
+    smooth = functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0]
+    near = smooth + torch.linspace(1, 0, height)[None, :, None]
+    least, most = near.min(), near.max()
+    t = torch.exp(-depth * ((near - least) / (most - least) if most > least else near * 0))
+    return x * t + airlight * (1 - t)
+
+
+def downscale(x: Picture, *, factor: float) -> Picture:
+    """Sides divided by the factor, and enlarged again to what they were; both bicubic, the first with antialiasing."""
+    height, width = x.shape[-2:]
+    small = functional.interpolate(x[None], (max(1, round(height / factor)), max(1, round(width / factor))), mode="bicubic", antialias=True, align_corners=False)
+    return functional.interpolate(small, (height, width), mode="bicubic", align_corners=False)[0]
+
+
+def _normal(like: Picture, rng: np.random.Generator) -> Picture:
+    return torch.from_numpy(rng.standard_normal(like.shape, dtype=np.float32))
+
+
+def _line(length_px: float, angle_degrees: float, width_px: float) -> Float[Tensor, "side side"]:
+    """A smooth-edged line through the centre."""
+    reach = math.ceil(length_px / 2) + math.ceil(width_px)
+    rows, columns = torch.meshgrid(torch.arange(-reach, reach + 1.0), torch.arange(-reach, reach + 1.0), indexing="ij")
+    angle = math.radians(angle_degrees)
+    along, across = columns * math.cos(angle) - rows * math.sin(angle), columns * math.sin(angle) + rows * math.cos(angle)
+    return ((length_px + 1) / 2 - along.abs()).clamp(0, 1) * ((width_px + 1) / 2 - across.abs()).clamp(0, 1)
+
+
+def _normed(kernel: Float[Tensor, "side side"]) -> Float[Tensor, "side side"]:
+    return kernel / kernel.sum()
+
+
+def _convolve(x: Float[Tensor, "channels height width"], kernel: Float[Tensor, "side side"]) -> Float[Tensor, "channels height width"]:
+    """Each channel with the kernel, through its Fourier transform; edges repeat their last pixels."""
+    reach = kernel.shape[0] // 2
+    padded = functional.pad(x[None], (reach, reach, reach, reach), mode="replicate")[0]
+    size = [length + kernel.shape[0] - 1 for length in padded.shape[-2:]]
+    product = torch.fft.rfft2(padded, size) * torch.fft.rfft2(kernel, size)
+    whole = torch.fft.irfft2(product, size)
+    height, width = x.shape[-2:]
+    return whole[:, 2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width]

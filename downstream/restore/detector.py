@@ -1,0 +1,143 @@
+"""What spoils a picture, and how much: a head on the frozen tokens of a pretrained encoder.
+
+    crops of a picture, at full size --encoder--> tokens of several layers --mean and deviation--> head --> a probability of each task, decibels left
+
+A crop is never scaled, for that would hide noise and blur. How much is said in one unit for all: the PSNR against the clean picture, which the head guesses.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+
+from downstream.fit import Losses
+from downstream.restore.process import Images
+from lcl.core.config import config, from_dict, to_dict
+from lcl.core.files import open_aside
+from lcl.features import Encoder
+
+SCHEMA, METADATA = "lcl-detector/1", "lcl"
+CLEAN = "clean"
+MOST_DB = 50.0  # of a clean picture, which has no limit: 50 dB is an error of less than a level of 8 bits
+PER_DB = 0.05   # weight of a decibel's error beside a nat of the task's
+
+
+@config
+class DetectorConfig:
+    tasks: Annotated[tuple[str, ...], Field(min_length=2)] = (CLEAN, "rain")
+    """Classes, `clean` among them."""
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Blocks of the encoder whose tokens are read; none: those at a quarter, at half and the last."""
+    width: Annotated[int, Field(ge=1)] = 128
+    """Of the head's hidden layer."""
+    crop_px: Annotated[int, Field(ge=8)] = 64
+
+
+class Detector(nn.Module):
+    """The head. The encoder is no part of it, and is not trained."""
+
+    def __init__(self, settings: DetectorConfig, encoder: Encoder) -> None:
+        """Raises ValueError for a block that the encoder does not have."""
+        super().__init__()
+        number = encoder.num_layers
+        self.layers = settings.layers or tuple(sorted({max(0, number // 4 - 1), max(0, number // 2 - 1), number - 1}))
+        if max(self.layers) >= number:
+            raise ValueError(f"layers {' '.join(map(str, self.layers))}: the encoder has {number} blocks, from 0 to {number - 1}")
+        self.settings, self._frozen = settings, (encoder,)  # in a tuple, so that it is no submodule
+        num_features = 2 * len(self.layers) * encoder.width
+        self.head = nn.Sequential(nn.LayerNorm(num_features), nn.Linear(num_features, settings.width), nn.SiLU(), nn.Linear(settings.width, len(settings.tasks) + 1))
+
+    @property
+    def encoder(self) -> Encoder:
+        return self._frozen[0]
+
+    @torch.no_grad()
+    def features(self, x: Images) -> Float[Tensor, "images features"]:
+        """Mean and deviation over patches of each layer's tokens."""
+        encoder = self.encoder.to(x.device)
+        return torch.cat([statistic for tokens in encoder(x, self.layers).layers for statistic in (tokens.mean(dim=1), tokens.std(dim=1, correction=0))], dim=1).float()
+
+    def forward(self, x: Images) -> tuple[Float[Tensor, "images tasks"], Float[Tensor, " images"]]:
+        """Logits of the tasks, and decibels."""
+        found = self.head(self.features(x))
+        return found[:, :-1], MOST_DB * torch.sigmoid(found[:, -1])
+
+
+class DetectorObjective(nn.Module):
+    """L = cross-entropy of the task + 0.05 |decibels - PSNR|."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, degraded: Images, task: Int[Tensor, " images"], psnr_db: Float[Tensor, " images"]) -> Losses:
+        logits, decibels = self.detector(degraded)
+        apart = (decibels - psnr_db).abs().mean()
+        named = functional.cross_entropy(logits, task)
+        right = (logits.argmax(dim=1) == task).float().mean()
+        return Losses(named + PER_DB * apart, {"accuracy": right, "decibels_off": apart.detach()})
+
+
+def psnr_of(clean: Images, degraded: Images) -> Float[Tensor, " images"]:
+    """Of each pair, at most 50 dB."""
+    error = (clean - degraded).square().flatten(1).mean(dim=1)
+    return (-10 * torch.log10(error.clamp(min=1e-12))).clamp(max=MOST_DB)
+
+
+@dataclass(frozen=True)
+class Detected:
+    probabilities: dict[str, float]
+    psnr_db: float
+
+    @property
+    def task(self) -> str:
+        """The likeliest."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+
+@torch.no_grad()
+def detect(detector: Detector, x: Float[Tensor, "3 height width"], *, num_crops: int = 16) -> Detected:
+    """The mean over at most `num_crops` crops on a grid; a picture smaller than a crop is continued by its last pixels, as the encoder does with patches."""
+    side = detector.settings.crop_px
+    height, width = x.shape[-2:]
+    whole = functional.pad(x[None], (0, max(0, side - width), 0, max(0, side - height)), mode="replicate")[0]
+    along = max(1, round(num_crops**0.5))
+    rows, columns = (torch.linspace(0, length - side, min(along, length // side)).round().long().tolist() for length in whole.shape[-2:])
+    crops = torch.stack([whole[:, top : top + side, left : left + side] for top in rows for left in columns])
+    logits, decibels = detector(crops)
+    probabilities = logits.softmax(dim=1).mean(dim=0)
+    return Detected(dict(zip(detector.settings.tasks, probabilities.tolist(), strict=True)), float(decibels.mean()))
+
+
+def save_detector(path: Path, detector: Detector, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    metadata = {"schema": SCHEMA, "settings": to_dict(detector.settings), "encoder": detector.encoder.fingerprint, "about": dict(about)}
+    with open_aside(path) as file:
+        file.write(save({name: value.contiguous() for name, value in weights.items()}, {METADATA: json.dumps(metadata, sort_keys=True)}))
+
+
+def load_detector(path: Path, encoder: Encoder) -> Detector:
+    """Raises ValueError for a file that is no detector, and for another encoder than it was trained on."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; `train_detector.py` makes detectors")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open has no iteration)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no detector, or damaged ({error})") from error
+    if metadata.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no detector of this version ({SCHEMA}); `train_detector.py` makes them")
+    if metadata["encoder"] != encoder.fingerprint:
+        raise ValueError(f"{path} was trained on another encoder ({metadata['encoder'][:16]}); this one is {encoder.fingerprint[:16]}: give --encoder the one of its training")
+    detector = Detector(from_dict(DetectorConfig, metadata["settings"], origin=str(path)), encoder)
+    detector.load_state_dict(tensors)
+    return detector.eval()

@@ -1,0 +1,83 @@
+"""A restorer applied to pixels of any size.
+
+    degraded --mirrored to whole places--> start --network, in tiles, at each step--> x_0, cut to size and to [0, 1]
+
+The network is local, so each tile is computed with a margin as wide as it sees, and the tiles change nothing but the last digits of floats: no seams, and no
+blending. The noise of a start is drawn for the whole picture.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from downstream.restore.consistency import consistent, origin
+from downstream.restore.model_file import Restorer
+from downstream.restore.process import Images, Times
+from downstream.restore.sampling import Method, consistency_steps, many_steps
+from downstream.tiles import in_tiles, padded
+
+STEPS = {"regression": 1, "ir_sde": 100, "ir_cm": 1}
+"""Where none are asked for."""
+Pixels = Float[Tensor, "3 height width"]
+
+
+@torch.no_grad()
+def restore(
+    trained: Restorer, degraded: Pixels, *, num_steps: int = 0, seed: int = 0, tile_px: int = 0, method: Method = "posterior", noise_255: float = 0.0,
+) -> Pixels:
+    """The restored picture, of pixels in [0, 1]; equal for an equal seed on the same machine.
+
+    `num_steps` 0: as many as its kind of training is made for. `tile_px` 0: at once. `noise_255` is the deviation of the noise, for a denoising model;
+    0: estimated. Raises ValueError for a number of steps that the model does not take.
+    """
+    num_steps = num_steps or STEPS[trained.kind]
+    if trained.kind == "regression" and num_steps != 1:
+        raise ValueError(f"{num_steps} steps: this model was trained by regression and takes one")
+    network, process = trained.network, trained.process
+    stride = network.stride_px
+    height, width = degraded.shape[-2:]
+    given = padded(degraded[None].to(trained.device), stride)
+
+    def said(x: Images, t: Times) -> Images:
+        share = t / process.end
+
+        def part(both: Float[Tensor, "images 6 _ _"]) -> Images:
+            return network(both[:, :3], both[:, 3:], share)
+
+        both = torch.cat([x, given], dim=1)
+        return in_tiles(part, both, side=-(-tile_px // stride), margin=network.margin_px // stride, scale=(stride, stride)) if tile_px else part(both)
+
+    def estimate(x: Images, t: Times) -> Images:
+        return origin(process, said(x, t), x, given, t, form=trained.settings.form)
+
+    if trained.kind == "regression":
+        restored = estimate(given, torch.full((1,), process.end, device=given.device))
+    else:
+        deviation = None
+        if process.settings.kind == "denoising":
+            deviation = torch.tensor([(noise_255 or estimate_noise_255(degraded)) / 255], device=given.device)
+        generator = torch.Generator().manual_seed(seed)
+        if trained.kind == "ir_sde":
+            restored = many_steps(process, estimate, given, generator, num_steps=num_steps, method=method, deviation=deviation)
+        else:
+            boundary = trained.settings.boundary
+            restored = consistency_steps(
+                process, lambda x, t: consistent(process, estimate(x, t), x, t, boundary=boundary), given, generator, num_steps=num_steps, deviation=deviation
+            )
+    return restored[0, :, :height, :width].clamp(0, 1).cpu()
+
+
+def disagreement(samples: list[Pixels]) -> Float[Tensor, "height width"]:
+    """Where samples differ: their deviation at each place, the mean over channels, of pixels in [0, 1]."""
+    return torch.stack(samples).std(dim=0).mean(dim=0)
+
+
+def estimate_noise_255(x: Float[Tensor, "channels height width"]) -> float:
+    """The deviation of Gaussian noise in a picture, in levels of 8 bits: median |d| / 0.6745 of the finest diagonal Haar coefficients (Donoho and Johnstone 1994)."""
+    height, width = (side // 2 * 2 for side in x.shape[-2:])
+    if not height or not width:
+        return 0.0
+    corners = rearrange(x[:, :height, :width], "channels (rows top) (columns left) -> (top left) (channels rows columns)", top=2, left=2)
+    diagonal = (corners[0] - corners[1] - corners[2] + corners[3]) / 2
+    return float(diagonal.abs().median()) / 0.6745 * 255

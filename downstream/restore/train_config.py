@@ -1,0 +1,84 @@
+"""What the training of a restorer can be told, and named sets of it."""
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from downstream.fit import FitConfig, FitOptimizerConfig
+from downstream.restore.degradations import DegradationConfig
+from downstream.restore.model_file import RestorerConfig
+from downstream.restore.network import NetworkConfig
+from downstream.restore.objective import ObjectiveConfig
+from downstream.restore.process import ProcessConfig
+from lcl.core.config import config
+from lcl.schedule import ScheduleConfig
+
+
+@config
+class TrainRestorerConfig:
+    photographs: str = ""
+    """Folder of clean photographs, which are degraded as they come."""
+    pairs: str = ""
+    """In their place: a folder with GT (clean) and LQ (degraded), the same names in both."""
+    output: str = "outputs/restorer"
+    """Folder of the run; the same command again resumes it."""
+    crop_px: Annotated[int, Field(ge=8)] = 128
+    """Side of the square crops (IR-CM: 128)."""
+    encoder: str = ""
+    """Pretrained encoder for the perceptual term: a run, checkpoint, export or published weights; empty: the term is left out."""
+    start_from: str = ""
+    """A restorer whose weights are the start, such as one trained as ir_sde, which is how IR-CM starts."""
+    degradations: DegradationConfig = DegradationConfig()
+    model: RestorerConfig = RestorerConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: FitOptimizerConfig = FitOptimizerConfig()
+    fit: FitConfig = FitConfig()
+
+    def check(self) -> None:
+        """Raises ValueError for settings that do not fit together."""
+        if bool(self.photographs) == bool(self.pairs):
+            raise ValueError("give either --photographs, a folder of clean photographs, or --pairs, a folder with GT and LQ")
+        self.model.network.check()
+        self.objective.check(form=self.model.form)
+        self.degradations.check()
+        stride = 2 ** (len(self.model.network.widths) - 1)
+        if self.crop_px % stride:
+            raise ValueError(f"crop_px is {self.crop_px}: a network of {len(self.model.network.widths)} scales takes multiples of {stride}")
+        if self.model.process.kind == "denoising":
+            (least, most), limit = self.degradations.noise_255, self.model.process.noise_255
+            if self.pairs or self.degradations.tasks != ("noise",):
+                raise ValueError(
+                    "model.process.kind denoising is for Gaussian noise of known strength: give --photographs and --degradations.tasks noise, or --model.process.kind reverting"
+                )
+            if most > 0.999 * limit or not least:
+                raise ValueError(f"degradations.noise_255 goes from {least:g} to {most:g}: a denoising process takes noise above 0 and below model.process.noise_255, {limit:g}")
+
+
+SMALL = TrainRestorerConfig(
+    crop_px=64,
+    optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02)),
+    fit=FitConfig(steps=10_000, batch_items=8, micro_items=8),
+)
+TOY = TrainRestorerConfig(
+    crop_px=16, model=RestorerConfig(network=NetworkConfig(widths=(4, 8), num_blocks=(1, 1), time_width=8)),
+    optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=2)), fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4),
+)  # fmt: skip
+
+PRESETS: dict[str, TrainRestorerConfig] = {
+    # At most half an hour on two cores.
+    "small": SMALL,
+    "small_regression": replace(SMALL, objective=ObjectiveConfig(kind="regression")),
+    "small_ir_sde": replace(SMALL, model=RestorerConfig(form="noise"), objective=ObjectiveConfig(kind="ir_sde")),
+    "small_denoise": replace(SMALL, degradations=DegradationConfig(tasks=("noise",)), model=RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))),
+    # As published (section 5.1), but for the network, which is IR-SDE's there, and for the number of steps, which their 100 and 100 epochs of each set make.
+    "ir_cm": TrainRestorerConfig(
+        model=RestorerConfig(network=NetworkConfig(widths=(64, 128, 256, 512), num_blocks=(2, 2, 2, 2), time_width=256), form="noise"),
+        objective=ObjectiveConfig(distance="absolute", stages="two", end_fraction=0.0),
+        optimizer=FitOptimizerConfig(learning_rate=1e-5, weight_decay=0.01), fit=FitConfig(steps=200_000, batch_items=4, micro_items=4),
+    ),
+    "toy": TOY,
+    "toy_regression": replace(TOY, objective=ObjectiveConfig(kind="regression")),
+    "toy_ir_sde": replace(TOY, model=replace(TOY.model, form="noise"), objective=ObjectiveConfig(kind="ir_sde")),
+    "toy_denoise": replace(TOY, degradations=DegradationConfig(tasks=("noise",)), model=replace(TOY.model, process=ProcessConfig(kind="denoising", noise_255=70.0))),
+}  # fmt: skip

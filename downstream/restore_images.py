@@ -1,0 +1,126 @@
+"""Entry point: restores a picture, or a folder of them, without ground truth.
+
+    python downstream/restore_images.py photo.jpg restored.png --model restorer.safetensors
+    python downstream/restore_images.py photos restored --model restorer.safetensors --steps 2 --uncertainty 8
+
+    file --pixels, alpha, EXIF, profile--> restored, in tiles --with a mark of origin--> file; a failure is a line, and the rest is done
+"""
+
+import hashlib
+import io
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from pydantic import Field
+
+from downstream.folders import Made, convert, pairs_of
+from downstream.origin_marks import Mark, kind_after, saving_options
+from downstream.restore.model_file import Device, Restorer, load_restorer
+from downstream.restore.pictures import FORMATS, Picture, read_picture, write_picture
+from downstream.restore.restoring import STEPS, disagreement, restore
+from downstream.restore.sampling import Method
+from lcl.core.config import config, run_command
+from lcl.core.images import ENDINGS
+from lcl.core.logs import set_up_logging
+
+UNCERTAINTY_SCALE = 10  # a grey level of the map is a tenth of a level of deviation
+UNCERTAINTY_ENDING = ".uncertainty.png"
+
+
+@config
+class RestoreConfig:
+    input: tyro.conf.Positional[str]
+    """A picture, or a folder of them."""
+    output: tyro.conf.Positional[str] = ""
+    """File or folder for the restored pictures."""
+    model: str
+    """The restorer, as train_restorer.py wrote it."""
+    task: str = "auto"
+    """What is to be undone, to be sure that the model was trained for it; auto: whatever it was trained for."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """1 to 4 of a consistency model, about 100 of IR-SDE; 0: 1, or 100."""
+    method: Method = "posterior"
+    """Of IR-SDE's steps."""
+    noise_255: Annotated[float, Field(ge=0)] = 0.0
+    """Deviation of the noise in levels of 8 bits, for a denoising model; 0: estimated from the picture."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    ending: Literal[".png", ".jpg", ".webp"] = ".png"
+    """Of the files in a folder of results; .webp is lossless, .jpg of quality 95."""
+    uncertainty: Annotated[int, Field(ge=0)] = 0
+    """At least 2: restore so many times, with seeds from --seed on, and write NAME.uncertainty.png: where they differ."""
+    no_mark: bool = False
+    """Leave out the mark of origin."""
+    tile_px: Annotated[int, Field(ge=0)] = 512
+    """Side of the tiles in which large pictures are computed, to bound memory; 0: at once."""
+    device: Device = "cpu"
+    threads: Annotated[int, Field(ge=1)] = 1
+
+
+def main(settings: RestoreConfig) -> None:
+    set_up_logging()
+    torch.set_num_threads(settings.threads)
+    trained = load_restorer(Path(settings.model), device=settings.device)
+    check(settings, trained)
+    pairs = pairs_of(Path(settings.input), Path(settings.output), endings=ENDINGS, ending=settings.ending)
+    convert(pairs, partial(restore_file, trained=trained, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
+
+
+def check(settings: RestoreConfig, trained: Restorer) -> None:
+    """Raises ValueError for settings that do not fit together, or not with the model."""
+    if not settings.output:
+        raise ValueError("say behind the input where the result goes: a file, or a folder")
+    if settings.task != "auto" and settings.task not in trained.tasks:
+        raise ValueError(f"--task {settings.task}: this model was trained for {', '.join(trained.tasks)}")
+    if settings.uncertainty == 1:
+        raise ValueError("--uncertainty 1: one sample has nothing to differ from; give 2 or more")
+    if settings.uncertainty and (trained.kind == "regression" or trained.settings.process.kind == "denoising" and (settings.steps or STEPS[trained.kind]) == 1):
+        raise ValueError("--uncertainty: this model in so many steps draws nothing, so samples are all the same")
+    if trained.kind == "regression" and settings.steps > 1:
+        raise ValueError(f"--steps {settings.steps}: this model was trained by regression and takes one")
+
+
+def restore_file(path: Path, *, trained: Restorer, settings: RestoreConfig, endings: dict[Path, str]) -> Made:
+    """The restored file, and what to say of it."""
+    ending = endings[path]
+    if ending not in FORMATS:
+        raise ValueError(f"{ending or 'no ending'} is no ending of pictures that can be written; there are {', '.join(FORMATS)}")
+    data = path.read_bytes()
+    picture = read_picture(data)
+    started = time.perf_counter()
+    samples = [apply(picture, trained, settings, seed=settings.seed + number) for number in range(max(1, settings.uncertainty))]
+    seconds = time.perf_counter() - started
+    steps = settings.steps or STEPS[trained.kind]
+    mark = None
+    if not settings.no_mark:
+        told = f"restored: {', '.join(trained.tasks)}; {trained.kind}, {steps} steps, seed {settings.seed}"
+        mark = Mark(kind_after("algorithmicallyEnhanced", picture.xmp), trained.sha256, hashlib.sha256(data).hexdigest(), told)
+    made = write_picture(Picture(samples[0], picture.alpha, picture.bits, picture.exif, picture.profile, b""), ending, mark=mark)
+    beside = {UNCERTAINTY_ENDING: draw_uncertainty(samples, mark)} if settings.uncertainty else {}
+    channels, height, width = picture.pixels.shape
+    kind = ("grey" if channels == 1 else "colour") + ("" if picture.alpha is None else " with alpha")
+    return Made(made, f"{width} x {height} {kind}, {picture.bits} bits, {steps} step{'s' * (steps > 1)}, {seconds:.2f} s" + ("" if mark else ", without a mark of origin"), beside)
+
+
+def apply(picture: Picture, trained: Restorer, settings: RestoreConfig, *, seed: int) -> torch.Tensor:
+    channels, height, width = picture.pixels.shape
+    tile_px = settings.tile_px if max(height, width) > settings.tile_px else 0
+    restored = restore(trained, picture.pixels.expand(3, -1, -1), num_steps=settings.steps, seed=seed, tile_px=tile_px, method=settings.method, noise_255=settings.noise_255)
+    return restored if channels == 3 else restored.mean(dim=0, keepdim=True)
+
+
+def draw_uncertainty(samples: list[torch.Tensor], mark: Mark | None) -> bytes:
+    """A grey PNG: 10 times the deviation of samples in levels of 8 bits, white from 25.5 levels on."""
+    levels = (disagreement(samples) * 255 * UNCERTAINTY_SCALE).round().clamp(0, 255).numpy().astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG", **({} if mark is None else saving_options("PNG", mark)))
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    run_command(RestoreConfig, main, description=__doc__.splitlines()[0])

@@ -1,0 +1,113 @@
+"""Entry point: trains a head on a pretrained encoder to say what spoils a picture, and how much.
+
+    python downstream/train_detector.py --encoder outputs/lcl --photographs photos --degradations.tasks rain noise low_light jpeg
+
+    clean crops, one in so many left clean --degraded--> encoder, frozen --> head; in the end OUTPUT/detector.safetensors, the file that `lcl detect` takes
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from downstream.fit import FitConfig, FitOptimizerConfig, fit
+from downstream.photographs import Crops, list_photographs
+from downstream.restore.degradations import DegradationConfig, degrade
+from downstream.restore.detector import CLEAN, Detector, DetectorConfig, DetectorObjective, psnr_of, save_detector
+from lcl.core.config import commit, config, run_command, to_dict
+from lcl.core.logs import set_up_logging
+from lcl.features import Encoder, load_encoder
+from lcl.run_folder import Input
+from lcl.schedule import ScheduleConfig
+
+log = logging.getLogger(__name__)
+
+
+@config
+class TrainDetectorConfig:
+    encoder: str = ""
+    """A run, checkpoint, export or published weights."""
+    photographs: str = ""
+    """Folder of clean photographs, which are degraded as they come."""
+    output: str = "outputs/detector"
+    """Folder of the run; the same command again resumes it."""
+    degradations: DegradationConfig = DegradationConfig(tasks=("rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale"))
+    crop_px: Annotated[int, Field(ge=8)] = 64
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Blocks of the encoder whose tokens are read; none: those at a quarter, at half and the last."""
+    width: Annotated[int, Field(ge=1)] = 128
+    optimizer: FitOptimizerConfig = FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=50))
+    fit: FitConfig = FitConfig(steps=3000, batch_items=32, micro_items=32)
+
+    def check(self) -> None:
+        """Raises ValueError for what is missing or does not fit."""
+        if not self.encoder or not self.photographs:
+            raise ValueError("give --encoder, a pretrained encoder, and --photographs, a folder of clean photographs")
+        self.degradations.check()
+
+
+PRESETS = {
+    "toy": TrainDetectorConfig(
+        degradations=DegradationConfig(tasks=("noise", "low_light")), crop_px=16, fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4)
+    )
+}
+
+
+class DetectorTask:
+    def __init__(self, settings: TrainDetectorConfig, crops: Crops, encoder: Encoder) -> None:
+        torch.manual_seed(settings.fit.seed)
+        tasks = (CLEAN, *settings.degradations.tasks)
+        self.module = DetectorObjective(Detector(DetectorConfig(tasks=tasks, layers=settings.layers, width=settings.width, crop_px=settings.crop_px), encoder))
+        self.crops, self.degradations, self.seed, self.tasks = crops, settings.degradations, settings.fit.seed, tasks
+
+    def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Each crop with one of the tasks, drawn evenly, clean among them."""
+        clean = self.crops.batch(step, items)
+        degraded, numbers = [], []
+        for x, item in zip(clean, items, strict=True):
+            rng = np.random.default_rng([self.seed, step, item, 2])
+            number = int(rng.integers(len(self.tasks)))
+            numbers.append(number)
+            degraded.append(degrade(x, replace(self.degradations, tasks=(self.tasks[number],)), rng).pixels if number else x)
+        made = torch.stack(degraded)
+        return made, torch.tensor(numbers), psnr_of(clean, made)
+
+    def before_step(self, step: int) -> None:
+        pass
+
+
+def main(settings: TrainDetectorConfig) -> None:
+    from lcl.distributed import process_group, together
+
+    with process_group(threads=settings.fit.threads) as ranks:
+        set_up_logging(rank=ranks.rank)
+        with together():
+            settings.check()
+            crops = Crops(list_photographs(Path(settings.photographs)), side_px=settings.crop_px, seed=settings.fit.seed)
+            task = DetectorTask(settings, crops, load_encoder(settings.encoder))
+        detector = task.module.detector
+        inputs = {
+            "photographs": Input(crops.fingerprint, f"the photographs in {settings.photographs}"), "encoder": Input(detector.encoder.fingerprint, f"the encoder {settings.encoder}"),
+        }  # fmt: skip
+        weights = fit(
+            task, settings.fit, settings.optimizer, ranks, output=Path(settings.output), run_config=settings, identity={"detector": to_dict(detector.settings)},
+            inputs=inputs, show=("loss", "accuracy", "decibels_off"),
+        )  # fmt: skip
+        if weights is not None:
+            prefix = "detector."
+            about = {
+                "pictures": crops.fingerprint, "num_pictures": len(crops), "degradations": to_dict(settings.degradations),
+                "steps": settings.fit.steps, "seed": settings.fit.seed, "commit": commit(),
+            }  # fmt: skip
+            path = Path(settings.output) / "detector.safetensors"
+            save_detector(path, detector, {name.removeprefix(prefix): value for name, value in weights.items()}, about)
+            log.info("%s: tells %s", path, ", ".join(detector.settings.tasks))
+
+
+if __name__ == "__main__":
+    run_command(TrainDetectorConfig, main, presets=PRESETS, description=__doc__.splitlines()[0])

@@ -1,0 +1,107 @@
+"""Entry point: trains a restorer on a folder of photographs, or of pairs.
+
+    deepspeed --num_gpus 2 downstream/train_restorer.py --preset small --photographs photos --output outputs/restorer     (two processes)
+    python downstream/train_restorer.py --preset small --photographs photos --degradations.tasks rain noise               (one)
+    python downstream/train_restorer.py --preset small --pairs Rain100H --encoder outputs/lcl
+
+    pairs --> objective --> step-N, metrics.jsonl; in the end OUTPUT/restorer.safetensors, the file that `lcl restore` takes
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from downstream.fit import fit
+from downstream.photographs import list_photographs
+from downstream.restore.model_file import load_restorer, save_restorer
+from downstream.restore.network import UNet
+from downstream.restore.objective import RestorerObjective
+from downstream.restore.pairs import FoundPairs, MadePairs, PairSource
+from downstream.restore.perceptual import PerceptualDistance
+from downstream.restore.process import Process
+from downstream.restore.train_config import PRESETS, TrainRestorerConfig
+from lcl.core.config import commit, run_command, to_dict
+from lcl.core.logs import set_up_logging
+from lcl.run_folder import Input
+
+log = logging.getLogger(__name__)
+
+
+class RestorerTask:
+    def __init__(self, config: TrainRestorerConfig, pairs: PairSource, perceptual: PerceptualDistance | None) -> None:
+        torch.manual_seed(config.fit.seed)
+        network = UNet(config.model.network)
+        if config.start_from:
+            network.load_state_dict(starting_weights(config))
+        self.module = RestorerObjective(network, Process(config.model.process), config.objective, form=config.model.form, boundary=config.model.boundary, perceptual=perceptual)
+        self.config, self.pairs = config, pairs
+
+    def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor, bool, torch.Generator]:
+        found = self.pairs.batch(step, items)
+        return found.clean, found.degraded, found.deviation, self.config.objective.linear(step, num_steps=self.config.fit.steps), noise
+
+    def before_step(self, step: int) -> None:
+        pass
+
+
+def main(config: TrainRestorerConfig) -> None:
+    from lcl.distributed import process_group, together
+
+    with process_group(threads=config.fit.threads) as ranks:
+        set_up_logging(rank=ranks.rank)
+        with together():
+            config.check()
+            pairs = read_pairs(config)
+            perceptual = read_perceptual(config)
+            task = RestorerTask(config, pairs, perceptual)
+        inputs = {"pairs": Input(pairs.fingerprint, f"the pictures in {config.photographs or config.pairs}")}
+        if perceptual is not None:
+            inputs["encoder"] = Input(perceptual.encoder.fingerprint, f"the encoder {config.encoder}")
+        if config.start_from:
+            inputs["start"] = Input(load_restorer(Path(config.start_from)).sha256, f"the restorer {config.start_from}")
+        weights = fit(
+            task, config.fit, config.optimizer, ranks, output=Path(config.output), run_config=config, identity={"model": to_dict(config.model), "kind": config.objective.kind},
+            inputs=inputs, show=("loss", "noise_error" if config.objective.kind == "ir_sde" else "origin_error"),
+        )  # fmt: skip
+        if weights is not None:
+            write_restorer(task, config, weights)
+
+
+def read_pairs(config: TrainRestorerConfig) -> PairSource:
+    if config.pairs:
+        return FoundPairs(Path(config.pairs), side_px=config.crop_px, seed=config.fit.seed)
+    return MadePairs(list_photographs(Path(config.photographs)), config.degradations, side_px=config.crop_px, seed=config.fit.seed)
+
+
+def read_perceptual(config: TrainRestorerConfig) -> PerceptualDistance | None:
+    if not config.encoder:
+        return None
+    from lcl.features import load_encoder
+
+    return PerceptualDistance(load_encoder(config.encoder), config.objective.perceptual_layers)
+
+
+def starting_weights(config: TrainRestorerConfig) -> dict[str, Tensor]:
+    earlier = load_restorer(Path(config.start_from))
+    if (earlier.settings.network, earlier.settings.form) != (config.model.network, config.model.form):
+        raise ValueError(f"--start-from {config.start_from} has another network or form than --model: give its own (its settings: {to_dict(earlier.settings)})")
+    return earlier.network.state_dict()
+
+
+def write_restorer(task: RestorerTask, config: TrainRestorerConfig, weights: dict[str, Tensor]) -> None:
+    prefix = "network."
+    about = {
+        "pictures": task.pairs.fingerprint, "num_pictures": len(task.pairs), "degradations": None if config.pairs else to_dict(config.degradations),
+        "objective": to_dict(config.objective), "steps": config.fit.steps, "seed": config.fit.seed, "commit": commit(),
+    }  # fmt: skip
+    path = Path(config.output) / "restorer.safetensors"
+    tasks = ("pairs",) if config.pairs else config.degradations.tasks
+    network = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    save_restorer(path, network, config.model, kind=config.objective.kind, tasks=tasks, about=about)
+    log.info("%s: %.2f MB, trained for %s", path, path.stat().st_size / 1e6, ", ".join(tasks))
+
+
+if __name__ == "__main__":
+    run_command(TrainRestorerConfig, main, presets=PRESETS, description=__doc__.splitlines()[0])

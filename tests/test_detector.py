@@ -1,0 +1,119 @@
+"""The detector: its head is trained and its encoder is not, it tells noise from a clean picture, and it knows its encoder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from downstream import detect_degradation
+from downstream.detect_degradation import DetectConfig
+from downstream.photographs import Crops, list_photographs
+from downstream.restore.degradations import DegradationConfig
+from downstream.restore.detector import MOST_DB, Detector, DetectorConfig, detect, load_detector, psnr_of, save_detector
+from downstream.train_detector import DetectorTask, TrainDetectorConfig
+from lcl.features import Encoder, load_encoder, random_encoder
+from tests.made_checkpoint import made_checkpoint
+from tests.made_encoders import SQUARE, random_model
+from tests.processes import run_ranks
+from tests.test_image_codec import picture
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(3):
+        Image.fromarray(picture(48, 60, seed=number)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(random_model(SQUARE))
+
+
+def task_of(photographs: Path, encoder: Encoder, **changed: object) -> DetectorTask:
+    settings = TrainDetectorConfig(encoder="e", photographs=str(photographs), degradations=DegradationConfig(tasks=("noise",), noise_255=(40.0, 50.0)), crop_px=16, **changed)
+    return DetectorTask(settings, Crops(list_photographs(photographs), side_px=16, seed=0), encoder)
+
+
+def test_decibels() -> None:
+    clean = torch.full((2, 3, 4, 4), 0.5)
+    torch.testing.assert_close(psnr_of(clean, clean + torch.tensor([0.1, 0.01])[:, None, None, None]), torch.tensor([20.0, 40.0]))
+    assert psnr_of(clean, clean).tolist() == [MOST_DB, MOST_DB]
+
+
+def test_batches_are_the_same_in_parts_and_say_what_was_done(photographs: Path, encoder: Encoder) -> None:
+    task = task_of(photographs, encoder)
+    made, numbers, decibels = task.batch(3, range(16), torch.Generator())
+    parts = [task.batch(3, range(first, first + 4), torch.Generator()) for first in range(0, 16, 4)]
+    assert all(torch.equal(whole, torch.cat(pieces)) for whole, *pieces in zip((made, numbers, decibels), *parts, strict=True))
+    assert set(numbers.tolist()) == {0, 1} and torch.equal(decibels == MOST_DB, numbers == 0) and (decibels[numbers == 1] < 20).all()
+    clean = task.crops.batch(3, range(16))
+    assert torch.equal(made[numbers == 0], clean[numbers == 0])
+
+
+def test_the_head_learns_and_the_encoder_stays(photographs: Path, encoder: Encoder) -> None:
+    """A few steps tell strong noise from clean crops of the same photographs, of a random encoder even."""
+    task, before = task_of(photographs, encoder), encoder.fingerprint
+    adam = torch.optim.Adam(task.module.parameters(), 3e-3)
+    for step in range(150):
+        found = task.module(*task.batch(step, range(16), torch.Generator()))
+        adam.zero_grad()
+        found.loss.backward()
+        adam.step()
+    metrics = task.module(*task.batch(1000, range(64), torch.Generator())).metrics
+    assert metrics["accuracy"] > 0.9 and metrics["decibels_off"] < 8
+    assert Encoder(random_model(SQUARE)).fingerprint == before and not any("visual" in name for name in task.module.state_dict())
+
+
+def test_crops_cover_the_picture(encoder: Encoder) -> None:
+    class Places(Detector):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            self.seen = x
+            return torch.zeros(len(x), 2), torch.full((len(x),), 30.0)
+
+    places = Places(DetectorConfig(crop_px=8), encoder)
+    x = torch.arange(24 * 40.0).reshape(1, 24, 40).expand(3, -1, -1)
+    found = detect(places, x)
+    assert found.probabilities == {"clean": 0.5, "rain": 0.5} and found.psnr_db == 30
+    corners = {(int(crop[0, 0, 0]) // 40, int(crop[0, 0, 0]) % 40) for crop in places.seen}
+    assert {(0, 0), (0, 32), (16, 0), (16, 32)} <= corners and len(corners) == 12
+    detect(places, x[:, :3, :5])
+    assert places.seen.shape == (1, 3, 8, 8) and torch.equal(places.seen[0, 0, 2:, :5], x[0, 2:3, :5].expand(6, -1))
+
+
+def test_it_comes_back_from_its_file_with_its_encoder_alone(encoder: Encoder, tmp_path: Path) -> None:
+    detector = Detector(DetectorConfig(crop_px=16), encoder)
+    save_detector(tmp_path / "d.safetensors", detector, detector.state_dict(), {"steps": 1})
+    x = torch.rand(3, 20, 30)
+    assert detect(load_detector(tmp_path / "d.safetensors", encoder), x) == detect(detector, x)
+    with pytest.raises(ValueError, match="was trained on another encoder"):
+        load_detector(tmp_path / "d.safetensors", random_encoder(SQUARE, seed=5))
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "d.safetensors").read_bytes()[:100])
+    for name, message in (("cut", "is no detector, or damaged"), ("gone", "no such file")):
+        with pytest.raises(ValueError, match=message):
+            load_detector(tmp_path / f"{name}.safetensors", encoder)
+    with pytest.raises(ValueError, match="the encoder has 3 blocks"):
+        Detector(DetectorConfig(layers=(7,)), encoder)
+
+
+def test_trained_and_used_by_command(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    checkpoint = made_checkpoint(tmp_path / "step-000007")
+    run_ranks(["downstream/train_detector.py", "--preset", "toy", "--photographs", photographs, "--encoder", checkpoint, "--output", tmp_path / "run"], world_size=1)
+    model = tmp_path / "run" / "detector.safetensors"
+    detector = load_detector(model, load_encoder(checkpoint))
+    assert detector.settings.tasks == ("clean", "noise", "low_light")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(picture(30, 30)).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="1 of 2 files failed"):
+        detect_degradation.main(DetectConfig(input=str(folder), model=str(model), encoder=str(checkpoint), output=str(tmp_path / "found.json")))
+    said = capsys.readouterr()
+    assert "a.png" in said.out and "dB from clean" in said.out and "b.png: the file is empty" in said.err
+    found = json.loads((tmp_path / "found.json").read_text())[str(folder / "a.png")]
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5) and 0 <= found["psnr_db"] <= MOST_DB
+    with pytest.raises(ValueError, match="give --encoder"):
+        TrainDetectorConfig().check()

@@ -1,0 +1,133 @@
+"""Picture files keep what they have, and marks of origin are in them."""
+
+import io
+import warnings
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from downstream.origin_marks import Mark, from_xmp, kind_after, read_mark, to_xmp
+from downstream.restore.pictures import FORMATS, read_picture, write_picture
+
+MARK = Mark("algorithmicallyEnhanced", "ab" * 32, "cd" * 32, 'task "rain" & <2> steps, seed 0')
+
+
+def saved(array: np.ndarray, format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def random(*shape: int, kind: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(kind).max + 1, shape, dtype=kind)
+
+
+def test_a_mark_is_xmp_and_comes_back() -> None:
+    packet = to_xmp(MARK)
+    assert from_xmp(packet) == MARK and from_xmp(b"") is None and from_xmp(b"<x/>") is None
+    tree = ElementTree.fromstring(packet.decode())
+    said = tree.find(".//{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType")
+    assert said is not None and said.text == "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicallyEnhanced"
+    made = Mark("trainedAlgorithmicMedia", "ef" * 32)
+    assert from_xmp(to_xmp(made)) == made
+
+
+def test_a_generated_picture_stays_one() -> None:
+    assert kind_after("algorithmicallyEnhanced", b"") == kind_after("algorithmicallyEnhanced", to_xmp(MARK)) == "algorithmicallyEnhanced"
+    for address in ("http", "https"):
+        other = f'<rdf:Description Iptc4xmpExt:DigitalSourceType="{address}://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+        assert kind_after("algorithmicallyEnhanced", other.encode()) == "trainedAlgorithmicMedia"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("ending", [".png", ".webp"])
+def test_8_bits_come_back_with_alpha_exif_profile_and_mark(channels: int, ending: str) -> None:
+    array = random(13, 9, channels)
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "A maker", 6
+    data = saved(array[:, :, 0] if channels == 1 else array, exif=exif.tobytes(), icc_profile=b"profile" * 20)
+    picture = read_picture(data)
+    assert picture.bits == 8 and picture.pixels.shape[0] == (1 if channels < 3 else 3) and (picture.alpha is None) == (channels in (1, 3))
+    written = write_picture(picture, ending, mark=MARK)
+    again = read_picture(written)
+    assert read_mark(written) == MARK and again.profile == picture.profile
+    if ending == ".png":
+        assert torch.equal(again.pixels, picture.pixels)
+    else:  # WebP has no grey, and forgets colours that cannot be seen
+        seen = torch.ones(13, 9) if picture.alpha is None else torch.from_numpy(picture.alpha[:, :, 0] > 0)
+        assert torch.equal(again.pixels * seen, picture.pixels.expand(3, -1, -1) * seen)
+    assert picture.alpha is None or np.array_equal(again.alpha, picture.alpha)
+    with Image.open(io.BytesIO(written)) as image:
+        found = image.getexif()
+        assert (found[0x010F], found[0x0112]) == ("A maker", 6)
+    assert read_mark(write_picture(picture, ending, mark=None)) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bits_come_back(channels: int) -> None:
+    source = read_picture(saved(random(11, 7, 3), exif=b"Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x00\x00\x00\x00\x00", icc_profile=b"profile"))
+    array = random(11, 7, channels, kind=np.uint16)
+    pixels = torch.from_numpy(array[:, :, : min(channels, 3)].astype(np.float32) / 65535).permute(2, 0, 1)
+    deep = type(source)(pixels, array[:, :, 3:] if channels == 4 else None, 16, source.exif, source.profile, b"")
+    data = write_picture(deep, ".png", mark=MARK)
+    found = read_picture(data)
+    assert found.bits == 16 and torch.equal(found.pixels, deep.pixels) and read_mark(data) == MARK and found.profile == b"profile"
+    assert found.exif.removeprefix(b"Exif\x00\x00") == source.exif.removeprefix(b"Exif\x00\x00")
+    assert deep.alpha is None or np.array_equal(found.alpha, deep.alpha)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()  # Pillow accepts every chunk
+        if channels == 1:
+            assert np.array_equal(np.asarray(image), array[:, :, 0])
+        else:
+            assert np.array_equal(np.asarray(image), (array >> 8).astype(np.uint8))
+
+
+def test_jpeg_and_palettes() -> None:
+    picture = read_picture(saved(random(16, 16, 3)))
+    written = write_picture(picture, ".jpg", mark=MARK)
+    assert read_mark(written) == MARK and float((read_picture(written).pixels - picture.pixels).abs().mean()) < 0.05
+    buffer = io.BytesIO()
+    Image.fromarray(random(8, 8, 3)).convert("P").save(buffer, "GIF")
+    assert read_picture(buffer.getvalue()).pixels.shape == (3, 8, 8)
+    assert read_picture(saved(random(1, 1, 3))).pixels.shape == (3, 1, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(random(8, 12, 3)).save(buffer, "MPO", save_all=True, append_images=[Image.fromarray(random(4, 4, 3))])
+    assert read_picture(buffer.getvalue()).pixels.shape == (3, 8, 12), "what phones write: a JPEG with more behind it"
+
+
+def refused() -> list[tuple[str, bytes, str]]:
+    frames = [Image.fromarray(random(8, 8, 3) // (number + 1)) for number in range(3)]
+    moving = io.BytesIO()
+    frames[0].save(moving, "WEBP", save_all=True, append_images=frames[1:])
+    press = io.BytesIO()
+    Image.new("CMYK", (8, 8)).save(press, "JPEG")
+    whole = saved(random(64, 64, 3))
+    return [
+        ("empty", b"", "the file is empty"), ("text", b"no picture", "image_unknown_format"), ("moving", moving.getvalue(), "has 3 frames"),
+        ("CMYK", press.getvalue(), "has CMYK channels"), ("cut", whole[: len(whole) // 2], "cannot be read"), ("float", _tiff(), "image_unknown_format"),
+    ]  # fmt: skip
+
+
+def _tiff() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("data", "message"), [pytest.param(data, message, id=name) for name, data, message in refused()])
+def test_what_cannot_be_read_is_said(data: bytes, message: str) -> None:
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=message):
+        warnings.simplefilter("error")
+        read_picture(data)
+
+
+def test_what_cannot_be_kept_is_said() -> None:
+    picture = read_picture(saved(random(4, 4, 4)))
+    deep = type(picture)(picture.pixels, None, 16, b"", b"", b"")
+    for given, ending, message in ((picture, ".jpg", "has transparency"), (deep, ".webp", "has 16 bits"), (deep, ".bmp", "no ending of pictures")):
+        with pytest.raises(ValueError, match=message):
+            write_picture(given, ending, mark=None)
+    assert set(FORMATS.values()) == {"PNG", "JPEG", "WEBP"}

@@ -1,0 +1,245 @@
+"""The network, its objectives, and a restorer on pixels: local, so that tiles change nothing; seeded; what each loss has its least at."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from downstream.fit import Losses
+from downstream.restore.degradations import DegradationConfig
+from downstream.restore.model_file import Restorer, RestorerConfig, load_restorer, save_restorer
+from downstream.restore.network import NetworkConfig, UNet
+from downstream.restore.objective import ObjectiveConfig, RestorerObjective
+from downstream.restore.perceptual import PerceptualDistance
+from downstream.restore.process import Process, ProcessConfig
+from downstream.restore.restoring import disagreement, estimate_noise_255, restore
+from downstream.restore.train_config import PRESETS, TrainRestorerConfig
+from tests.test_degradations import photo
+
+NETWORK = NetworkConfig(widths=(4, 8), num_blocks=(1, 1), time_width=8)
+KINDS = {"regression": ("residual", "reverting"), "ir_sde": ("noise", "reverting"), "ir_cm": ("residual", "reverting"), "denoising": ("residual", "denoising")}
+
+
+def trembled(settings: NetworkConfig = NETWORK, *, seed: int = 0) -> UNet:
+    """A network none of whose weights are zero."""
+    torch.manual_seed(seed)
+    network = UNet(settings)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return network.eval()
+
+
+def restorer(name: str) -> Restorer:
+    form, process = KINDS[name]
+    kind = "ir_cm" if name == "denoising" else name
+    settings = RestorerConfig(network=NETWORK, process=ProcessConfig(kind=process, noise_255=70.0 if process == "denoising" else 10.0), form=form)
+    return Restorer(trembled(), settings, kind, ("rain",), {}, "0" * 64)
+
+
+@pytest.mark.parametrize("settings", [NETWORK, NetworkConfig(), NetworkConfig(widths=(4, 4, 6), num_blocks=(2, 1, 3))], ids=("toy", "small", "uneven"))
+def test_a_place_sees_no_farther_than_the_margin(settings: NetworkConfig) -> None:
+    """By gradients: no output at one place depends on pixels beyond the margin, and some depends on pixels in its outer half."""
+    network = trembled(settings)
+    stride, margin = network.stride_px, network.margin_px
+    assert margin % stride == 0
+    side = 2 * margin + 4 * stride
+    farthest = 0
+    for place in (margin + stride, margin + 2 * stride - 1):
+        x = torch.rand(1, 3, 2 * stride, side, requires_grad=True)
+        network(x, x, torch.ones(1))[0, :, stride, place].sum().backward()
+        seen = x.grad.abs().sum(dim=(0, 1, 2)).nonzero().flatten()
+        farthest = max(farthest, place - int(seen.min()), int(seen.max()) - place)
+    assert margin / 2 < farthest <= margin
+
+
+def test_a_new_network_changes_nothing_and_knows_the_time() -> None:
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(UNet(NETWORK)(x, x, torch.ones(2)), torch.zeros(2, 3, 16, 16))
+    network = trembled()
+    assert not torch.allclose(network(x, x, torch.zeros(2)), network(x, x, torch.ones(2)))
+    torch.testing.assert_close(network(x, x, torch.tensor([0.2, 0.7]))[1:], network(x[1:], x[1:], torch.tensor([0.7])))
+    with pytest.raises(ValueError, match="one number for each scale"):
+        UNet(replace(NETWORK, num_blocks=(1,)))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("size", [(70, 93), (1, 1), (3, 130)])
+def test_tiles_equal_the_whole(name: str, size: tuple[int, int]) -> None:
+    trained, x = restorer(name), torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    options = {"num_steps": {"regression": 1, "ir_sde": 3}.get(name, 2), "noise_255": 25.0}
+    whole = restore(trained, x, **options)
+    assert whole.shape == x.shape and 0 <= whole.min() and whole.max() <= 1
+    for tile_px in (16, 50):
+        torch.testing.assert_close(restore(trained, x, tile_px=tile_px, **options), whole, atol=1e-5, rtol=0)
+
+
+def test_seeds_decide_samples_and_samples_disagree() -> None:
+    trained, x = restorer("ir_cm"), photo(40, 40)
+    one, again, other = (restore(trained, x, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert float(disagreement([one, again]).max()) == 0 and float(disagreement([one, other]).max()) > 0
+    levels = [torch.full((3, 4, 4), value) for value in (0.2, 0.4)]
+    torch.testing.assert_close(disagreement(levels), torch.full((4, 4), 0.1 * math.sqrt(2)))
+    with pytest.raises(ValueError, match="trained by regression and takes one"):
+        restore(restorer("regression"), x, num_steps=2)
+
+
+def test_noise_is_estimated_from_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    for deviation in (5.0, 30.0):
+        noisy = torch.full((3, 128, 128), 0.5) + torch.from_numpy(rng.standard_normal((3, 128, 128))).float() * deviation / 255
+        assert estimate_noise_255(noisy) == pytest.approx(deviation, rel=0.05)
+    assert estimate_noise_255(torch.rand(3, 1, 1)) == 0
+
+
+class Known(UNet):
+    """A network that knows the answer."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        super().__init__(NETWORK)
+        self.answer = answer
+
+    def forward(self, x_t: torch.Tensor, degraded: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        return self.answer - degraded
+
+
+def pair(number: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    clean = torch.rand(number, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return clean, (clean * 0.8 + 0.1).clamp(0, 1)
+
+
+def loss_of(network: UNet, settings: ObjectiveConfig, *, form: str = "residual", process: ProcessConfig | None = None, linear: bool = False, seed: int = 0) -> Losses:
+    clean, degraded = pair()
+    objective = RestorerObjective(network, Process(process or ProcessConfig()), settings, form=form)
+    found = objective(clean, degraded, torch.full((len(clean),), 0.1), linear, torch.Generator().manual_seed(seed))
+    return Losses(found.loss.detach(), found.metrics)
+
+
+@pytest.mark.parametrize("distance", ["squared", "huber", "absolute"])
+@pytest.mark.parametrize("kind", ["reverting", "denoising"])
+def test_losses_are_least_where_the_answer_is_known(distance: str, kind: str) -> None:
+    """At T the answer makes both terms vanish; the start, which gives the degraded picture back, has the known loss of that."""
+    clean, degraded = pair()
+    settings = ObjectiveConfig(distance=distance, end_fraction=1.0)
+    process = ProcessConfig(kind=kind, noise_255=70.0 if kind == "denoising" else 10.0)
+    right = loss_of(Known(clean), settings, process=process)
+    assert float(right.metrics["origin_error"]) < (0.05 if kind == "denoising" else 1e-6)
+    assert float(right.loss) < float(loss_of(UNet(NETWORK), settings, process=process).loss)
+    if kind == "reverting":
+        start = loss_of(UNet(NETWORK), settings)
+        assert float(start.metrics["origin_error"]) == pytest.approx(float((degraded - clean).abs().mean()), rel=1e-5)
+    regression = ObjectiveConfig(kind="regression")
+    assert float(loss_of(Known(clean), regression).loss) < 1e-6 < float(loss_of(UNet(NETWORK), regression).loss)
+
+
+def test_neighbours_on_a_path_agree_for_the_true_answer() -> None:
+    """The consistency term is of second order in a step of time where x_0 is known, for both states have the same noise; another pair of noises would not be."""
+    clean, _ = pair()
+    known = loss_of(Known(clean), ObjectiveConfig(end_fraction=0.0, distance="absolute"))
+    assert float(known.metrics["consistency"]) < 2e-3
+
+
+def test_the_linear_stage_has_states_around_the_degraded_picture() -> None:
+    """A network that gives the clean picture: in the linear stage f = degraded + noise at early times, so L_OG is near the degraded picture's error."""
+    clean, degraded = pair()
+    settings = ObjectiveConfig(end_fraction=0.0)
+    apart = float((degraded - clean).abs().mean())
+    errors = [[loss_of(Known(clean), settings, linear=value, seed=seed).metrics["origin_error"] for seed in range(8)] for value in (True, False)]
+    linear, ordinary = (float(torch.stack(found).mean()) for found in errors)
+    assert linear > 1.5 * ordinary and linear < apart
+    two = ObjectiveConfig(stages="two", linear_fraction=0.25)
+    assert [two.linear(step, num_steps=8) for step in range(4)] == [True, True, False, False] and not ObjectiveConfig().linear(0, num_steps=8)
+
+
+def test_noise_prediction_is_least_for_the_noise() -> None:
+    assert float(loss_of(UNet(NETWORK), ObjectiveConfig(kind="ir_sde"), form="noise").loss) == pytest.approx(1, abs=0.1)  # it says none, and the noise has variance 1
+
+
+def test_no_gradient_flows_to_the_earlier_state() -> None:
+    """With the origin's weight 0 and states at T, the gradient is that of d(f, c) with c held fixed: zero weights of the first network still move."""
+    torch.manual_seed(0)
+    network = trembled()
+    objective = RestorerObjective(network, Process(ProcessConfig()), ObjectiveConfig(origin_weight=0.0, end_fraction=1.0), form="residual")
+    clean, degraded = pair()
+    objective(clean, degraded, torch.zeros(4), False, torch.Generator().manual_seed(0)).loss.backward()
+    found = network.leave.bias.grad.clone()
+    process, noise = objective.process, torch.Generator().manual_seed(0)
+    torch.rand(4, generator=noise)
+    torch.randint(1, 101, (4,), generator=noise)
+    given = torch.randn(clean.shape, generator=noise)
+    later, earlier = torch.full((4,), 100.0), torch.full((4,), 99.0)
+    with torch.no_grad():
+        fixed = process.state(clean, degraded, earlier, given)
+        fixed = 0.01 * fixed + 0.99 * objective.estimate(fixed, degraded, earlier)
+    network.zero_grad()
+    (objective.estimate(process.state(clean, degraded, later, given), degraded, later) - fixed).square().mean().backward()
+    torch.testing.assert_close(found, network.leave.bias.grad)
+
+
+def test_the_perceptual_distance_has_gradients_for_pictures_alone() -> None:
+    from lcl.features import random_encoder
+    from tests.made_encoders import SQUARE
+
+    encoder = random_encoder(SQUARE)
+    distance = PerceptualDistance(encoder)
+    clean, degraded = pair()
+    assert float(distance(clean, clean)) == 0 < float(distance(degraded, clean))
+    x = degraded.clone().requires_grad_()
+    distance(x, clean).backward()
+    assert x.grad is not None and float(x.grad.abs().max()) > 0 and all(parameter.grad is None for parameter in encoder.parameters())
+    objective = RestorerObjective(UNet(NETWORK), Process(ProcessConfig()), ObjectiveConfig(kind="regression"), form="residual", perceptual=distance)
+    found = objective(clean, degraded, torch.zeros(4), False, torch.Generator())
+    assert float(found.loss.detach()) == pytest.approx(float((degraded - clean).abs().mean() + 0.125 * distance(degraded, clean)), rel=1e-5)
+    assert not any("encoder" in name for name in objective.state_dict()), "frozen weights are in no checkpoint"
+    with pytest.raises(ValueError, match="the encoder has"):
+        PerceptualDistance(encoder, (99,))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_restorer_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
+    made = restorer(name)
+    save_restorer(tmp_path / "a.safetensors", made.network.state_dict(), made.settings, kind=made.kind, tasks=("rain", "noise"), about={"steps": 3})
+    found = load_restorer(tmp_path / "a.safetensors")
+    assert (found.settings, found.kind, found.tasks, found.about) == (made.settings, made.kind, ("rain", "noise"), {"steps": 3}) and len(found.sha256) == 64
+    x = photo(20, 24)
+    torch.testing.assert_close(restore(found, x, noise_255=20.0), restore(made, x, noise_255=20.0), atol=1e-4, rtol=0)
+
+
+def test_files_that_are_no_restorers(tmp_path: Path) -> None:
+    made = restorer("ir_cm")
+    whole = tmp_path / "a.safetensors"
+    save_restorer(whole, made.network.state_dict(), made.settings, kind="ir_cm", tasks=("rain",), about={})
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:500])
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name, message in (("gone.safetensors", "no such file"), ("cut.safetensors", "is no restorer, or damaged"), ("other.safetensors", "is no restorer of this version")):
+        with pytest.raises(ValueError, match=message):
+            load_restorer(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, "give either --photographs"), ({"photographs": "a", "pairs": "b"}, "give either --photographs"), ({"photographs": "a", "crop_px": 20}, "takes multiples of 8"),
+        ({"photographs": "a", "objective": ObjectiveConfig(kind="ir_sde")}, "--model.form noise"),
+        ({"photographs": "a", "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))}, "is for Gaussian noise"),
+        (
+            {"photographs": "a", "degradations": DegradationConfig(tasks=("noise",), noise_255=(5.0, 80.0)), "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))},
+            "goes from 5 to 80",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit(changed: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TrainRestorerConfig(), **changed).check()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_sound(name: str) -> None:
+    replace(PRESETS[name], photographs="a").check()
