@@ -27,10 +27,11 @@ from downstream.folders import Made, convert, pairs_of
 from downstream.photographs import read_photograph, to_tensor
 from downstream.tiles import padded
 from lcl.core.config import config, run_command
-from lcl.core.images import ENDINGS
+from lcl.core.images import ENDINGS, is_transparent, probe_image
 from lcl.core.logs import set_up_logging
 from lcl.features import load_encoder
 
+LEVEL_STEP = 0.25  # down, where a refined picture is larger than was asked for
 LEAST_WEIGHT = 0.02  # of pixels that a mask shows black, so that nothing is free of error
 
 
@@ -114,9 +115,12 @@ def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, seman
             raise ValueError(f"even the highest level has {best:.2f} dB, less than --psnr {settings.psnr:g}; ask for less, or take a model of higher rates")
         level = found
     data = at(level, refined=settings.refine > 0).data
+    while settings.bytes and len(data) > settings.bytes:  # refined latents may take more than the plain ones that the level was chosen by
+        level, plain = max(0.0, level - LEVEL_STEP), level == 0
+        data = at(level, refined=not plain).data
     quality = psnr_db(pixels, decode(trained, data))
     height, width, _ = pixels.shape
-    return Made(data, f"{len(data):,} bytes, {8 * len(data) / (height * width):.3f} bits per pixel, {quality:.2f} dB, level {level:g}")
+    return Made(data, f"{len(data):,} bytes, {8 * len(data) / (height * width):.3f} bits per pixel, {quality:.2f} dB, level {level:g}{', transparency laid on white' * is_transparent(probe_image(path.read_bytes()))}")
 
 
 def refine_latents(

@@ -43,7 +43,12 @@ def to_tensor(pixels: UInt8[np.ndarray, "height width channels"]) -> Float[Tenso
 
 def to_bytes(x: Float[Tensor, "channels height width"]) -> UInt8[np.ndarray, "height width channels"]:
     """The nearest 8-bit pixels: the inverse of `to_tensor`."""
-    return rearrange((x.clamp(0, 1) * 255).round().to(torch.uint8), "channels height width -> height width channels").numpy()
+    return rearrange(to_levels(x), "channels height width -> height width channels").numpy()
+
+
+def to_levels(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """The nearest of 256 levels."""
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 class Crops:

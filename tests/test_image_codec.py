@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from downstream.codec.cca import CCAConfig
 from downstream.codec.coding import Latents
 from downstream.codec.complexity import complexity_of
-from downstream.codec.container import HEADER_BYTES
+from downstream.codec.container import HEADER_BYTES, Header, pack
 from downstream.codec.image_codec import analyse_in_tiles, decode, encode, synthesise_in_tiles
 from downstream.codec.mean_scale import MeanScale, MeanScaleConfig
 from downstream.codec.model import Codec
@@ -116,7 +116,9 @@ def test_tiles_change_nothing(trained: TrainedCodec, tile_px: int) -> None:
     whole, tiled = analyse_in_tiles(trained.codec, x, level, tile_px=0), analyse_in_tiles(trained.codec, x, level, tile_px=tile_px)
     assert torch.allclose(tiled.y, whole.y, atol=1e-5) and torch.allclose(tiled.z, whole.z, atol=1e-5)
     y_hat = whole.y.round()
-    assert torch.allclose(synthesise_in_tiles(trained.codec, y_hat, level, tile_px=tile_px), synthesise_in_tiles(trained.codec, y_hat, level, tile_px=0), atol=1e-5)
+    for grey in (False, True):
+        one, other = (synthesise_in_tiles(trained.codec, y_hat, level, grey=grey, tile_px=side).astype(int) for side in (tile_px, 0))
+        assert one.shape == (384, 512, 1 if grey else 3) and np.abs(one - other).max() <= 1 and (one != other).mean() < 1e-3
 
 
 def test_a_codec_that_sees_the_whole_picture_has_no_tiles() -> None:
@@ -195,6 +197,17 @@ def test_files_of_others_and_damage(trained: TrainedCodec) -> None:
         decode(trained, data[:-3])
     with pytest.raises(ValueError, match="no compressed image"):
         decode(trained, b"\x89PNG....")
+
+
+@settings(max_examples=25, deadline=None)
+@given(payload=st.binary(max_size=120), width=st.integers(1, 300), height=st.integers(1, 300), channels=st.sampled_from([1, 3]), level=st.floats(0, 3), data=st.data())
+def test_files_that_no_encoder_wrote_end(trained: TrainedCodec, payload: bytes, width: int, height: int, channels: int, level: float, data: st.DataObject) -> None:
+    """With a right checksum of the whole: an error, or a picture of the size that the header says."""
+    header = Header(data.draw(st.sampled_from(profiles(trained))), channels, trained.hash, width, height, level, data.draw(st.integers(0, 2**32 - 1)))
+    with pytest.raises(ValueError, match="payload|symbols|level|whole"):
+        decode(trained, pack(header, payload))
+    with pytest.raises(ValueError, match="says what no encoder writes"):
+        decode(trained, pack(Header("fast", 3, trained.hash, 10_000, 6401, 0.0, 0), payload))
 
 
 def test_models_come_back_and_are_told_apart(trained: TrainedCodec, tmp_path: Path) -> None:

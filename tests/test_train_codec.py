@@ -73,10 +73,10 @@ def test_pictures_by_command(run: Run, photographs: Path, whole: Path, tmp_path:
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == [f"{number}.png" for number in range(4)]
     with Image.open(tmp_path / "back" / "1.png") as picture_back:
         assert picture_back.size == (120, 100)
-    told = run("lcl", "codec", "info", tmp_path / "compressed", *model)
+    told = run("lcl", "codec", "verify", tmp_path / "compressed", *model)
     assert told.returncode == 0 and told.stdout.count("whole, decodes") == 4
     small = run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "small.lclc", *model, "--bytes", 400, "--refine", 5)
-    assert small.returncode == 0 and (tmp_path / "small.lclc").stat().st_size <= 440
+    assert small.returncode == 0 and (tmp_path / "small.lclc").stat().st_size <= 400
     damaged = bytearray((tmp_path / "compressed" / "0.lclc").read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "compressed" / "0.lclc").write_bytes(damaged)

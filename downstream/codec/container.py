@@ -11,13 +11,13 @@ import zlib
 from dataclasses import dataclass
 
 from downstream.codec.coding import Profile
+from lcl.core.images import MAX_PIXELS
 
 MAGIC, VERSION = b"LCLC", 1
 HEADER = struct.Struct("<4sBBBBQIIHHII")
 CRC = struct.Struct("<I")
 HEADER_BYTES = HEADER.size + CRC.size
 PROFILES: tuple[Profile, ...] = ("fast", "portable")
-MAX_PIXELS = 1 << 30
 LEVEL_ONE = 256
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from downstream.codec.coding import Latents, Profile, Reader, Writer, walk
 from downstream.codec.container import Header, pack, unpack
 from downstream.codec.model import Codec, Latent
 from downstream.codec.model_file import TrainedCodec
-from downstream.photographs import to_bytes, to_tensor
+from downstream.photographs import to_levels, to_tensor
 from downstream.tiles import in_tiles, padded
 
 LATENT_PX = 16  # pixels of the input to one place of y, along each side
@@ -69,8 +70,7 @@ def decode(trained: TrainedCodec, data: bytes, *, tile_px: int = 0) -> UInt8[np.
         raise ValueError(f"{error}; {_ELSEWHERE}") from error
     if reader.checksum != header.checksum:
         raise ValueError(f"the symbols are not those that were written; {_ELSEWHERE}")
-    x_hat = synthesise_in_tiles(codec, y_hat, at, tile_px=tile_px)[0, :, : header.height, : header.width]
-    return to_bytes(x_hat if header.channels == 3 else x_hat.mean(dim=0, keepdim=True))
+    return synthesise_in_tiles(codec, y_hat, at, grey=header.channels == 1, tile_px=tile_px)[: header.height, : header.width]
 
 
 _ELSEWHERE = "the file itself is whole, so this machine's float arithmetic differs from the writer's: decode it there, or write it with --profile portable"
@@ -89,8 +89,12 @@ def analyse_in_tiles(codec: Codec, x: Float[Tensor, "1 3 height width"], level: 
 
 
 @torch.no_grad()
-def synthesise_in_tiles(codec: Codec, y_hat: Latent, level: Float[Tensor, " images"] | None, *, tile_px: int) -> Float[Tensor, "1 3 height width"]:
-    def whole(part: Latent) -> Tensor:
-        return codec.synthesise(part, level)
+def synthesise_in_tiles(codec: Codec, y_hat: Latent, level: Float[Tensor, " images"] | None, *, grey: bool = False, tile_px: int) -> UInt8[np.ndarray, "height width channels"]:
+    """The 8-bit pixels of one picture; of floats there are those of a tile at a time (0: of all)."""
 
-    return in_tiles(whole, y_hat, side=tile_px // LATENT_PX, margin=codec.tile_margin, scale=(1, LATENT_PX)) if tile_px else whole(y_hat)
+    def pixels(part: Latent) -> UInt8[Tensor, "1 channels height width"]:
+        x_hat = codec.synthesise(part, level)
+        return to_levels(x_hat.mean(dim=1, keepdim=True) if grey else x_hat)
+
+    found = in_tiles(pixels, y_hat, side=tile_px // LATENT_PX, margin=codec.tile_margin, scale=(1, LATENT_PX)) if tile_px else pixels(y_hat)
+    return rearrange(found, "1 channels height width -> height width channels").numpy()

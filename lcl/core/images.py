@@ -66,11 +66,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):  # Pillow's own conversion clips at 255
         values = np.asarray(image, dtype=np.float64)
         return Image.fromarray(np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if is_transparent(image):
         above = image.convert("RGBA")
         below = Image.new("RGBA", above.size, (255, 255, 255, 255))
         return Image.alpha_composite(below, above).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether it has an alpha channel or a transparent colour; nothing is decoded for it."""
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
 
 
 def encode_jpeg(image: Image.Image, *, quality: int) -> bytes:
