@@ -198,7 +198,7 @@ class Fitting:
             raise ValueError(f"step {self.step + 1}: {error}") from error
         self.step += 1
         if self.average is not None and self.step % self.rates.ema_every == 0:
-            self.average.update(full_weights(self.engine))
+            self.average.update(full_weights(self.engine), step=self.step)
         return metrics | {"learning_rate": rate}
 
     def _average(self, resume: Resume | None) -> MovingAverage | None:

@@ -169,7 +169,7 @@ class Training:
             raise ValueError(f"step {self.step + 1}: {error} {self._name_documents(given.documents)}") from error
         self.step, self.loader_state = self.step + 1, given.loader_state
         if self.average is not None and self.step % config.optimizer.ema_every == 0:
-            self.average.update(full_weights(self.engine))
+            self.average.update(full_weights(self.engine), step=self.step)
         seconds = time.perf_counter() - waited_from
         self.counters.update(images=metrics["images"], tokens=metrics["tokens"], documents=metrics["documents"], rows=config.batch_rows, skipped=metrics["skipped"])
         if self._is_shown(self.step):
