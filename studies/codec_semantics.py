@@ -9,7 +9,6 @@ Judges are small convolutional networks, trained on the pixels of the train spli
 interrupted one continues. `studies/codec_semantics_page.py` makes a table and a picture of them.
 """
 
-import logging
 import os
 import shutil
 import subprocess
@@ -26,7 +25,7 @@ from jaxtyping import Int, UInt8
 from pixel_judge import Judge, load_judge, log_probabilities, save_judge, train_judge
 from pydantic import Field
 from safetensors.torch import save
-from table import name_of, run_table
+from table import name_of, run_study
 
 from downstream.codec.coding import Latents
 from downstream.codec.image_codec import decode, encode
@@ -45,8 +44,6 @@ from lcl.crops import Crop, centre_box, cut
 from lcl.evals.image_sets import ImageSet, open_image_set
 from lcl.features import load_encoder, random_encoder
 from lcl.measured import write_result
-
-log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE_PX = 128
@@ -155,10 +152,7 @@ def main(settings: StudyConfig) -> None:
         run_row(next(row for row in rows if name_of(row) == settings.row), settings)
         return
     prepare(rows, settings)
-    options = ["--photos", settings.photos, "--photographs", settings.photographs, "--encoder", settings.encoder, "--output", settings.output]
-    options += ["--results", settings.results, "--toy", str(settings.toy), "--tables", *settings.tables]
-    left = run_table(rows, Path(settings.results), script=Path(__file__), options=options, jobs=settings.jobs, seconds=3600 * settings.hours)
-    log.info("%d rows, %d left%s", len(set(map(name_of, rows))), len(left), "; the same command continues" if left else f": {settings.results}")
+    run_study(rows, settings, script=Path(__file__))
 
 
 def chosen_rows(settings: StudyConfig) -> list[RunConfig]:

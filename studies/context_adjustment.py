@@ -7,7 +7,6 @@
 `studies/context_adjustment_page.py` makes tables and pictures of the rows.
 """
 
-import logging
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
-from table import name_of, run_table
+from table import name_of, run_study
 
 from downstream.codec.cca import CCA, CCAConfig
 from downstream.codec.model_file import CodecConfig, load_codec
@@ -31,8 +30,6 @@ from lcl.core.config import config, run_command, to_dict
 from lcl.core.files import write_json
 from lcl.core.logs import read_metrics, set_up_logging
 from lcl.measured import write_result
-
-log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 CODEC = CCAConfig(widths=(32, 48, 64), latent_width=80, hyper_width=48, num_bottlenecks=1, num_blocks=1, entropy_width=48, entropy_blocks=1, head_widths=(48, 32))
@@ -85,9 +82,7 @@ def main(settings: StudyConfig) -> None:
     if settings.row:
         run_row(next(row for row in rows if name_of(row) == settings.row), settings)
         return
-    options = ["--photographs", settings.photographs, "--unseen", settings.unseen, "--output", settings.output, "--results", settings.results, "--toy", str(settings.toy)]
-    left = run_table(rows, Path(settings.results), script=Path(__file__), options=options, jobs=settings.jobs, seconds=3600 * settings.hours)
-    log.info("%d rows, %d left%s", len(set(map(name_of, rows))), len(left), "; the same command continues" if left else f": {settings.results}")
+    run_study(rows, settings, script=Path(__file__))
 
 
 def codec_of(row: RunConfig) -> CCAConfig:

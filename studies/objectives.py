@@ -7,7 +7,6 @@
 Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/objectives_page.py` makes tables and pictures of them.
 """
 
-import logging
 import os
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from table import name_of, run_table
+from table import name_of, run_study
 
 from lcl.core.config import config, hash_of, run_command
 from lcl.core.files import read_json
@@ -41,8 +40,6 @@ from lcl.rows import SpecialIds, collate
 from lcl.train_config import PRESETS, TrainConfig
 from lcl.trainer import train
 from lcl.vision import build_tower
-
-log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES_PER_STEP = 40  # of every objective, so that the contrastive loss has as many negatives
@@ -142,10 +139,7 @@ def main(settings: StudyConfig) -> None:
         run_row(next(row for row in rows if name_of(row) == settings.row), settings)
         return
     prepare(rows, settings)
-    options = ["--photos", settings.photos, "--output", settings.output, "--results", settings.results, "--tables", *settings.tables]
-    options += ["--toy", str(settings.toy)] + (["--corpus", *settings.corpus] if settings.corpus else [])
-    left = run_table(rows, Path(settings.results), script=Path(__file__), options=options, jobs=settings.jobs, seconds=3600 * settings.hours)
-    log.info("%d rows, %d left%s", len(set(map(name_of, rows))), len(left), "; the same command continues" if left else f": {settings.results}")
+    run_study(rows, settings, script=Path(__file__))
 
 
 def chosen_rows(settings: StudyConfig) -> list[RunConfig]:

@@ -11,7 +11,6 @@
 `studies/refinement_page.py` makes tables and pictures of the rows.
 """
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from table import name_of, read_rows, run_table
+from table import name_of, read_rows, run_study
 
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import RefineConfig, refine
@@ -33,8 +32,6 @@ from downstream.photographs import list_photographs, read_photograph, to_tensor
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 from lcl.measured import write_result
-
-log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS: tuple[Method, ...] = ("ste", "noise", "anneal", "sga", "linear", "cosine", "ssl", "linear3", "cosine3", "ssl3")
@@ -106,16 +103,10 @@ def main(settings: StudyConfig) -> None:
         row = next(row for row in all_rows(trained, settings) if name_of(row) == settings.row)
         run_row(row, next(one for one in trained.values() if hash_of(one) == row.model), folders[row.pictures], Path(settings.results))
         return
-    options = ["--models", *settings.models, "--tune", settings.tune, "--pictures", *settings.pictures, "--results", settings.results, "--methods", *settings.methods]
-    options += ["--iterations", *map(str, settings.iterations), "--crops", str(settings.crops), "--num-levels", str(settings.num_levels), "--toy", str(settings.toy)]
     started = time.monotonic()
     for rows_of in (grid_rows, all_rows):  # the second are known when the first are done
-        rows = rows_of(trained, settings)
-        left = run_table(rows, Path(settings.results), script=Path(__file__), options=options, jobs=settings.jobs, seconds=max(0.0, 3600 * settings.hours - (time.monotonic() - started)))
-        if left:
-            log.info("%d rows left; the same command continues", len(left))
+        if run_study(rows_of(trained, settings), settings, script=Path(__file__), seconds=max(0.0, 3600 * settings.hours - (time.monotonic() - started))):
             return
-    log.info("%d rows: %s", len(rows), settings.results)
 
 
 def named(words: Sequence[str], option: str) -> dict[str, str]:

@@ -13,18 +13,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcl.core.config import hash_of
+from lcl.core.config import hash_of, to_dict
 from lcl.core.files import read_json
 from lcl.core.logs import progress_bar
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+NOT_FOR_ROWS = ("row", "hours", "jobs")
 
 
 def name_of(row: Any) -> str:
     """The name of a row's file, from all of its config."""
     return hash_of(row)
+
+
+def run_study(rows: Sequence[Any], settings: Any, *, script: Path, seconds: float | None = None) -> list[str]:
+    """`run_table` of a study whose config has `results`, `jobs` and `hours`, with all else of it for its rows; `seconds` in the place of the hours."""
+    limit = 3600 * settings.hours if seconds is None else seconds
+    left = run_table(rows, Path(settings.results), script=script, options=options_of(settings), jobs=settings.jobs, seconds=limit)
+    log.info("%d rows, %d left%s", len(set(map(name_of, rows))), len(left), "; the same command continues" if left else f": {settings.results}")
+    return left
+
+
+def options_of(settings: Any) -> list[str]:
+    """The command line of a study's config, without what is not for its rows."""
+    words = []
+    for name, value in to_dict(settings).items():
+        values = value if isinstance(value, list) else [value]
+        if name not in NOT_FOR_ROWS and values:
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
 
 
 def run_table(rows: Sequence[Any], folder: Path, *, script: Path, options: Sequence[str], jobs: int, seconds: float) -> list[str]:

@@ -58,6 +58,13 @@ def test_rows_are_computed_once_and_a_failure_stops_no_other(study: Any, tmp_pat
     assert sorted((tmp_path / "started").read_text().split()) == sorted([*names, names[1]])
 
 
+def test_a_rows_command_says_all_that_is_for_it(study: Any) -> None:
+    settings = study.rows.StudyConfig(photos="p.tar", corpus=("a", "b"), tables=("corpus",), toy=True, hours=3.0, row="x")
+    words = study.table.options_of(settings)
+    assert words == ["--photos", "p.tar", "--corpus", "a", "b", "--output", "outputs/objectives", "--results", "docs/results/objectives", "--tables", "corpus", "--toy", "True"]
+    assert "--corpus" not in study.table.options_of(study.rows.StudyConfig(photos="p.tar"))
+
+
 def test_a_law_without_noise_is_found_again(study: Any) -> None:
     points = [(num, size, math.exp(0.3 - 0.2 * math.log(num) - 0.1 * math.log(size))) for num in (300, 900, 3000) for size in (1e4, 1e5, 1e6)]
     assert study.page.fit_law(points) == pytest.approx([0.3, -0.2, -0.1])
