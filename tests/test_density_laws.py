@@ -11,8 +11,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from downstream.density.diffusion import (
-    alpha, antithetic_times, calibrated_step_nats, diffuse, diffusion_nats, eps_of_v, prior_nats, reconstruction_log_probabilities, reconstruction_nats, reverse_step, sigma,
-    step_nats, to_data, to_levels,
+    alpha,
+    antithetic_times,
+    calibrated_step_nats,
+    diffuse,
+    diffusion_nats,
+    eps_of_v,
+    prior_nats,
+    reconstruction_log_probabilities,
+    reconstruction_nats,
+    reverse_step,
+    sigma,
+    step_nats,
+    to_data,
+    to_levels,
 )  # fmt: skip
 from downstream.density.likelihood import dequantise, importance_bound, ode_log_density, summary
 from downstream.density.schedules import Ends, NoiseConfig, Path, ends_for, linear_path, polynomial_path, with_slope

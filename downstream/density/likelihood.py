@@ -17,7 +17,20 @@ from torch import Tensor
 
 from downstream.density.calibration import squared_error
 from downstream.density.diffusion import (
-    Gamma, Images, Nats, alpha, bits_per_dim, calibrated_step_nats, diffuse, diffusion_nats, prior_nats, reconstruction_nats, sigma, step_nats, to_data, velocity,
+    Gamma,
+    Images,
+    Nats,
+    alpha,
+    bits_per_dim,
+    calibrated_step_nats,
+    diffuse,
+    diffusion_nats,
+    prior_nats,
+    reconstruction_nats,
+    sigma,
+    step_nats,
+    to_data,
+    velocity,
 )  # fmt: skip
 from downstream.density.model_file import TrainedDensity
 from downstream.density.schedules import Path, with_slope
