@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt32
 
 MEAN_PARTS = 64          # places of a mean between two whole numbers
-SCALES_PER_OCTAVE = 8
+SCALES_PER_OCTAVE = 64
 SCALE_EXPONENTS = (-2, 14)  # of two: the least and the largest scale, in whole numbers
 DEVIATIONS = 16          # of the window, each way
 LEAST_WINDOW = 4         # exponent of two
 PRECISION_BITS = 24      # constriction's: a symbol takes no more
 PROBABILITY_BITS = 16    # of yes and no
-SLICE = 64               # symbols that are popped at one time from a stack that runs low
+SLICE = 16               # symbols that are popped at one time from a stack that runs low
 SPARE_WORDS = 4          # that stay below what is popped
 
 _stream = constriction.stream

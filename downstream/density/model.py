@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from downstream.density.contexts import ContextConfig, ConvolutionalContext, TokenContext
-from downstream.density.diffusion import Gamma, Images, eps_of_v
+from downstream.density.diffusion import Gamma, Images, eps_of_v, sigma
 from downstream.density.schedules import NoiseConfig, Path
 from downstream.density.subsets import kl_to_uniform_nats, relaxed_sample, sample, uniform_nats
 from downstream.density.unet import UNet, UNetConfig
@@ -56,7 +56,7 @@ class Denoised(NamedTuple):
     eps_hat: Images
     squared_error: Images
     """What (eps - eps_hat)^2 is expected to be."""
-    middle: Float[Tensor, "images width rows columns"]
+    middle: Float[Tensor, "images maps rows columns"]
     """Features of the smallest size."""
 
 
@@ -119,7 +119,7 @@ class DensityModel(nn.Module):
         """eps_hat at z, and its expected squared error. The error's part takes features without their gradient: it learns, and changes nothing else."""
         ends = self.schedule.ends
         scaled = (2 * (gamma - ends.gamma_min) / (ends.gamma_max - ends.gamma_min) - 1).expand_as(z)
-        features, middle = self.unet(z, scaled, context)
+        features, middle = self.unet(z, scaled, sigma(gamma), context)
         found = self.out(features)
         eps_hat = eps_of_v(found, z, gamma) if self.settings.parametrisation == "v" else z + found
         log_error = self.error(torch.cat([features, scaled], dim=1).detach())

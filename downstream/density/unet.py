@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from lcl.core.config import config
 
-Maps = Float[Tensor, "images width rows columns"]
+Maps = Float[Tensor, "images maps rows columns"]
 Embedding = Float[Tensor, "images embedding"]
 
 GROUP_WIDTH = 8        # channels that are normalised together
@@ -34,7 +34,7 @@ class UNetConfig:
     attention: bool = True
     """Among all places of the smallest size, once in the middle."""
     fourier: bool = True
-    """Sines and cosines of z beside it, at the scale of single levels (arXiv:2107.00630, appendix C)."""
+    """Sines and cosines of z beside it, at the scale of single levels (arXiv:2107.00630, appendix C), weaker where noise drowns them."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -74,11 +74,13 @@ class UNet(nn.Module):
         self.width, self.middle_width = width, widths[-1]
 
     def forward(
-        self, z: Float[Tensor, "images channels height width"], gamma: Float[Tensor, "images channels height width"], context: Float[Tensor, "images size"]
-    ) -> tuple[Float[Tensor, "images features height width"], Maps]:
-        """Features, and those in the middle. `gamma` is scaled to [-1, 1]."""
+        self, z: Float[Tensor, "images channels height width"], gamma: Float[Tensor, "images channels height width"],
+        sigma: Float[Tensor, "#images #channels #height #width"], context: Float[Tensor, "images size"],
+    ) -> tuple[Float[Tensor, "images features height width"], Maps]:  # fmt: skip
+        """Features, and those in the middle. `gamma` is scaled to [-1, 1]; `sigma` is the noise in z."""
         height, width = z.shape[-2:]
-        waves = [wave(frequency * z) for frequency in self.frequencies for wave in (torch.sin, torch.cos)]
+        # times what noise leaves of a wave in the mean: else they say nothing but which grid of latents a codec takes
+        waves = [torch.exp(-0.5 * (frequency * sigma).square()) * wave(frequency * z) for frequency in self.frequencies for wave in (torch.sin, torch.cos)]
         x = torch.cat([z, gamma, *waves], dim=1)
         x = functional.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         embedding = self.embed(torch.cat([_frequencies(reduce(gamma, "images channels height width -> images", "mean")), context], dim=1))
