@@ -20,7 +20,7 @@ from downstream.density.model import DensityModel
 from downstream.density.model_file import TrainedDensity, save_density
 from downstream.density.objective import DensityObjective
 from downstream.density.train_config import PRESETS, TrainDensityConfig
-from downstream.density.training_images import TrainingImages, open_images
+from downstream.density.training_images import Digits, Patches, open_images
 from downstream.fit import fit
 from lcl.core.config import commit, run_command, to_dict
 from lcl.core.logs import set_up_logging
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class DensityTask:
-    def __init__(self, config: TrainDensityConfig, images: TrainingImages, encoder: Encoder | None) -> None:
+    def __init__(self, config: TrainDensityConfig, images: Patches | Digits, encoder: Encoder | None) -> None:
         torch.manual_seed(config.fit.seed)
         width = 0 if encoder is None else encoder.width
         settings = dataclasses.replace(config.model, token_features=2 * width if config.model.context.kind == "tokens" else 0)

@@ -43,6 +43,13 @@ COMMANDS = {
     "codec decode": ("downstream.codec_decode", "compressed pictures back to PNG"),
     "codec info": ("downstream.codec_info", "what is in compressed pictures, and whether they are whole"),
     "codec eval": ("downstream.eval_codec", "rate and quality of a codec beside JPEG, WebP, AVIF and JPEG 2000"),
+    "train density": ("downstream.train_density", "train a density model, a diffusion model with a learned noise schedule"),
+    "density encode": ("downstream.density_encode", "image files to one archive without loss, by a density model"),
+    "density decode": ("downstream.density_decode", "the files of such an archive"),
+    "density info": ("downstream.density_info", "what is in an archive, and whether its bytes are whole"),
+    "density verify": ("downstream.density_verify", "whether every file of an archive comes back"),
+    "density sample": ("downstream.density_sample", "new images from a density model, as a grid"),
+    "density eval": ("downstream.eval_density", "likelihoods of unseen images, and coded bits beside PNG, WebP and lzma"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
 }

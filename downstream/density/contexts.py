@@ -70,7 +70,7 @@ def token_statistics(encoder: Encoder, x: Images) -> Float[Tensor, "images featu
 
 
 @torch.no_grad()
-def token_maps(encoder: Encoder, x: Images) -> Float[Tensor, "images width rows columns"]:
+def token_maps(encoder: Encoder, x: Images) -> Float[Tensor, "images tokens rows columns"]:
     """Tokens at their places, of images in [-1, 1] stretched to the square that the encoder was trained on; grey ones as colour."""
     pixels = (x.float() + 1) / 2
     if pixels.shape[1] == 1:

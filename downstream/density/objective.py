@@ -34,7 +34,7 @@ class DensityObjective(nn.Module):
 
     def forward(
         self, u: Int[Tensor, "images channels height width"], statistics: Float[Tensor, "images features"] | None,
-        tokens: Float[Tensor, "images width rows columns"] | None, generator: torch.Generator,
+        tokens: Float[Tensor, "images token_width token_rows token_columns"] | None, generator: torch.Generator,
     ) -> Losses:  # fmt: skip
         model, levels, num_steps = self.model, self.model.settings.levels, self.settings.steps
         x = to_data(u, levels=levels)
@@ -65,7 +65,7 @@ class DensityObjective(nn.Module):
         return Losses(loss, {"bits_per_dim": total.detach()} | {f"{name}_bits": value.detach() for name, value in bits.items()} | extra)
 
 
-def alignment_loss(features: Float[Tensor, "images width rows columns"], tokens: Float[Tensor, "images width token_rows token_columns"]) -> Float[Tensor, ""]:
+def alignment_loss(features: Float[Tensor, "images token_width rows columns"], tokens: Float[Tensor, "images token_width token_rows token_columns"]) -> Float[Tensor, ""]:
     """1 - mean cosine between features and tokens at the same places, each without its mean over places (Singh et al., arXiv:2512.10794)."""
     there = functional.interpolate(tokens, size=features.shape[-2:], mode="bilinear", align_corners=False)
     features, there = (maps - maps.mean(dim=(2, 3), keepdim=True) if maps[0, 0].numel() > 1 else maps for maps in (features, there))

@@ -52,7 +52,7 @@ def _most_likely(trained: TrainedDensity, z_0: Float[Tensor, "images channels he
     return reconstruction_log_probabilities(z_0, gamma_0, levels=trained.settings.levels).argmax(dim=-1)
 
 
-def as_grid(u: Levels, *, levels: int, columns: int) -> UInt8[Tensor, "height width channels"]:
+def as_grid(u: Levels, *, levels: int, columns: int) -> UInt8[Tensor, "grid_height grid_width channels"]:
     """The images beside and below each other, a pixel of black between them, the levels over the whole range of 8 bits."""
     pixels = (u * 255 / (levels - 1)).round().to(torch.uint8)
     rows = -(-len(u) // columns)

@@ -3,7 +3,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,15 +26,7 @@ class SourceConfig:
     """Of photographs to train on."""
 
 
-class TrainingImages(Protocol):
-    fingerprint: str
-
-    def __len__(self) -> int: ...
-
-    def batch(self, step: int, items: range) -> Int[Tensor, "images channels side side"]: ...
-
-
-def open_images(source: SourceConfig, *, side_px: int, seed: int) -> TrainingImages:
+def open_images(source: SourceConfig, *, side_px: int, seed: int) -> "Patches | Digits":
     """Raises ValueError if there are none, or if they are too small."""
     if source.kind == "digits":
         return Digits(seed)
