@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from downstream import density_decode, density_encode, density_info, density_sample, density_verify, eval_density
 from downstream.density.contexts import token_maps, token_statistics
-from downstream.density.likelihood import discrete_vlb, vlb
+from downstream.density.likelihood import OdeConfig, discrete_vlb, vlb
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.model_file import load_density
 from downstream.density.objective import DensityObjective, ObjectiveConfig
@@ -19,6 +20,7 @@ from downstream.density.sampling import ancestral, as_grid
 from downstream.density.schedules import NoiseConfig
 from downstream.density.train_config import PRESETS
 from downstream.density.training_images import Digits, read_digits
+from downstream.eval_density import squares
 from lcl.features import random_encoder
 from tests.conftest import Run, assert_one_line_error
 from tests.made_encoders import SQUARE
@@ -56,39 +58,47 @@ def test_two_ranks_compute_what_one_does(whole: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(whole), rtol=1e-4)
 
 
-def test_the_files_commands(run: Run, whole: Path, tmp_path: Path) -> None:
-    folder, model = tmp_path / "pictures", ("--model", whole / "density.safetensors")
+def test_an_archive_by_its_commands(run: Run, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, model, archive = tmp_path / "pictures", str(whole / "density.safetensors"), tmp_path / "pictures.lcld"
     folder.mkdir()
     Image.fromarray(np.concatenate(list(read_digits("test")[:40, :, :, 0]), axis=1)).save(folder / "digits.png")
     (folder / "notes.txt").write_text("kept as it is")
-    result = run("lcl", "density", "encode", folder, *model, "--coding.steps", 4)
+    result = run("lcl", "density", "encode", folder, "--model", model, "--coding.steps", 4)
     assert result.returncode == 0, result.stderr
-    archive = tmp_path / "pictures.lcld"
-    assert "2 files" in run("lcl", "density", "info", archive).stdout
-    assert "2 files come back, the same as in" in run("lcl", "density", "verify", archive, *model, "--against", folder).stdout
-    assert run("lcl", "density", "decode", archive, tmp_path / "back", *model).returncode == 0
+    density_info.main(density_info.InfoConfig(input=str(archive)))
+    density_verify.main(density_verify.VerifyConfig(input=str(archive), model=model, against=str(folder)))
+    said = capsys.readouterr().out
+    assert "2 files" in said and "notes.txt: kept as it was" in said and "2 files come back, the same as in" in said
+    density_decode.main(density_decode.DecodeConfig(input=str(archive), output=str(tmp_path / "back"), model=model))
     assert (tmp_path / "back" / "notes.txt").read_text() == "kept as it is"
     with Image.open(tmp_path / "back" / "digits.png") as ours, Image.open(folder / "digits.png") as theirs:
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
     Image.new("L", (3, 3)).save(folder / "digits.png")
-    assert_one_line_error(run("lcl", "density", "verify", archive, *model, "--against", folder), "1 of 2 files differ")
+    with pytest.raises(ValueError, match="1 of 2 files differ"):
+        density_verify.main(density_verify.VerifyConfig(input=str(archive), model=model, against=str(folder)))
     damaged = bytearray(archive.read_bytes())
     damaged[-3] ^= 1
     archive.write_bytes(damaged)
-    assert_one_line_error(run("lcl", "density", "decode", archive, tmp_path / "again", *model), "is damaged")
+    assert_one_line_error(run("lcl", "density", "decode", archive, tmp_path / "again", "--model", model), "is damaged")
     assert not (tmp_path / "again").exists()
 
 
-def test_sampling_and_the_report(run: Run, whole: Path, tmp_path: Path) -> None:
-    model = ("--model", whole / "density.safetensors")
+def test_samples_say_what_they_are(whole: Path, tmp_path: Path) -> None:
     for method in ("ancestral", "ode"):
-        result = run("lcl", "density", "sample", *model, "--output", tmp_path / f"{method}.png", "--num", 6, "--columns", 3, "--steps", 4, "--method", method, "--tolerance", 0.1)
-        assert result.returncode == 0, result.stderr
-        with Image.open(tmp_path / f"{method}.png") as image:
+        path = tmp_path / f"{method}.png"
+        density_sample.main(density_sample.SampleConfig(model=str(whole / "density.safetensors"), output=str(path), num=6, columns=3, steps=4, method=method, tolerance=0.1))
+        with Image.open(path) as image:
             assert image.size == (26, 17) and "generated" in image.text["Source"]
-    result = run("lcl", "density", "eval", *model, "--source", "digits", "--output", tmp_path / "eval", "--num-images", 6, "--times", 4, "--ode-images", 2, "--ode.tolerance", 0.1, "--coding-steps", 3, 5, "--coded-images", 4)  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "eval" / "density.json").read_text())["measured"]
+
+
+def test_the_report(whole: Path, tmp_path: Path) -> None:
+    eval_density.main(
+        eval_density.EvalDensityConfig(
+            model=str(whole / "density.safetensors"), source="digits", output=str(tmp_path), num_images=6, times=4, ode_images=2, ode=OdeConfig(tolerance=0.1, samples=2),
+            coding_steps=(3, 5), coded_images=4,
+        )
+    )  # fmt: skip
+    found = json.loads((tmp_path / "density.json").read_text())["measured"]
     assert found["vlb"]["standard_error"] > 0 and found["ode"]["images"] == 2 and [row["steps"] for row in found["coded"]] == [3, 5]
     assert {"PNG", "WebP without loss", "lzma"} <= found["plain"].keys()
     assert found["vlb"]["bits_per_dim"] == pytest.approx(sum(found["vlb"][name] for name in ("reconstruction", "prior", "diffusion", "context")))
@@ -96,8 +106,16 @@ def test_sampling_and_the_report(run: Run, whole: Path, tmp_path: Path) -> None:
 
 def test_mistakes_are_a_line(run: Run, whole: Path, tmp_path: Path) -> None:
     assert_one_line_error(run("python", "downstream/train_density.py", "--output", tmp_path / "run"), "--source.folder: give a folder")
-    assert_one_line_error(run("lcl", "density", "info", whole / "density.safetensors"), "is no archive")
-    assert_one_line_error(run("lcl", "density", "encode", tmp_path / "gone", "--model", whole / "density.safetensors"), "no such file or folder")
+    model = str(whole / "density.safetensors")
+    for act, said in (
+        (lambda: density_info.main(density_info.InfoConfig(input=model)), "is no archive"),
+        (lambda: density_encode.main(density_encode.EncodeConfig(input=str(tmp_path / "gone"), model=model)), "no such file or folder"),
+        (lambda: density_encode.main(density_encode.EncodeConfig(input=str(tmp_path), model=model)), "holds no files"),
+        (lambda: density_sample.main(density_sample.SampleConfig(model=model, output="x.jpg")), "ends in .png"),
+        (lambda: eval_density.main(eval_density.EvalDensityConfig(model=model, source=str(tmp_path), output="e")), "which photographs are not"),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, OSError), match=said):
+            act()
 
 
 def test_settings_that_do_not_fit_are_named() -> None:
@@ -163,6 +181,14 @@ def test_the_error_that_is_expected_changes_nothing_else() -> None:
     cost = error_nats((z - found.eps_hat).square(), found.squared_error).sum()
     gradients = dict(zip(dict(model.named_parameters()), torch.autograd.grad(cost, list(model.parameters()), allow_unused=True), strict=True))
     assert {name for name, value in gradients.items() if value is not None} == {name for name in gradients if name.startswith("error.")}
+
+
+def test_squares_lie_at_even_distances() -> None:
+    pixels = np.arange(40 * 60 * 3).reshape(40, 60, 3)
+    found = squares(pixels, 3, side_px=16)
+    assert [one[0, 0, 0].tolist() for one in found] == [pixels[0, 0, 0], pixels[0, 32, 0], pixels[16, 16, 0]]
+    with pytest.raises(ValueError, match="no 7 squares of 16 px"):
+        squares(pixels, 7, side_px=16)
 
 
 def test_samples_follow_their_seed_and_fill_a_grid(whole: Path) -> None:

@@ -9,7 +9,6 @@ and the CRC-32 of what it decodes to. An encoder decodes every chunk of the mode
 """
 
 import json
-import lzma
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from pydantic import Field
 from downstream.density.chain import Chain
 from downstream.density.model_file import TrainedDensity
 from downstream.density.pictures import Layout, Parts, Planes, join, put_together, split, take_apart
-from downstream.density.plain import pack, unpack
+from downstream.density.plain import pack, pack_bytes, unpack, unpack_bytes
 from downstream.density.tiles import Coded, TileCoder
 from lcl.core.config import config, from_dict, to_dict
 from lcl.features import Encoder
@@ -33,6 +32,7 @@ from lcl.features import Encoder
 MAGIC, VERSION = b"LCLD", 1
 HEADER = struct.Struct("<4sB3xQI")
 CRC = struct.Struct("<I")
+MAX_INDEX_BYTES = 1 << 28
 
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
 Count = Annotated[int, Field(ge=0)]
@@ -64,8 +64,9 @@ class Chunk:
     """compressed, stored: bytes, not planes."""
     length: Count
     crc: Count
+    content_length: Count
+    """Of what it decodes to, in bytes; and its CRC-32."""
     content_crc: Count
-    """Of what it decodes to."""
     pieces: tuple[Piece, ...] = ()
     seed_words: Count = 0
 
@@ -117,7 +118,7 @@ class Writer:
 
     def add_bytes(self, data: bytes) -> int:
         """The chunk that holds them."""
-        packed = lzma.compress(data, preset=6)
+        packed = pack_bytes(data)
         kind, payload = ("compressed", packed) if len(packed) < len(data) else ("stored", data)
         return self._chunk(kind, payload, content=data)
 
@@ -161,7 +162,7 @@ class Writer:
 
     def _chunk(self, kind: str, payload: bytes, *, content: bytes, pieces: Sequence[Plane] = (), seed_words: int = 0) -> int:
         shapes = tuple(Piece(height=one.shape[0], width=one.shape[1], channels=one.shape[2]) for one in pieces)
-        self.chunks.append(Chunk(kind=kind, length=len(payload), crc=zlib.crc32(payload), content_crc=zlib.crc32(content), pieces=shapes, seed_words=seed_words))
+        self.chunks.append(Chunk(kind=kind, length=len(payload), crc=zlib.crc32(payload), content_length=len(content), content_crc=zlib.crc32(content), pieces=shapes, seed_words=seed_words))
         self.payloads.append(payload)
         return len(self.chunks) - 1
 
@@ -232,7 +233,11 @@ def read(data: bytes) -> Archive:
         raise ValueError(f"the file is cut short: its index has {length} bytes, {len(body)} are there")
     if CRC.unpack_from(data, HEADER.size)[0] != zlib.crc32(body, zlib.crc32(data[: HEADER.size])):
         raise ValueError("the file is damaged (the checksum of its index does not fit): take another copy")
-    index = from_dict(Index, json.loads(zlib.decompress(body)), origin="the archive's index")
+    try:
+        found = json.loads(zlib.decompressobj().decompress(body, MAX_INDEX_BYTES))
+    except (zlib.error, ValueError) as error:
+        raise ValueError(f"the archive's index says what no encoder writes ({error})") from error
+    index = from_dict(Index, found, origin="the archive's index")
     payloads, place = [], start + length
     for number, chunk in enumerate(index.chunks):
         payload = data[place : place + chunk.length]
@@ -251,7 +256,10 @@ def decode(archive: Archive, trained: TrainedDensity | None, *, advance: Advance
         raise ValueError(f"the archive needs the model {archive.model:016x}, " + ("and none is given (--model)" if trained is None else f"and this one is {trained.hash:016x}"))
     coder = tile_coder(trained, archive.index.coding) if archive.model and trained is not None else None
     contents = [_content(number, chunk, payload, coder, archive.index, advance) for number, (chunk, payload) in enumerate(zip(archive.index.chunks, archive.payloads, strict=True))]
-    return [(safe_name(entry.name), _file(entry, contents)) for entry in archive.index.entries]
+    try:
+        return [(safe_name(entry.name), _file(entry, contents)) for entry in archive.index.entries]
+    except (IndexError, AssertionError, struct.error) as error:
+        raise ValueError(f"the archive's index says what no encoder writes ({error})") from error
 
 
 def safe_name(name: str) -> str:
@@ -268,7 +276,7 @@ Content = bytes | list[Plane]
 def _content(number: int, chunk: Chunk, payload: bytes, coder: TileCoder | None, index: Index, advance: Advance) -> Content:
     shapes = [(one.height, one.width, one.channels) for one in chunk.pieces]
     if chunk.kind in ("compressed", "stored"):
-        content: Content = lzma.decompress(payload) if chunk.kind == "compressed" else payload
+        content: Content = unpack_bytes(payload, length=chunk.content_length) if chunk.kind == "compressed" else payload
     elif chunk.kind == "model":
         assert coder is not None
         try:

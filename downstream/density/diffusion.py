@@ -50,7 +50,7 @@ def eps_of_v(v: Images, z: Images, gamma: Gamma) -> Images:
 
 
 def antithetic_times(num: int, generator: torch.Generator) -> Float[Tensor, " num"]:
-    """t_j = (t_0 + j / num) mod 1: each is uniform, together they cover [0, 1) evenly (arXiv:2107.00630, appendix I.1)."""
+    """t_j = (t_0 + j / num) mod 1: each is uniform, together they cover [0, 1) evenly (arXiv:2107.00630)."""
     return (torch.rand((), generator=generator) + torch.arange(num) / num) % 1
 
 
@@ -91,7 +91,7 @@ class Normal(NamedTuple):
 def reverse_step(z_t: Images, eps_hat: Images, gamma_s: Gamma, gamma_t: Gamma, *, squared_error: Gamma | float = 0.0) -> Normal:
     """p(z_s | z_t): mean = alpha_s / alpha_t (z_t - sigma_t c eps_hat), variance = sigma_s^2 c + (alpha_s / alpha_t sigma_t c)^2 E[(eps - eps_hat)^2], c = 1 - e^{gamma_s - gamma_t}.
 
-    With `squared_error` zero this is ancestral sampling as published; with the error that the network makes it is the variance of best likelihood (Bao et al., arXiv:2201.06503).
+    With `squared_error` zero this is ancestral sampling as published; with the error that the network makes it is the variance of best likelihood (Bao et al., arXiv:2206.07309).
     """
     ratio, c = alpha(gamma_s) / alpha(gamma_t), -torch.expm1(gamma_s - gamma_t)
     weight = ratio * sigma(gamma_t) * c

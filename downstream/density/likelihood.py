@@ -141,7 +141,7 @@ def importance_bound(log_weights: Float[Tensor, "samples images"]) -> Nats:
 
 
 def dequantise(x: Images, gamma_min: float, generator: torch.Generator, *, levels: int, kind: Literal["uniform", "truncated_normal"]) -> tuple[Images, Nats]:
-    """z_0 within the part of x's level, and log q(z_0 | x). Truncated normal: alpha_0 x + sigma_0 eps with |eps| <= alpha_0 / (levels sigma_0), the part's edge (arXiv:2302.14517)."""
+    """z_0 within the part of x's level, and log q(z_0 | x). Truncated normal: alpha_0 x + sigma_0 eps with |eps| <= alpha_0 / (levels sigma_0), the part's edge (Zheng et al., arXiv:2305.03935)."""
     gamma_0, dims = torch.full((1, 1, 1, 1), gamma_min, dtype=x.dtype), x[0].numel()
     of_data, of_noise = alpha(gamma_0), sigma(gamma_0)
     uniform = torch.rand(x.shape, generator=generator, dtype=x.dtype)

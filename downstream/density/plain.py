@@ -27,10 +27,10 @@ def unpack(kind: PlainKind, data: bytes, *, height: int, width: int, channels: i
     shape = (height, width, channels)
     try:
         if kind == "lzma":
-            return np.frombuffer(lzma.decompress(data), dtype=np.uint8).reshape(shape)
+            return np.frombuffer(unpack_bytes(data, length=height * width * channels), dtype=np.uint8).reshape(shape)
         with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as image:
             return np.asarray(image.convert("RGB" if channels == 3 else "L") if image.mode not in ("RGB", "L") else image).reshape(height, width, -1)[..., :channels]
-    except (lzma.LZMAError, OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(f"a plane of {kind} is damaged ({error})") from error
 
 
@@ -46,7 +46,22 @@ def to_webp(plane: Plane) -> bytes | None:
 
 
 def to_lzma(plane: Plane) -> bytes:
-    return lzma.compress(np.ascontiguousarray(plane).tobytes(), preset=6)
+    return pack_bytes(np.ascontiguousarray(plane).tobytes())
+
+
+def pack_bytes(data: bytes) -> bytes:
+    return lzma.compress(data, preset=6)
+
+
+def unpack_bytes(data: bytes, *, length: int) -> bytes:
+    """The inverse. Raises ValueError for bytes that are not of so many, without making more of them."""
+    try:
+        found = lzma.LZMADecompressor().decompress(data, max_length=length + 1)
+    except lzma.LZMAError as error:
+        raise ValueError(f"compressed bytes are damaged ({error})") from error
+    if len(found) != length:
+        raise ValueError(f"compressed bytes are damaged ({len(found)} or more bytes, {length} were written)")
+    return found
 
 
 def _saved(plane: Plane, form: str, **options: int | bool) -> bytes:

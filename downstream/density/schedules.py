@@ -2,11 +2,12 @@
 
     context --head--> coefficients --> path: t -> gamma           gamma' = dgamma/dt by forward differentiation of the path
 
-Only the way between the ends is learned. With one gamma for all pixels the bound does not depend on it; with a vector it does (arXiv:2312.13236, section 3).
+Only the way between the ends is learned. With one gamma for all pixels the bound does not depend on it; with a vector it does (arXiv:2312.13236).
 """
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Literal, NamedTuple
@@ -43,7 +44,7 @@ def linear_path(ends: Ends) -> Path:
 
 
 def polynomial_path(a: Coefficient, b: Coefficient, d: Coefficient, ends: Ends) -> Path:
-    """gamma_min + (gamma_max - gamma_min) f(t) / f(1), f(t) = integral of (a t^2 + b t + d)^2 from 0 (arXiv:2312.13236, section 3.2)."""
+    """gamma_min + (gamma_max - gamma_min) f(t) / f(1), f(t) = integral of (a t^2 + b t + d)^2 from 0 (arXiv:2312.13236)."""
 
     def integral(t: Coefficient | float) -> Coefficient:
         return a**2 / 5 * t**5 + a * b / 2 * t**4 + (b**2 + 2 * a * d) / 3 * t**3 + b * d * t**2 + d**2 * t
@@ -52,7 +53,7 @@ def polynomial_path(a: Coefficient, b: Coefficient, d: Coefficient, ends: Ends) 
 
 
 def monotone_path(rates: tuple[Coefficient, ...], steepness: Float[Tensor, " rises"], middles: Float[Tensor, " rises"], ends: Ends) -> Path:
-    """(f(t) - f(0)) / (f(1) - f(0)) between the ends, f(t) = r_0 t + sum_k r_k sigmoid(s_k (t - m_k)): the monotone network of VDM (arXiv:2107.00630, appendix H) with positive r and s."""
+    """(f(t) - f(0)) / (f(1) - f(0)) between the ends, f(t) = r_0 t + sum_k r_k sigmoid(s_k (t - m_k)): the monotone network of VDM (arXiv:2107.00630) with positive r and s."""
 
     def rise(t: Coefficient | Tensor) -> Coefficient:
         total = rates[0] * t
@@ -108,15 +109,15 @@ class NoiseConfig:
         return Polynomial(ends, head) if self.kind == "polynomial" else Monotone(ends, head)
 
 
-class Schedule(nn.Module):
+class Schedule(nn.Module, ABC):
     """`schedule(context, height, width)` is the path of images of that size; without a context, of all images."""
 
     def __init__(self, ends: Ends) -> None:
         super().__init__()
         self.ends = ends
 
-    def forward(self, context: Float[Tensor, "images size"], height: int, width: int) -> Path:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, context: Float[Tensor, "images size"], height: int, width: int) -> Path: ...
 
 
 class Linear(Schedule):

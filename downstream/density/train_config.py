@@ -62,7 +62,7 @@ PRESETS: dict[str, TrainDensityConfig] = {
         model=DensityConfig(context=ContextConfig(size=16, chosen=4), unet=UNetConfig(widths=(32, 64, 64), blocks=1)),
         optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02)), fit=FitConfig(steps=3000, batch_items=16, micro_items=16),
     ),
-    # The sizes of VDM and MuLAN for CIFAR-10 (their configs and arXiv:2107.00630, appendix B), with our head; for a GPU.
+    # The sizes of VDM and MuLAN for CIFAR-10 (their configs), with our head; for a GPU.
     "mulan": TrainDensityConfig(
         model=DensityConfig(context=ContextConfig(size=50, chosen=15), unet=UNetConfig(widths=(128,), blocks=32, dropout=0.1)),
         optimizer=FitOptimizerConfig(learning_rate=2e-4, schedule=ScheduleConfig(warmup_steps=100, final_ratio=1.0), beta2=0.99, weight_decay=0.01, ema_decay=0.9999),

@@ -34,7 +34,7 @@ class UNetConfig:
     attention: bool = True
     """Among all places of the smallest size, once in the middle."""
     fourier: bool = True
-    """Sines and cosines of z beside it, at the scale of single levels (arXiv:2107.00630, appendix C), weaker where noise drowns them."""
+    """Sines and cosines of z beside it, at the scale of single levels (arXiv:2107.00630), weaker where noise drowns them."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
