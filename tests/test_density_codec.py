@@ -121,6 +121,23 @@ def test_draws_have_their_distribution_and_lengths_their_entropy() -> None:
     assert (empty.num_bits - before) / num == pytest.approx(0.5 * math.log2(2 * math.pi * math.e * 16), rel=0.005)
 
 
+def test_a_draw_beyond_the_window_is_near_it() -> None:
+    """2^-24 of all draws lie there, several in a large picture; a far one would throw the network off."""
+    stack = BitStack()
+    drawn = np.array([stack._pop_number() for _ in range(2000)])
+    for digits in (1, 3, 6):
+        assert (drawn >= (1 << digits) - 1).mean() == pytest.approx(2.0**-digits, abs=0.035)
+    for value in drawn[::-1].tolist():
+        stack._push_number(value)
+    assert stack.left_as_seeded(stack.seed_words)
+
+
+def test_numbers_without_bounds_are_damage() -> None:
+    for mean, scale in ((np.nan, 1.0), (1e300, 1.0), (0.0, np.inf)):
+        with pytest.raises(ValueError, match="damaged"):
+            BitStack().pop(np.array([mean]), np.array([scale]))
+
+
 # The chain
 
 

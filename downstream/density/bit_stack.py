@@ -2,8 +2,8 @@
 
     push(values, means, scales) <-> pop(means, scales)        exact inverses of each other on any stack
 
-constriction's asymmetric numeral system. A normal is cut into whole numbers and to a window of sixteen deviations around its mean, so that no rare symbol costs the others much
-and none lies far out; beyond the window follows the distance as bits. An encoder's stack that runs low is filled from below with words of a fixed generator, which the decoder finds again.
+constriction's asymmetric numeral system. A normal is cut into whole numbers and to a window of eight deviations around its mean, so that no rare symbol costs the others much
+and none that is drawn lies far out; beyond the window follows the distance in fair bits, of which a draw makes small distances. An encoder's stack that runs low is filled from below with words of a fixed generator, which the decoder finds again.
 """
 
 from collections.abc import Iterator
@@ -15,16 +15,18 @@ from jaxtyping import Float, Int, UInt32
 
 MEAN_PARTS = 64          # places of a mean between two whole numbers
 SCALES_PER_OCTAVE = 64
+MEAN_BOUND = 2.0**52     # whole numbers below it are exact
 SCALE_EXPONENTS = (-2, 14)  # of two: the least and the largest scale, in whole numbers
-DEVIATIONS = 16          # of the window, each way
+DEVIATIONS = 8           # of the window, each way
 LEAST_WINDOW = 4         # exponent of two
 PRECISION_BITS = 24      # constriction's: a symbol takes no more
 PROBABILITY_BITS = 16    # of yes and no
+MOST_DIGITS = 48         # of a distance beyond the window
 SLICE = 16               # symbols that are popped at one time from a stack that runs low
 SPARE_WORDS = 4          # that stay below what is popped
 
 _stream = constriction.stream
-_CODERS = {exponent: _stream.model.QuantizedGaussian(-(1 << exponent), 1 << exponent) for exponent in range(LEAST_WINDOW, SCALE_EXPONENTS[1] + 5)}
+_CODERS = {exponent: _stream.model.QuantizedGaussian(-(1 << exponent), 1 << exponent) for exponent in range(LEAST_WINDOW, SCALE_EXPONENTS[1] + 4)}
 
 
 class BitStack:
@@ -92,20 +94,21 @@ class BitStack:
         return bool(np.array_equal(self.words(), _seeds(num_words)[::-1]))
 
     def _push_number(self, value: int) -> None:
-        """An Exp-Golomb code of fair bits, topmost the number of them."""
-        bits = (value + 1).bit_length()
-        if bits > 1:
-            rest = value + 1 - (1 << (bits - 1))
-            for shift in range(bits - 2, -1, -1):
-                self.push_bit(bool(rest >> shift & 1), 0.5)
-        self._coder.encode_reverse(bits, _stream.model.Uniform(64))
+        """An Exp-Golomb code of fair bits, topmost the number of digits in unary: a draw is 2^k or more with probability 2^-k, about."""
+        digits = (value + 1).bit_length() - 1
+        for shift in range(digits - 1, -1, -1):
+            self.push_bit(bool(value + 1 >> shift & 1), 0.5)
+        self.push_bit(False, 0.5)
+        for _ in range(digits):
+            self.push_bit(True, 0.5)
 
     def _pop_number(self) -> int:
-        self._ensure(1)
-        bits = int(self._coder.decode(_stream.model.Uniform(64)))
-        if bits == 0:
-            raise ValueError("the bits are damaged (a number without digits)")
-        return (1 << (bits - 1)) - 1 + sum(int(self.pop_bit(0.5)) << shift for shift in range(bits - 1))
+        digits = 0
+        while self.pop_bit(0.5):
+            digits += 1
+            if digits > MOST_DIGITS:
+                raise ValueError(f"the bits are damaged (a number of more than {MOST_DIGITS} digits)")
+        return (1 << digits) - 1 + sum(int(self.pop_bit(0.5)) << shift for shift in range(digits))
 
     def _parts(self, places: Int[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " part"]]:
         """The places in parts, before each of which the stack is filled as far as it can need; all at once where it holds enough or cannot grow."""
@@ -131,7 +134,12 @@ class BitStack:
 def _prepare(
     means: Float[np.ndarray, " n"], scales: Float[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Whole part and rest of the means, scales on their grid, and exponents of the windows: what encoder and decoder must agree on to the bit."""
+    """Whole part and rest of the means, scales on their grid, and exponents of the windows: what encoder and decoder must agree on to the bit.
+
+    Raises ValueError for means that are no numbers or beyond all bounds, which damaged bits lead to.
+    """
+    if not (np.abs(means) < MEAN_BOUND).all() or not np.isfinite(scales).all():
+        raise ValueError("the bits are damaged (a latent without bounds)")
     base = np.floor(means + 0.5)
     fraction = np.round((means - base) * MEAN_PARTS) / MEAN_PARTS
     least, largest = SCALE_EXPONENTS
