@@ -27,7 +27,7 @@ class SampleConfig:
     model: str
     """The density model, as train_density.py wrote it."""
     output: str
-    """The picture (.png)."""
+    """The file of the picture (.png)."""
     num: Positive = 64
     columns: Positive = 8
     method: Literal["ancestral", "ode"] = "ancestral"
