@@ -50,6 +50,13 @@ COMMANDS = {
     "detect": ("downstream.detect_degradation", "what spoils pictures, and how much, by a trained detector"),
     "restore": ("downstream.restore_images", "restore spoilt pictures with a trained restorer"),
     "eval restorer": ("downstream.eval_restorer", "quality, seconds and memory of restorers beside classical filters"),
+    "train density": ("downstream.train_density", "train a density model, a diffusion model with a learned noise schedule"),
+    "density encode": ("downstream.density_encode", "image files to one archive without loss, by a density model"),
+    "density decode": ("downstream.density_decode", "the files of such an archive"),
+    "density info": ("downstream.density_info", "what is in an archive, and whether its bytes are whole"),
+    "density verify": ("downstream.density_verify", "whether every file of an archive comes back"),
+    "density sample": ("downstream.density_sample", "new images from a density model, as a grid"),
+    "density eval": ("downstream.eval_density", "likelihoods of unseen images, and coded bits beside PNG, WebP and lzma"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
 }

@@ -18,6 +18,7 @@ CHECKED = [  # modules whose shapes and types are checked while tests run
     "downstream.codec.rounding", "downstream.codec.gaussian", "downstream.codec.factorised", "downstream.codec.model", "downstream.codec.layers", "downstream.codec.tables", "downstream.codec.integer", "downstream.codec.range_coder", "downstream.codec.image_codec", "downstream.codec.refine", "downstream.codec.sight", "downstream.codec.adapter",
     "downstream.photographs", "downstream.tiles", "downstream.channel_norm",
     "downstream.restore.process", "downstream.restore.sampling", "downstream.restore.consistency", "downstream.restore.network", "downstream.restore.degradations", "downstream.restore.pictures", "downstream.restore.objective", "downstream.restore.perceptual", "downstream.restore.restoring", "downstream.restore.quality", "downstream.restore.detector",
+    "downstream.density.bit_stack", "downstream.density.chain", "downstream.density.tiles", "downstream.density.pictures", "downstream.density.plain", "downstream.density.archive", "downstream.density.diffusion", "downstream.density.schedules", "downstream.density.subsets", "downstream.density.unet", "downstream.density.contexts", "downstream.density.model", "downstream.density.objective", "downstream.density.training_images", "downstream.density.calibration", "downstream.density.likelihood", "downstream.density.sampling",
 ]  # fmt: skip
 install_import_hook(CHECKED, "beartype.beartype")
 

@@ -1,0 +1,323 @@
+"""Archives of image files, format LCLD version 1, little-endian.
+
+    magic "LCLD" | version u8 | three zeros | model u64 | length of the index u32 | CRC-32 u32 of what is before and of the index | index | chunks
+
+    files --take apart--> rests, planes --> chunks: planes by the model in one stream | a plane by PNG, WebP or lzma | bytes by lzma, or as they are
+
+`model` begins the SHA-256 of the model's file, 0 where no chunk needs one. The index is JSON, deflated: how to put each file together, and of each chunk its length, the CRC-32 of its bytes,
+and the CRC-32 of what it decodes to. An encoder decodes every chunk of the model before it writes it; one that would not come back, or that is not smaller, is stored by the plain coders.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from pydantic import Field
+
+from downstream.density.chain import Chain
+from downstream.density.model_file import TrainedDensity
+from downstream.density.pictures import Layout, Parts, Planes, join, put_together, split, take_apart
+from downstream.density.plain import pack, pack_bytes, unpack, unpack_bytes
+from downstream.density.tiles import Coded, TileCoder
+from lcl.core.config import config, from_dict, to_dict
+from lcl.features import Encoder
+
+MAGIC, VERSION = b"LCLD", 1
+HEADER = struct.Struct("<4sB3xQI")
+CRC = struct.Struct("<I")
+MAX_INDEX_BYTES = 1 << 28
+
+Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
+Count = Annotated[int, Field(ge=0)]
+Advance = Callable[[int], None]
+
+
+@config
+class CodingConfig:
+    steps: Annotated[int, Field(ge=1, le=4096)] = 32
+    """T: more steps make smaller files, and take as many times longer."""
+    tile_px: Count = 0
+    """Side of the tiles; 0: of the images that the model was trained on."""
+    at_once: Annotated[int, Field(ge=1)] = 1
+    """Tiles of one call of the network: faster, and as many times the initial bits."""
+    chunk_px: Annotated[int, Field(ge=1)] = 1 << 20
+    """Pixels of a stream, about: what damage can take with it, and what the initial bits are paid for."""
+
+
+@config
+class Piece:
+    height: Count
+    width: Count
+    channels: Count
+
+
+@config
+class Chunk:
+    kind: Literal["model", "png", "webp", "lzma", "compressed", "stored"]
+    """compressed, stored: bytes, not planes."""
+    length: Count
+    crc: Count
+    content_length: Count
+    """Of what it decodes to, in bytes; and its CRC-32."""
+    content_crc: Count
+    pieces: tuple[Piece, ...] = ()
+    seed_words: Count = 0
+
+
+Where = tuple[int, int]
+"""A chunk, and a piece in it."""
+
+
+@config
+class Entry:
+    name: str
+    form: Literal["file", "png", "tiff"]
+    rest: Count
+    """Chunk of the file, or of the file without its samples."""
+    layout: Layout | None = None
+    pictures: tuple[tuple[Where, ...], ...] = ()
+    """Of each plane its pieces, from above."""
+    others: tuple[tuple[Where, ...], ...] = ()
+
+
+@config
+class Index:
+    coding: CodingConfig
+    torch: str
+    """Version of PyTorch that computed the streams."""
+    entries: tuple[Entry, ...]
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Archive:
+    model: int
+    index: Index
+    payloads: tuple[bytes, ...]
+    overhead_bytes: int
+    """Header and index."""
+
+
+# Writing
+
+
+class Writer:
+    def __init__(self, coder: TileCoder, coding: CodingConfig) -> None:
+        self.coder, self.coding = coder, coding
+        self.chunks: list[Chunk] = []
+        self.payloads: list[bytes] = []
+        self._waiting: list[tuple[Plane, list[Where], int]] = []
+        self._waiting_px = 0
+
+    def add_bytes(self, data: bytes) -> int:
+        """The chunk that holds them."""
+        packed = pack_bytes(data)
+        kind, payload = ("compressed", packed) if len(packed) < len(data) else ("stored", data)
+        return self._chunk(kind, payload, content=data)
+
+    def add_plane(self, plane: Plane, *, picture: bool, advance: Advance) -> list[Where]:
+        """Where its pieces will be, which is known when `finish` was called."""
+        settings, tile_px = self.coder.chain.settings, self.coder.tile_px
+        rows = max(1, self.coding.chunk_px // (plane.shape[1] * tile_px)) * tile_px
+        places: list[Where] = []
+        for number, top in enumerate(range(0, plane.shape[0], rows)):
+            piece = plane[top : top + rows]
+            places.append((-1, -1))
+            if picture and plane.shape[2] == settings.channels and int(piece.max()) < settings.levels:
+                self._waiting.append((piece, places, number))
+                self._waiting_px += piece.shape[0] * piece.shape[1]
+                if self._waiting_px >= self.coding.chunk_px:
+                    self.finish(advance)
+            else:
+                places[number] = (self._plain(piece), 0)
+        return places
+
+    def finish(self, advance: Advance) -> None:
+        """Codes the planes that wait for a stream to be full."""
+        waiting, self._waiting, self._waiting_px = self._waiting, [], 0
+        if not waiting:
+            return
+        pieces = [piece for piece, _, _ in waiting]
+        coded = self.coder.encode(pieces, advance)
+        payload = coded.words.astype("<u4").tobytes()
+        plain = [pack(piece) for piece in pieces]
+        if len(payload) < sum(len(data) for _, data in plain) and _comes_back(self.coder, coded, pieces, advance):
+            chunk = self._chunk("model", payload, content=b"".join(piece.tobytes() for piece in pieces), pieces=pieces, seed_words=coded.seed_words)
+            for number, (_, places, place) in enumerate(waiting):
+                places[place] = (chunk, number)
+        else:
+            for (kind, data), (piece, places, place) in zip(plain, waiting, strict=True):
+                places[place] = (self._chunk(kind, data, content=piece.tobytes(), pieces=[piece]), 0)
+
+    def _plain(self, piece: Plane) -> int:
+        kind, data = pack(piece)
+        return self._chunk(kind, data, content=piece.tobytes(), pieces=[piece])
+
+    def _chunk(self, kind: str, payload: bytes, *, content: bytes, pieces: Sequence[Plane] = (), seed_words: int = 0) -> int:
+        shapes = tuple(Piece(height=one.shape[0], width=one.shape[1], channels=one.shape[2]) for one in pieces)
+        self.chunks.append(Chunk(kind=kind, length=len(payload), crc=zlib.crc32(payload), content_length=len(content), content_crc=zlib.crc32(content), pieces=shapes, seed_words=seed_words))
+        self.payloads.append(payload)
+        return len(self.chunks) - 1
+
+
+def _comes_back(coder: TileCoder, coded: Coded, pieces: Sequence[Plane], advance: Advance) -> bool:
+    try:
+        found = coder.decode(coded, [piece.shape for piece in pieces], advance)
+    except ValueError:
+        return False
+    return all(np.array_equal(ours, theirs) for ours, theirs in zip(found, pieces, strict=True))
+
+
+def tile_coder(trained: TrainedDensity, coding: CodingConfig, encoder: Encoder | None = None) -> TileCoder:
+    """To encode with a model whose context comes from a frozen encoder, that encoder is needed."""
+    return TileCoder(Chain(trained, coding.steps), coding.tile_px or trained.settings.size_px, coding.at_once, encoder)
+
+
+def encode(files: Sequence[tuple[str, bytes]], trained: TrainedDensity, coding: CodingConfig, *, encoder: Encoder | None = None, advance: Advance = lambda pixels: None) -> bytes:
+    """The archive of these files, by name. `advance` counts pixels as they are coded and decoded again.
+
+    Raises ValueError for a model whose context comes from an encoder, without that encoder.
+    """
+    if trained.settings.context.kind == "tokens" and (encoder is None or encoder.fingerprint != trained.about["encoder"]):
+        raise ValueError(f"the model's context comes from the encoder {str(trained.about['encoder'])[:16]}: give it with --encoder" + (", this is another one" if encoder is not None else ""))
+    writer = Writer(tile_coder(trained, coding, encoder), coding)
+    drafts = []
+    for name, data in files:
+        parts = take_apart(data)
+        if parts is None:
+            drafts.append((name, "file", writer.add_bytes(data), None, [], []))
+            continue
+        planes = split(parts.samples, parts.layout)
+        pictures = [writer.add_plane(single, picture=True, advance=advance) for plane in planes.pictures for single in _for_channels(plane, trained.settings.channels)]
+        others = [writer.add_plane(plane, picture=False, advance=advance) for plane in planes.others]
+        drafts.append((name, parts.form, writer.add_bytes(parts.rest), parts.layout, pictures, others))
+    writer.finish(advance)
+    entries = tuple(
+        Entry(name=name, form=form, rest=rest, layout=layout, pictures=tuple(map(tuple, pictures)), others=tuple(map(tuple, others)))
+        for name, form, rest, layout, pictures, others in drafts
+    )
+    index = Index(coding=coding, torch=torch.__version__, entries=entries, chunks=tuple(writer.chunks))
+    model = trained.hash if any(chunk.kind == "model" for chunk in writer.chunks) else 0
+    body = zlib.compress(json.dumps(to_dict(index), separators=(",", ":")).encode(), 9)
+    front = HEADER.pack(MAGIC, VERSION, model, len(body))
+    return front + CRC.pack(zlib.crc32(body, zlib.crc32(front))) + body + b"".join(writer.payloads)
+
+
+def _for_channels(plane: Plane, channels: int) -> list[Plane]:
+    """Colours as planes of their own for a model of grey images."""
+    return [np.ascontiguousarray(plane[..., band : band + 1]) for band in range(plane.shape[2])] if channels == 1 else [plane]
+
+
+# Reading
+
+
+def read(data: bytes) -> Archive:
+    """Index and chunks. Raises ValueError for bytes that are no archive, of another version, cut short, or changed anywhere."""
+    if data[:4] != MAGIC:
+        raise ValueError("this is no archive of lcl density (it does not begin with LCLD)")
+    start = HEADER.size + CRC.size
+    if len(data) < start:
+        raise ValueError(f"the file is cut short: {len(data)} bytes, and the header alone has {start}")
+    _, version, model, length = HEADER.unpack_from(data)
+    if version != VERSION:
+        raise ValueError(f"the file has version {version} of the format, this program reads {VERSION}: use the program that wrote it, or a newer one")
+    body = data[start : start + length]
+    if len(body) != length:
+        raise ValueError(f"the file is cut short: its index has {length} bytes, {len(body)} are there")
+    if CRC.unpack_from(data, HEADER.size)[0] != zlib.crc32(body, zlib.crc32(data[: HEADER.size])):
+        raise ValueError("the file is damaged (the checksum of its index does not fit): take another copy")
+    try:
+        found = json.loads(zlib.decompressobj().decompress(body, MAX_INDEX_BYTES))
+    except (zlib.error, ValueError) as error:
+        raise ValueError(f"the archive's index says what no encoder writes ({error})") from error
+    index = from_dict(Index, found, origin="the archive's index")
+    payloads, place = [], start + length
+    for number, chunk in enumerate(index.chunks):
+        payload = data[place : place + chunk.length]
+        if zlib.crc32(payload) != chunk.crc:
+            raise ValueError(f"chunk {number} of {len(index.chunks)} is {'cut short' if len(payload) < chunk.length else 'damaged'}: take another copy")
+        payloads.append(payload)
+        place += chunk.length
+    if place != len(data):
+        raise ValueError(f"the file is too long: {len(data)} bytes, {place} were written")
+    return Archive(model, index, tuple(payloads), start + length)
+
+
+def decode(archive: Archive, trained: TrainedDensity | None, *, advance: Advance = lambda pixels: None) -> list[tuple[str, bytes]]:
+    """The files by name. Raises ValueError for another model than the one that wrote them, for a chunk that does not decode to what was written, and for a name outside of the folder."""
+    if archive.model and (trained is None or trained.hash != archive.model):
+        raise ValueError(f"the archive needs the model {archive.model:016x}, " + ("and none is given (--model)" if trained is None else f"and this one is {trained.hash:016x}"))
+    coder = tile_coder(trained, archive.index.coding) if archive.model and trained is not None else None
+    contents = [_content(number, chunk, payload, coder, archive.index, advance) for number, (chunk, payload) in enumerate(zip(archive.index.chunks, archive.payloads, strict=True))]
+    try:
+        return [(safe_name(entry.name), _file(entry, contents)) for entry in archive.index.entries]
+    except (IndexError, AssertionError, struct.error) as error:
+        raise ValueError(f"the archive's index says what no encoder writes ({error})") from error
+
+
+def safe_name(name: str) -> str:
+    """The name. Raises ValueError for one that leads out of a folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
+        raise ValueError(f"the archive holds a file called {name!r}, which lies outside of its folder")
+    return name
+
+
+Content = bytes | list[Plane]
+
+
+def _content(number: int, chunk: Chunk, payload: bytes, coder: TileCoder | None, index: Index, advance: Advance) -> Content:
+    shapes = [(one.height, one.width, one.channels) for one in chunk.pieces]
+    if chunk.kind in ("compressed", "stored"):
+        content: Content = unpack_bytes(payload, length=chunk.content_length) if chunk.kind == "compressed" else payload
+    elif chunk.kind == "model":
+        assert coder is not None
+        try:
+            content = coder.decode(Coded(np.frombuffer(payload, dtype="<u4").astype(np.uint32), chunk.seed_words), shapes, advance)
+        except ValueError as error:
+            raise ValueError(_other_numbers(number, index)) from error
+    else:
+        height, width, channels = shapes[0]
+        content = [unpack(chunk.kind, payload, height=height, width=width, channels=channels)]
+    found = zlib.crc32(content if isinstance(content, bytes) else b"".join(plane.tobytes() for plane in content))
+    if found != chunk.content_crc:
+        raise ValueError(_other_numbers(number, index) if chunk.kind == "model" else f"chunk {number} does not decode to what was written: take another copy")
+    return content
+
+
+def _other_numbers(number: int, index: Index) -> str:
+    return (
+        f"chunk {number} does not decode to what was written, though its bytes are whole: this machine or PyTorch {torch.__version__} finds other numbers than PyTorch {index.torch} did; "
+        "decode with that version, on a machine like the one that wrote it"
+    )
+
+
+def _file(entry: Entry, contents: Sequence[Content]) -> bytes:
+    rest = contents[entry.rest]
+    assert isinstance(rest, bytes)
+    if entry.form == "file" or entry.layout is None:
+        return rest
+    pictures, others = ([_plane(places, contents) for places in group] for group in (entry.pictures, entry.others))
+    joined = Planes(tuple(pictures), tuple(others))
+    return put_together(Parts(entry.form, rest, join(joined, entry.layout), entry.layout))
+
+
+def _plane(places: Sequence[Where], contents: Sequence[Content]) -> Plane:
+    return np.concatenate([contents[chunk][piece] for chunk, piece in places], axis=0)
+
+
+def sizes(archive: Archive) -> Mapping[str, int]:
+    """Bytes by what they are: the model's streams, plain planes, other bytes, header and index; and of the streams the initial bits."""
+    found = {"model": 0, "plain": 0, "bytes": 0, "overhead": archive.overhead_bytes, "initial": 0}
+    for chunk in archive.index.chunks:
+        kind = chunk.kind if chunk.kind == "model" else "bytes" if chunk.kind in ("compressed", "stored") else "plain"
+        found[kind] += chunk.length
+        found["initial"] += 4 * chunk.seed_words
+    return found

@@ -1,0 +1,72 @@
+"""What is minimised: the bound on -log p of whole images, in bits for each pixel and channel, by one time for each image.
+
+    u --> x --q(c|x)--> c --> path --> z_t --denoise--> diffusion + reconstruction + prior + KL of c
+"""
+
+from typing import Annotated
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from downstream.density.diffusion import antithetic_times, bits_per_dim, diffuse, diffusion_nats, prior_nats, reconstruction_nats, step_nats, to_data
+from downstream.density.model import DensityModel, error_nats
+from downstream.density.schedules import with_slope
+from downstream.fit import Losses
+from lcl.core.config import config
+
+
+@config
+class ObjectiveConfig:
+    steps: Annotated[int, Field(ge=0)] = 0
+    """T of the discrete bound, best the one that is coded with; 0: continuous time."""
+    alignment: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the likeness of the U-Net's middle features to a frozen encoder's tokens (--encoder); in training alone (Yu et al., arXiv:2410.06940)."""
+
+
+class DensityObjective(nn.Module):
+    def __init__(self, model: DensityModel, settings: ObjectiveConfig, *, token_width: int = 0) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        self.project = nn.Conv2d(model.unet.middle_width, token_width, 3, padding=1) if settings.alignment else None
+
+    def forward(
+        self, u: Int[Tensor, "images channels height width"], statistics: Float[Tensor, "images features"] | None,
+        tokens: Float[Tensor, "images token_width token_rows token_columns"] | None, generator: torch.Generator,
+    ) -> Losses:  # fmt: skip
+        model, levels, num_steps = self.model, self.model.settings.levels, self.settings.steps
+        x = to_data(u, levels=levels)
+        dims, ends = x[0].numel(), model.schedule.ends
+        drawn = model.draw_context(x, statistics, generator)
+        path = model.path(drawn.context, *x.shape[-2:])
+        t = antithetic_times(len(x), generator).to(x)
+        eps, eps_0 = (torch.randn(x.shape, generator=generator).to(x) for _ in range(2))
+        if num_steps:
+            step = (t * num_steps).floor() + 1
+            gamma, gamma_before = path(step / num_steps), path((step - 1) / num_steps)
+        else:
+            gamma, slope = with_slope(path, t)
+        found = model.denoise(diffuse(x, eps, gamma), gamma, drawn.context)
+        diffusion = num_steps * step_nats(eps, found.eps_hat, gamma_before, gamma) if num_steps else diffusion_nats(eps, found.eps_hat, slope)
+        with torch.no_grad():  # both ends are fixed, so nothing can be learned from these
+            gamma_0, gamma_1 = x.new_full((1, 1, 1, 1), ends.gamma_min), x.new_full((1, 1, 1, 1), ends.gamma_max)
+            fixed = {"reconstruction": reconstruction_nats(u, diffuse(x, eps_0, gamma_0), gamma_0, levels=levels), "prior": prior_nats(x, gamma_1)}
+        terms = {"diffusion": diffusion, "context": drawn.nats, **fixed}
+        bits = {name: bits_per_dim(value.mean(), dims=dims) for name, value in terms.items()}
+        total = torch.stack(list(bits.values())).sum()
+        error = error_nats((eps - found.eps_hat).square(), found.squared_error).mean() / dims
+        loss, extra = total + error, {"error_nats": error.detach()}
+        if self.project is not None:
+            assert tokens is not None
+            unlike = alignment_loss(self.project(found.middle), tokens)
+            loss, extra = loss + self.settings.alignment * unlike, extra | {"unlike_tokens": unlike.detach()}
+        return Losses(loss, {"bits_per_dim": total.detach()} | {f"{name}_bits": value.detach() for name, value in bits.items()} | extra)
+
+
+def alignment_loss(features: Float[Tensor, "images token_width rows columns"], tokens: Float[Tensor, "images token_width token_rows token_columns"]) -> Float[Tensor, ""]:
+    """1 - mean cosine between features and tokens at the same places, each without its mean over places (Singh et al., arXiv:2512.10794)."""
+    there = functional.interpolate(tokens, size=features.shape[-2:], mode="bilinear", align_corners=False)
+    features, there = (maps - maps.mean(dim=(2, 3), keepdim=True) if maps[0, 0].numel() > 1 else maps for maps in (features, there))
+    return 1 - functional.cosine_similarity(features, there, dim=1).mean()

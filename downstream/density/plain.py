@@ -1,0 +1,73 @@
+"""Planes of bytes by coders that everybody has: the smallest of PNG, WebP without loss, and lzma. What the model does not code, and what it is compared with."""
+
+import io
+import lzma
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
+PlainKind = Literal["png", "webp", "lzma"]
+
+WEBP_SIDE = 16_383  # the largest
+
+
+def pack(plane: Plane) -> tuple[PlainKind, bytes]:
+    """The smallest form of a plane of one or three channels."""
+    kinds: dict[PlainKind, bytes] = {kind: packed for kind, coder in PACKERS.items() if (packed := coder(plane)) is not None}
+    best = min(kinds, key=lambda kind: len(kinds[kind]))
+    return best, kinds[best]
+
+
+def unpack(kind: PlainKind, data: bytes, *, height: int, width: int, channels: int) -> Plane:
+    """Raises ValueError for bytes that are none of that size."""
+    shape = (height, width, channels)
+    try:
+        if kind == "lzma":
+            return np.frombuffer(unpack_bytes(data, length=height * width * channels), dtype=np.uint8).reshape(shape)
+        with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as image:
+            return np.asarray(image.convert("RGB" if channels == 3 else "L") if image.mode not in ("RGB", "L") else image).reshape(height, width, -1)[..., :channels]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"a plane of {kind} is damaged ({error})") from error
+
+
+def to_png(plane: Plane) -> bytes:
+    return _saved(plane, "PNG", optimize=True)
+
+
+def to_webp(plane: Plane) -> bytes | None:
+    """None where a side is too long for the format; grey is stored as three equal channels."""
+    if max(plane.shape[:2]) > WEBP_SIDE:
+        return None
+    return _saved(np.repeat(plane, 3, axis=2) if plane.shape[2] == 1 else plane, "WEBP", lossless=True, quality=100, method=4)
+
+
+def to_lzma(plane: Plane) -> bytes:
+    return pack_bytes(np.ascontiguousarray(plane).tobytes())
+
+
+def pack_bytes(data: bytes) -> bytes:
+    return lzma.compress(data, preset=6)
+
+
+def unpack_bytes(data: bytes, *, length: int) -> bytes:
+    """The inverse. Raises ValueError for bytes that are not of so many, without making more of them."""
+    try:
+        found = lzma.LZMADecompressor().decompress(data, max_length=length + 1)
+    except lzma.LZMAError as error:
+        raise ValueError(f"compressed bytes are damaged ({error})") from error
+    if len(found) != length:
+        raise ValueError(f"compressed bytes are damaged ({len(found)} or more bytes, {length} were written)")
+    return found
+
+
+def _saved(plane: Plane, form: str, **options: int | bool) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(plane if plane.shape[2] == 3 else plane[:, :, 0]).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+PACKERS: dict[PlainKind, Callable[[Plane], bytes | None]] = {"png": to_png, "webp": to_webp, "lzma": to_lzma}

@@ -1,0 +1,69 @@
+"""Entry point: image files to one archive without loss, by a density model.
+
+    python downstream/density_encode.py photos photos.lcld --model density.safetensors
+    python downstream/density_encode.py scan.tif --model density.safetensors --steps 64
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+import tyro
+
+from downstream.density.archive import CodingConfig, encode, read, sizes
+from downstream.density.model_file import load_density
+from downstream.density.pictures import split, take_apart
+from lcl.core.config import config, run_command
+from lcl.core.files import open_aside
+from lcl.core.logs import progress_bar, set_up_logging
+from lcl.features import load_encoder
+
+log = logging.getLogger(__name__)
+
+
+@config
+class EncodeConfig:
+    input: tyro.conf.Positional[str]
+    """A file, or a folder of them; files that are no pictures are kept as they are."""
+    output: tyro.conf.Positional[str] = ""
+    """The archive (.lcld); beside the input by default."""
+    model: str
+    """The density model, as train_density.py wrote it."""
+    encoder: str = ""
+    """The frozen encoder, for a model whose context comes from it."""
+    coding: CodingConfig = CodingConfig()
+
+
+def main(settings: EncodeConfig) -> None:
+    set_up_logging()
+    torch.set_num_threads(1)  # sums in another order round otherwise
+    source = Path(settings.input)
+    if not source.exists():
+        raise ValueError(f"{source}: no such file or folder")
+    paths = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    if not paths:
+        raise ValueError(f"{source} holds no files")
+    target = Path(settings.output) if settings.output else source.with_name(source.name + ".lcld")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: give the archive a name")
+    trained = load_density(Path(settings.model))
+    encoder = load_encoder(Path(settings.encoder)) if settings.encoder else None
+    files = [(path.name if source.is_file() else path.relative_to(source).as_posix(), path.read_bytes()) for path in paths]
+    with progress_bar("coding, and decoding again", total=2 * sum(picture_px(data) for _, data in files)) as bar:
+        data = encode(files, trained, settings.coding, encoder=encoder, advance=lambda pixels: bar.advance(pixels))
+    with open_aside(target) as file:
+        file.write(data)
+    found, before = sizes(read(data)), sum(len(data) for _, data in files)
+    log.info(
+        "%s: %d files, %s bytes instead of %s; %s by the model (%s of them initial bits), %s by plain coders, %s as they were, %s header and index", target, len(files),
+        *(f"{value:,}" for value in (len(data), before, found["model"], found["initial"], found["plain"], found["bytes"], found["overhead"])),
+    )  # fmt: skip
+
+
+def picture_px(data: bytes) -> int:
+    parts = take_apart(data)
+    return sum(plane.shape[0] * plane.shape[1] for plane in split(parts.samples, parts.layout).pictures) if parts is not None else 0
+
+
+if __name__ == "__main__":
+    run_command(EncodeConfig, main, description=__doc__.splitlines()[0])

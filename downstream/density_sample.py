@@ -1,0 +1,60 @@
+"""Entry point: new images from a density model, as a grid.
+
+    python downstream/density_sample.py --model density.safetensors --output samples.png
+    python downstream/density_sample.py --model density.safetensors --output samples.png --method ode --tolerance 1e-3
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from downstream.density.generated import save_generated
+from downstream.density.model_file import load_density
+from downstream.density.sampling import along_ode, ancestral, as_grid
+from lcl.core.config import config, run_command
+from lcl.core.logs import set_up_logging
+
+log = logging.getLogger(__name__)
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+@config
+class SampleConfig:
+    model: str
+    """The density model, as train_density.py wrote it."""
+    output: str
+    """The file of the picture (.png)."""
+    num: Positive = 64
+    columns: Positive = 8
+    method: Literal["ancestral", "ode"] = "ancestral"
+    steps: Positive = 256
+    """Of ancestral sampling (published: 1000)."""
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Of the ODE's solver."""
+    size_px: Annotated[int, Field(ge=0)] = 0
+    """Side of the images; 0: as in training."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Positive = 1
+
+
+def main(settings: SampleConfig) -> None:
+    set_up_logging()
+    torch.set_num_threads(settings.threads)
+    if Path(settings.output).suffix != ".png":
+        raise ValueError(f"--output {settings.output}: give a name that ends in .png")
+    trained = load_density(Path(settings.model))
+    generator, side = torch.Generator().manual_seed(settings.seed), settings.size_px or trained.settings.size_px
+    if settings.method == "ancestral":
+        u, calls = ancestral(trained, settings.num, generator, num_steps=settings.steps, height=side, width=side), settings.steps
+    else:
+        u, calls = along_ode(trained, settings.num, generator, tolerance=settings.tolerance, height=side, width=side)
+    save_generated(as_grid(u, levels=trained.settings.levels, columns=settings.columns).numpy(), Path(settings.output))
+    log.info("%s: %d images of %d px, the network was asked %d times", settings.output, settings.num, side, calls)
+
+
+if __name__ == "__main__":
+    run_command(SampleConfig, main, description=__doc__.splitlines()[0])

@@ -1,0 +1,98 @@
+"""Entry point: trains a density model (a diffusion model with a learned noise schedule) on photographs or digits.
+
+    python downstream/train_density.py --preset digits --output outputs/digits                                       (one process)
+    deepspeed --num_gpus 2 downstream/train_density.py --preset small --source.folder photos --output outputs/density  (two)
+
+    images --> objective --> step-N, metrics.jsonl; in the end OUTPUT/density.safetensors, the file that `lcl density` takes
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from downstream.density.calibration import calibrate
+from downstream.density.contexts import token_maps, token_statistics
+from downstream.density.diffusion import to_data
+from downstream.density.model import DensityModel
+from downstream.density.model_file import TrainedDensity, save_density
+from downstream.density.objective import DensityObjective
+from downstream.density.train_config import PRESETS, TrainDensityConfig
+from downstream.density.training_images import Digits, Patches, open_images
+from downstream.fit import fit
+from lcl.core.config import commit, run_command, to_dict
+from lcl.core.logs import set_up_logging
+from lcl.features import Encoder, load_encoder
+from lcl.run_folder import Input
+
+log = logging.getLogger(__name__)
+
+
+class DensityTask:
+    def __init__(self, config: TrainDensityConfig, images: Patches | Digits, encoder: Encoder | None) -> None:
+        torch.manual_seed(config.fit.seed)
+        width = 0 if encoder is None else encoder.width
+        settings = dataclasses.replace(config.model, token_features=2 * width if config.model.context.kind == "tokens" else 0)
+        self.module = DensityObjective(DensityModel(settings), config.objective, token_width=width)
+        self.config, self.images, self.encoder = config, images, encoder
+
+    def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None, torch.Generator]:
+        u = self.images.batch(step, items)
+        return u, self.statistics(u), self.tokens(u), noise
+
+    def before_step(self, step: int) -> None:
+        pass
+
+    def statistics(self, u: Tensor) -> Tensor | None:
+        if self.config.model.context.kind != "tokens":
+            return None
+        assert self.encoder is not None
+        return token_statistics(self.encoder, to_data(u, levels=self.config.model.levels))
+
+    def tokens(self, u: Tensor) -> Tensor | None:
+        if not self.config.objective.alignment:
+            return None
+        assert self.encoder is not None
+        return token_maps(self.encoder, to_data(u, levels=self.config.model.levels))
+
+
+def main(config: TrainDensityConfig) -> None:
+    from lcl.distributed import process_group, together
+
+    with process_group(threads=config.fit.threads) as ranks:
+        set_up_logging(rank=ranks.rank)
+        with together():
+            config.check()
+            images = open_images(config.source, side_px=config.model.size_px, seed=config.fit.seed)
+            encoder = load_encoder(Path(config.encoder)) if config.needs_encoder else None
+        task = DensityTask(config, images, encoder)
+        inputs = {"images": Input(images.fingerprint, f"the {config.source.kind} in {config.source.folder or 'scikit-learn'}")}
+        if encoder is not None:
+            inputs["encoder"] = Input(encoder.fingerprint, f"the encoder in {config.encoder}")
+        weights = fit(
+            task, config.fit, config.optimizer, ranks, output=Path(config.output), run_config=config, identity={"model": to_dict(config.model)}, inputs=inputs,
+            show=("bits_per_dim", "diffusion_bits", "context_bits"),
+        )  # fmt: skip
+        if weights is not None:
+            write_model(task, config, weights)
+
+
+def write_model(task: DensityTask, config: TrainDensityConfig, weights: dict[str, Tensor]) -> None:
+    prefix = "model."
+    model = task.module.model.cpu().eval()
+    model.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
+    u = task.images.batch(0, range(config.calibration_images))
+    calibration = calibrate(model, u, task.statistics(u), aligned=config.source.kind == "digits")
+    about = {
+        "source": to_dict(config.source), "images": task.images.fingerprint, "num_images": len(task.images), "steps": config.fit.steps, "seed": config.fit.seed,
+        "encoder": task.encoder.fingerprint if task.encoder is not None else "", "commit": commit(),
+    }  # fmt: skip
+    path = Path(config.output) / "density.safetensors"
+    save_density(TrainedDensity(model, calibration, about, 0), path)
+    log.info("%s: %.2f MB", path, path.stat().st_size / 1e6)
+
+
+if __name__ == "__main__":
+    run_command(TrainDensityConfig, main, presets=PRESETS, description=__doc__.splitlines()[0])

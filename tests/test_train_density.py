@@ -1,0 +1,200 @@
+"""Training a density model by its command: resumed equals uninterrupted, two ranks equal one; then its file codes, samples and is measured."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from downstream import density_decode, density_encode, density_info, density_sample, density_verify, eval_density
+from downstream.density.contexts import token_maps, token_statistics
+from downstream.density.likelihood import OdeConfig, discrete_vlb, vlb
+from downstream.density.model import DensityModel, error_nats
+from downstream.density.model_file import load_density
+from downstream.density.objective import DensityObjective, ObjectiveConfig
+from downstream.density.sampling import ancestral, as_grid
+from downstream.density.schedules import NoiseConfig
+from downstream.density.train_config import PRESETS
+from downstream.density.training_images import Digits, read_digits
+from downstream.eval_density import squares
+from lcl.features import random_encoder
+from tests.conftest import Run, assert_one_line_error
+from tests.made_encoders import SQUARE
+from tests.processes import run_ranks
+from tests.test_density_codec import waves
+from tests.test_train_codec import losses, weights
+
+
+def train(output: Path, *options: object, ranks: int = 1, preset: str = "toy") -> None:
+    run_ranks(["downstream/train_density.py", "--preset", preset, "--output", output, *options], world_size=ranks)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder / "run")
+    return folder / "run"
+
+
+def test_resumed_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
+    """A run that was cut behind its second checkpoint, as a kill leaves it."""
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+    shutil.rmtree(copy / "step-000012")
+    train(copy)
+    assert losses(copy) == losses(whole) and len(losses(whole)) == 12
+    for name in ("model", "ema"):
+        ours, theirs = weights(copy, name), weights(whole, name)
+        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert (copy / "density.safetensors").read_bytes() == (whole / "density.safetensors").read_bytes()
+
+
+def test_two_ranks_compute_what_one_does(whole: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", ranks=2)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(whole), rtol=1e-4)
+
+
+def test_an_archive_by_its_commands(run: Run, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, model, archive = tmp_path / "pictures", str(whole / "density.safetensors"), tmp_path / "pictures.lcld"
+    folder.mkdir()
+    Image.fromarray(np.concatenate(list(read_digits("test")[:40, :, :, 0]), axis=1)).save(folder / "digits.png")
+    (folder / "notes.txt").write_text("kept as it is")
+    result = run("lcl", "density", "encode", folder, "--model", model, "--coding.steps", 4)
+    assert result.returncode == 0, result.stderr
+    density_info.main(density_info.InfoConfig(input=str(archive)))
+    density_verify.main(density_verify.VerifyConfig(input=str(archive), model=model, against=str(folder)))
+    said = capsys.readouterr().out
+    assert "2 files" in said and "notes.txt: kept as it was" in said and "2 files come back, the same as in" in said
+    density_decode.main(density_decode.DecodeConfig(input=str(archive), output=str(tmp_path / "back"), model=model))
+    assert (tmp_path / "back" / "notes.txt").read_text() == "kept as it is"
+    with Image.open(tmp_path / "back" / "digits.png") as ours, Image.open(folder / "digits.png") as theirs:
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+    Image.new("L", (3, 3)).save(folder / "digits.png")
+    with pytest.raises(ValueError, match="1 of 2 files differ"):
+        density_verify.main(density_verify.VerifyConfig(input=str(archive), model=model, against=str(folder)))
+    damaged = bytearray(archive.read_bytes())
+    damaged[-3] ^= 1
+    archive.write_bytes(damaged)
+    assert_one_line_error(run("lcl", "density", "decode", archive, tmp_path / "again", "--model", model), "is damaged")
+    assert not (tmp_path / "again").exists()
+
+
+def test_samples_say_what_they_are(whole: Path, tmp_path: Path) -> None:
+    for method in ("ancestral", "ode"):
+        path = tmp_path / f"{method}.png"
+        density_sample.main(density_sample.SampleConfig(model=str(whole / "density.safetensors"), output=str(path), num=6, columns=3, steps=4, method=method, tolerance=0.1))
+        with Image.open(path) as image:
+            assert image.size == (26, 17) and "generated" in image.text["Source"]
+
+
+def test_the_report(whole: Path, tmp_path: Path) -> None:
+    eval_density.main(
+        eval_density.EvalDensityConfig(
+            model=str(whole / "density.safetensors"), source="digits", output=str(tmp_path), num_images=6, times=4, ode_images=2, ode=OdeConfig(tolerance=0.1, samples=2),
+            coding_steps=(3, 5), coded_images=4,
+        )
+    )  # fmt: skip
+    found = json.loads((tmp_path / "density.json").read_text())["measured"]
+    assert found["vlb"]["standard_error"] > 0 and found["ode"]["images"] == 2 and [row["steps"] for row in found["coded"]] == [3, 5]
+    assert {"PNG", "WebP without loss", "lzma"} <= found["plain"].keys()
+    assert found["vlb"]["bits_per_dim"] == pytest.approx(sum(found["vlb"][name] for name in ("reconstruction", "prior", "diffusion", "context")))
+
+
+def test_mistakes_are_a_line(run: Run, whole: Path, tmp_path: Path) -> None:
+    assert_one_line_error(run("python", "downstream/train_density.py", "--output", tmp_path / "run"), "--source.folder: give a folder")
+    model = str(whole / "density.safetensors")
+    for act, said in (
+        (lambda: density_info.main(density_info.InfoConfig(input=model)), "is no archive"),
+        (lambda: density_encode.main(density_encode.EncodeConfig(input=str(tmp_path / "gone"), model=model)), "no such file or folder"),
+        (lambda: density_encode.main(density_encode.EncodeConfig(input=str(tmp_path), model=model)), "holds no files"),
+        (lambda: density_sample.main(density_sample.SampleConfig(model=model, output="x.jpg")), "ends in .png"),
+        (lambda: eval_density.main(eval_density.EvalDensityConfig(model=model, source=str(tmp_path), output="e")), "which photographs are not"),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, OSError), match=said):
+            act()
+
+
+def test_settings_that_do_not_fit_are_named() -> None:
+    toy = PRESETS["toy"]
+    context, model = toy.model.context, toy.model
+    for wrong, said in (
+        (replace(toy, model=replace(model, levels=256)), "digits need model.channels"),
+        (replace(toy, model=replace(model, context=replace(context, chosen=4))), "choose fewer than there are"),
+        (replace(toy, model=replace(model, noise=NoiseConfig(kind="scalar"))), "knows no context"),
+        (replace(toy, model=replace(model, context=replace(context, kind="tokens"))), "need a frozen encoder"),
+        (replace(toy, encoder="somewhere"), "take a frozen encoder"),
+        (replace(toy, model=replace(model, token_features=3)), "follows from the encoder"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            wrong.check()
+    for config in PRESETS.values():
+        config.check()
+
+
+# Parts of the training that no command above reaches
+
+
+def test_tokens_are_a_context_and_can_be_learned_from() -> None:
+    encoder = random_encoder(SQUARE)
+    x = torch.from_numpy(np.stack([waves(16, 16, 3, seed) for seed in range(4)])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    maps, statistics = token_maps(encoder, x), token_statistics(encoder, x)
+    assert maps.shape[:2] == (4, encoder.width) and statistics.shape == (4, 2 * encoder.width)
+    assert torch.allclose(statistics[:, : encoder.width], maps.mean(dim=(2, 3)), atol=1e-5)
+    assert token_statistics(encoder, x[:, :1]).shape == statistics.shape, "grey images too"
+
+
+def test_alignment_teaches_the_denoiser_and_no_one_else() -> None:
+    torch.manual_seed(0)
+    model = DensityModel(PRESETS["toy"].model)
+    objective = DensityObjective(model, ObjectiveConfig(alignment=1.0), token_width=5)
+    u, tokens = Digits(0).batch(0, range(8)), torch.randn(8, 5, 2, 2)
+    found = objective(u, None, tokens, torch.Generator().manual_seed(0))
+    assert 0 < float(found.metrics["unlike_tokens"]) < 2
+    aligned = torch.autograd.grad(found.loss, model.unet.first.weight)[0]
+    alone = torch.autograd.grad(DensityObjective(model, ObjectiveConfig())(u, None, None, torch.Generator().manual_seed(0)).loss, model.unet.first.weight)[0]
+    assert not torch.allclose(aligned, alone)
+
+
+def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path) -> None:
+    """The mean of the training loss of T steps is ELBO_T without calibration, and that of continuous time the bound."""
+    trained = load_density(whole / "density.safetensors")
+    u = torch.from_numpy(read_digits("test")[:32]).permute(0, 3, 1, 2).long()
+    for steps in (0, 3):
+        objective = DensityObjective(trained.model, ObjectiveConfig(steps=steps))
+        ours = [float(objective(u, None, None, torch.Generator().manual_seed(seed)).metrics["bits_per_dim"]) for seed in range(60)]
+        rng = torch.Generator().manual_seed(0)
+        bounds = [vlb(trained, u, None, rng, num_times=8) if not steps else discrete_vlb(trained, u, None, rng, num_steps=steps, calibrated=False) for _ in range(8)]
+        theirs = [float(bound.total.mean()) / u[0].numel() / np.log(2) for bound in bounds]
+        error = np.hypot(np.std(ours) / np.sqrt(60), np.std(theirs) / np.sqrt(8))
+        assert abs(np.mean(ours) - np.mean(theirs)) < 4 * error < 0.2 * np.mean(ours)
+
+
+def test_the_error_that_is_expected_changes_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = DensityModel(PRESETS["toy"].model)
+    z, gamma = torch.randn(4, 1, 8, 8), torch.zeros(4, 1, 1, 1)
+    found = model.denoise(z, gamma, model.random_context(4, torch.Generator().manual_seed(0)))
+    cost = error_nats((z - found.eps_hat).square(), found.squared_error).sum()
+    gradients = dict(zip(dict(model.named_parameters()), torch.autograd.grad(cost, list(model.parameters()), allow_unused=True), strict=True))
+    assert {name for name, value in gradients.items() if value is not None} == {name for name in gradients if name.startswith("error.")}
+
+
+def test_squares_lie_at_even_distances() -> None:
+    pixels = np.arange(40 * 60 * 3).reshape(40, 60, 3)
+    found = squares(pixels, 3, side_px=16)
+    assert [one[0, 0, 0].tolist() for one in found] == [pixels[0, 0, 0], pixels[0, 32, 0], pixels[16, 16, 0]]
+    with pytest.raises(ValueError, match="no 7 squares of 16 px"):
+        squares(pixels, 7, side_px=16)
+
+
+def test_samples_follow_their_seed_and_fill_a_grid(whole: Path) -> None:
+    trained = load_density(whole / "density.safetensors")
+    first, again, other = (ancestral(trained, 5, torch.Generator().manual_seed(seed), num_steps=3, height=5, width=9) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other) and first.shape == (5, 1, 5, 9)
+    assert int(first.min()) >= 0 and int(first.max()) < 17
+    grid = as_grid(first, levels=17, columns=3)
+    assert grid.shape == (11, 29, 1) and torch.equal(grid[:5, :9, 0], (first[0, 0] * 255 / 16).round().to(torch.uint8))
