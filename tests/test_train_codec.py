@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,11 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from downstream import codec_encode
+from downstream.codec.objective import ObjectiveConfig
+from downstream.codec.train_config import PRESETS
+from downstream.fit import check_numbers
+from downstream.photographs import Crops, list_photographs
 from tests.conftest import Run, assert_one_line_error
 from tests.processes import run_ranks
 from tests.test_image_codec import picture
@@ -75,8 +81,9 @@ def test_pictures_by_command(run: Run, photographs: Path, whole: Path, tmp_path:
         assert picture_back.size == (120, 100)
     told = run("lcl", "codec", "verify", tmp_path / "compressed", *model)
     assert told.returncode == 0 and told.stdout.count("whole, decodes") == 4
-    small = run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "small.lclc", *model, "--bytes", 400, "--refine", 5)
-    assert small.returncode == 0 and (tmp_path / "small.lclc").stat().st_size <= 400
+    most = (tmp_path / "compressed" / "0.lclc").stat().st_size
+    small = run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "small.lclc", *model, "--bytes", most, "--refine", 5)
+    assert small.returncode == 0 and (tmp_path / "small.lclc").stat().st_size <= most, small.stderr
     damaged = bytearray((tmp_path / "compressed" / "0.lclc").read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "compressed" / "0.lclc").write_bytes(damaged)
@@ -92,15 +99,33 @@ def test_the_report(run: Run, photographs: Path, whole: Path, tmp_path: Path) ->
     assert {"JPEG", "WebP", "AVIF", "JPEG 2000", "this codec, fast", "this codec, portable"} <= curves.keys() and len(curves["JPEG"][0]["pictures"]) == 2
 
 
-def test_mistakes_are_a_line(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    command = ("python", "downstream/train_codec.py", "--preset", "toy", "--output", tmp_path / "run")
+def test_mistakes_are_a_line(run: Run, photographs: Path) -> None:
+    command = ("python", "downstream/train_codec.py", "--preset", "toy", "--output", "nowhere")
     assert_one_line_error(run(*command), "--photographs: give a folder")
-    assert_one_line_error(run(*command, "--photographs", tmp_path / "empty"), "holds no photographs")
-    assert_one_line_error(run(*command, "--photographs", photographs, "--crop-px", 128), "is smaller than a crop")
-    assert_one_line_error(run(*command, "--photographs", photographs, "--objective.lmbdas", 0.01), "give one lmbda for each level")
-    assert_one_line_error(run(*command, "--photographs", photographs, "--fit.batch-items", 5), "must be a multiple of ranks")
-    model = ("--model", whole / "codec.safetensors")
-    assert_one_line_error(run("lcl", "codec", "encode", tmp_path / "gone.png", *model), "no such file or folder")
-    assert_one_line_error(run("lcl", "codec", "encode", photographs, *model), "into which folder the results go")
-    assert_one_line_error(run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "a.lclc", "--model", photographs / "0.png"), "is no codec, or damaged")
+    assert_one_line_error(run("lcl", "codec", "encode", photographs / "0.png", "--model", photographs / "0.png"), "is no codec, or damaged")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"photographs": "empty"}, "holds no photographs"),
+        ({"crop_px": 128}, "is smaller than a crop"),
+        ({"objective": ObjectiveConfig(lmbdas=(0.01,))}, "give one lmbda for each level"),
+        ({"fit": replace(PRESETS["toy"].fit, batch_items=5)}, "must be a multiple of ranks"),
+    ],
+)
+def test_trainings_that_cannot_be(photographs: Path, tmp_path: Path, change: dict, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    settings = replace(PRESETS["toy"], **{"photographs": str(photographs), "output": str(tmp_path / "run")} | change)
+    if settings.photographs == "empty":
+        settings = replace(settings, photographs=str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match=message):
+        settings.check()
+        check_numbers(settings.fit, 1)
+        Crops(list_photographs(Path(settings.photographs)), side_px=settings.crop_px, seed=0).batch(0, range(4))
+
+
+@pytest.mark.parametrize(("words", "message"), [(("gone.png",), "no such file or folder"), (("",), "into which folder the results go")])
+def test_inputs_that_cannot_be_encoded(photographs: Path, whole: Path, words: tuple[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        codec_encode.main(codec_encode.EncodeConfig(input=str(photographs / words[0]), model=str(whole / "codec.safetensors")))
