@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from PIL import Image
 from pydantic import Field
 
-from downstream.density.generated import save_generated
 from downstream.density.model_file import load_density
 from downstream.density.sampling import along_ode, ancestral, as_grid
+from downstream.origin_marks import Mark, save_marked
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 
@@ -52,7 +53,9 @@ def main(settings: SampleConfig) -> None:
         u, calls = ancestral(trained, settings.num, generator, num_steps=settings.steps, height=side, width=side), settings.steps
     else:
         u, calls = along_ode(trained, settings.num, generator, tolerance=settings.tolerance, height=side, width=side)
-    save_generated(as_grid(u, levels=trained.settings.levels, columns=settings.columns).numpy(), Path(settings.output))
+    pixels = as_grid(u, levels=trained.settings.levels, columns=settings.columns).numpy()
+    mark = Mark("trainedAlgorithmicMedia", trained.sha256, settings=f"{settings.num} samples, {settings.method}, {calls} evaluations, seed {settings.seed}")
+    save_marked(Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]), Path(settings.output), mark)
     log.info("%s: %d images of %d px, the network was asked %d times", settings.output, settings.num, side, calls)
 
 

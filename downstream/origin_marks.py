@@ -11,11 +11,14 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from xml.sax.saxutils import escape, quoteattr, unescape
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from lcl.core.files import open_aside
 
 Kind = Literal["algorithmicallyEnhanced", "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
 GENERATED: tuple[Kind, ...] = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
@@ -72,6 +75,13 @@ def saving_options(format: str, mark: Mark) -> dict[str, Any]:
     chunks = PngInfo()
     chunks.add_itxt(PNG_KEYWORD, to_xmp(mark).decode())
     return {"pnginfo": chunks}
+
+
+def save_marked(image: Image.Image, path: Path, mark: Mark) -> None:
+    """Writes a PNG that a model made, which says so of itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_aside(path) as file:
+        image.save(file, "PNG", **saving_options("PNG", mark))
 
 
 def xmp_of(info: Mapping[str, Any]) -> bytes:

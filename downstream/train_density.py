@@ -90,7 +90,7 @@ def write_model(task: DensityTask, config: TrainDensityConfig, weights: dict[str
         "encoder": task.encoder.fingerprint if task.encoder is not None else "", "commit": commit(),
     }  # fmt: skip
     path = Path(config.output) / "density.safetensors"
-    save_density(TrainedDensity(model, calibration, about, 0), path)
+    save_density(TrainedDensity(model, calibration, about), path)
     log.info("%s: %.2f MB", path, path.stat().st_size / 1e6)
 
 

@@ -54,7 +54,7 @@ def made_model(name: str) -> TrainedDensity:
         for value in model.parameters():
             value += 0.02 * torch.randn(value.shape)
     u = torch.stack([torch.from_numpy(waves(made.size_px, made.size_px, made.channels, seed)).permute(2, 0, 1).long() for seed in range(8)])
-    return TrainedDensity(model, calibrate(model, u, None, aligned=False), {"encoder": ""}, 0)
+    return TrainedDensity(model, calibrate(model, u, None, aligned=False), {"encoder": ""})
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +345,7 @@ def test_large_planes_become_several_streams(trained: dict[str, TrainedDensity])
 def test_levels_beyond_the_models_are_stored_plainly() -> None:
     settings_of = DensityConfig(channels=1, levels=17, size_px=8, noise=NoiseConfig(kind="linear"), context=ContextConfig(kind="none"), unet=UNET)
     model = DensityModel(settings_of).eval().requires_grad_(False)
-    trained = TrainedDensity(model, torch.ones(33, 1, 1, 1), {"encoder": ""}, 7)
+    trained = TrainedDensity(model, torch.ones(33, 1, 1, 1), {"encoder": ""}, "0" * 15 + "7")
     files = [("digit.png", png(waves(8, 8, 1) // 16)), ("photo.png", png(waves(8, 8, 1)))]
     assert [pixels_of(data).tolist() for _, data in round_trip(trained, files)] == [pixels_of(data).tolist() for _, data in files]
     with pytest.raises(ValueError, match="beyond the model's 17 levels"):
@@ -354,7 +354,7 @@ def test_levels_beyond_the_models_are_stored_plainly() -> None:
 
 def test_a_context_of_tokens_asks_for_its_encoder() -> None:
     settings_of = DensityConfig(channels=1, size_px=8, noise=NoiseConfig(width=4), context=ContextConfig(kind="tokens", size=6, chosen=2, width=8), unet=UNET, token_features=10)
-    trained = TrainedDensity(DensityModel(settings_of).eval().requires_grad_(False), torch.ones(33, 1, 1, 1), {"encoder": "abc"}, 7)
+    trained = TrainedDensity(DensityModel(settings_of).eval().requires_grad_(False), torch.ones(33, 1, 1, 1), {"encoder": "abc"}, "0" * 15 + "7")
     with pytest.raises(ValueError, match="comes from the encoder abc: give it with --encoder"):
         encode([("w.png", png(waves(8, 8, 1)))], trained, FAST)
     chain, stack, u = Chain(trained, 3), BitStack(), np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8))
@@ -367,5 +367,5 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "no.safetensors").write_bytes(b"something else")
     with pytest.raises(ValueError, match="is no density model, or damaged"):
         load_density(tmp_path / "no.safetensors")
-    with pytest.raises(ValueError, match="no such model"):
+    with pytest.raises(ValueError, match="no such file"):
         load_density(tmp_path / "gone.safetensors")

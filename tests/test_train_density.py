@@ -21,6 +21,8 @@ from downstream.density.schedules import NoiseConfig
 from downstream.density.train_config import PRESETS
 from downstream.density.training_images import Digits, read_digits
 from downstream.eval_density import squares
+from downstream.origin_marks import read_mark
+from lcl.core.files import sha256_of
 from lcl.features import random_encoder
 from tests.conftest import Run, assert_one_line_error
 from tests.made_encoders import SQUARE
@@ -88,7 +90,9 @@ def test_samples_say_what_they_are(whole: Path, tmp_path: Path) -> None:
         path = tmp_path / f"{method}.png"
         density_sample.main(density_sample.SampleConfig(model=str(whole / "density.safetensors"), output=str(path), num=6, columns=3, steps=4, method=method, tolerance=0.1))
         with Image.open(path) as image:
-            assert image.size == (26, 17) and "generated" in image.text["Source"]
+            assert image.size == (26, 17)
+        mark = read_mark(path.read_bytes())
+        assert mark.kind == "trainedAlgorithmicMedia" and mark.model_sha256 == sha256_of(whole / "density.safetensors") and method in mark.settings
 
 
 def test_the_report(whole: Path, tmp_path: Path) -> None:

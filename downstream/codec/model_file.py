@@ -4,7 +4,6 @@
                        metadata: schema, kind, settings, lmbdas, what it was trained on, the encoder that its adapter looks through
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from downstream.codec.adapter import Adapter, AdapterConfig
@@ -27,12 +24,11 @@ from downstream.codec.model import Codec, Gains
 from downstream.codec.range_coder import Models
 from downstream.codec.sight import Sight
 from downstream.codec.tables import Table, normal_tables, prior_tables
+from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
-from lcl.core.files import open_aside, sha256_of
 from lcl.features import Encoder
 
 SCHEMA = "lcl-codec/1"
-METADATA = "lcl"  # one entry: safetensors writes several in an order of its own, and the file's bytes are its name
 
 
 @config
@@ -115,10 +111,8 @@ def save_codec(trained: TrainedCodec, path: Path) -> None:
         tensors |= {f"{part}.{name}": value for name, value in _table_tensors(models.tables).items()}
     if trained.tables.integers is not None:
         tensors |= {f"integers.{name}": value.contiguous() for name, value in trained.tables.integers.tensors().items()}
-    metadata = {"schema": SCHEMA, "settings": to_dict(trained.settings), "lmbdas": list(trained.lmbdas), "about": dict(trained.about)}
-    metadata |= {"encoder": trained.encoder._asdict()} if trained.encoder is not None else {}
-    with open_aside(path) as file:
-        file.write(save(tensors, {METADATA: json.dumps(metadata, sort_keys=True)}))
+    needed = None if trained.encoder is None else trained.encoder._asdict()
+    write_model(path, tensors, schema=SCHEMA, settings=to_dict(trained.settings), lmbdas=list(trained.lmbdas), about=dict(trained.about), encoder=needed)
 
 
 def load_codec(path: Path, *, encoder: Encoder | None = None) -> TrainedCodec:
@@ -126,20 +120,14 @@ def load_codec(path: Path, *, encoder: Encoder | None = None) -> TrainedCodec:
 
     Raises ValueError for a file that is damaged or is no codec, and for another encoder than the adapter was trained with.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open has no iteration)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no codec, or damaged ({error})") from error
-    if metadata.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is no codec of this version ({SCHEMA}); `train_codec.py` makes them")
+    found = read_model(path, schema=SCHEMA, what="codec", made_by="lcl train codec")
+    metadata = found.metadata
     settings = from_dict(CodecConfig, metadata["settings"], origin=str(path))
     parts: dict[str, dict[str, Tensor]] = {"codec": {}, "scales": {}, "channels": {}, "integers": {}}
-    for name, value in tensors.items():
+    for name, value in found.tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
-    needed = EncoderRecord(**metadata["encoder"]) if "encoder" in metadata else None
+    needed = EncoderRecord(**metadata["encoder"]) if metadata["encoder"] else None
     codec = settings.build(num_features=0 if needed is None else needed.num_features)
     codec.load_state_dict(parts["codec"])
     if needed is not None and encoder is not None:
@@ -148,7 +136,7 @@ def load_codec(path: Path, *, encoder: Encoder | None = None) -> TrainedCodec:
         codec.adapter.sight = Sight(encoder, settings.adapter.sight)
     integers = IntegerSynthesis.from_tensors(parts["integers"]) if parts["integers"] else None
     tables = EntropyTables(*(Models(_tables_of(parts[part])) for part in ("scales", "channels")), integers)
-    return TrainedCodec(codec.eval(), tables, settings, tuple(metadata["lmbdas"]), metadata["about"], int(sha256_of(path)[:16], 16), needed)
+    return TrainedCodec(codec.eval(), tables, settings, tuple(metadata["lmbdas"]), metadata["about"], found.hash, needed)
 
 
 def _table_tensors(tables: Iterable[Table]) -> dict[str, Tensor]:

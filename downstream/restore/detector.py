@@ -5,7 +5,6 @@
 A crop is never scaled, for that would hide noise and blur. How much is said in one unit for all: the PSNR against the clean picture, which the head guesses.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,16 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.fit import Losses
 from downstream.restore.process import Images
+from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
-from lcl.core.files import open_aside
 from lcl.features import Encoder
 
-SCHEMA, METADATA = "lcl-detector/1", "lcl"
+SCHEMA = "lcl-detector/1"
 CLEAN = "clean"
 MOST_DB = 50.0  # of a clean picture, which has no limit: 50 dB is an error of less than a level of 8 bits
 PER_DB = 0.05   # weight of a decibel's error beside a nat of the task's
@@ -119,25 +116,15 @@ def detect(detector: Detector, x: Float[Tensor, "3 height width"], *, num_crops:
 
 
 def save_detector(path: Path, detector: Detector, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    metadata = {"schema": SCHEMA, "settings": to_dict(detector.settings), "encoder": detector.encoder.fingerprint, "about": dict(about)}
-    with open_aside(path) as file:
-        file.write(save({name: value.contiguous() for name, value in weights.items()}, {METADATA: json.dumps(metadata, sort_keys=True)}))
+    write_model(path, weights, schema=SCHEMA, settings=to_dict(detector.settings), encoder=detector.encoder.fingerprint, about=dict(about))
 
 
 def load_detector(path: Path, encoder: Encoder) -> Detector:
     """Raises ValueError for a file that is no detector, and for another encoder than it was trained on."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; `train_detector.py` makes detectors")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open has no iteration)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no detector, or damaged ({error})") from error
-    if metadata.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is no detector of this version ({SCHEMA}); `train_detector.py` makes them")
+    found = read_model(path, schema=SCHEMA, what="detector", made_by="lcl train detector")
+    metadata = found.metadata
     if metadata["encoder"] != encoder.fingerprint:
         raise ValueError(f"{path} was trained on another encoder ({metadata['encoder'][:16]}); this one is {encoder.fingerprint[:16]}: give --encoder the one of its training")
     detector = Detector(from_dict(DetectorConfig, metadata["settings"], origin=str(path)), encoder)
-    detector.load_state_dict(tensors)
+    detector.load_state_dict(found.tensors)
     return detector.eval()

@@ -4,28 +4,24 @@
                        metadata: schema, settings, kind of training, tasks, what it was trained on
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from downstream.restore.consistency import Boundary, Form
 from downstream.restore.network import NetworkConfig, UNet
 from downstream.restore.process import Process, ProcessConfig
+from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
-from lcl.core.files import open_aside, sha256_of
 
 Kind = Literal["regression", "ir_sde", "ir_cm"]
 """How it was trained, and so how it is used (downstream/restore/objective.py)."""
 Device = Literal["cpu", "cuda"]
 SCHEMA = "lcl-restorer/1"
-METADATA = "lcl"  # one entry: safetensors writes several in an order of its own, and the file's bytes are its name
 
 
 @config
@@ -60,29 +56,19 @@ class Restorer:
 
 
 def save_restorer(path: Path, weights: Mapping[str, Tensor], settings: RestorerConfig, *, kind: Kind, tasks: tuple[str, ...], about: Mapping[str, Any]) -> None:
-    metadata = {"schema": SCHEMA, "settings": to_dict(settings), "kind": kind, "tasks": list(tasks), "about": dict(about)}
-    with open_aside(path) as file:
-        file.write(save({name: value.contiguous() for name, value in weights.items()}, {METADATA: json.dumps(metadata, sort_keys=True)}))
+    write_model(path, weights, schema=SCHEMA, settings=to_dict(settings), kind=kind, tasks=list(tasks), about=dict(about))
 
 
 def load_restorer(path: Path, *, device: Device = "cpu") -> Restorer:
     """Raises ValueError for a file that is not there, is damaged or is no restorer, and for a device that is not there."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no such device here; leave it out, or install a PyTorch for this machine's")
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; `train_restorer.py` makes restorers")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open has no iteration)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no restorer, or damaged ({error})") from error
-    if metadata.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is no restorer of this version ({SCHEMA}); `train_restorer.py` makes them")
+    found = read_model(path, schema=SCHEMA, what="restorer", made_by="lcl train restorer")
+    metadata = found.metadata
     if metadata["kind"] not in get_args(Kind):
         raise ValueError(f"{path} was trained in a way that is not known here ({metadata['kind']})")
     settings = from_dict(RestorerConfig, metadata["settings"], origin=str(path))
     network = UNet(settings.network)
-    network.load_state_dict(tensors)
+    network.load_state_dict(found.tensors)
     network = network.to(device, memory_format=torch.channels_last).eval()  # twice as fast on a CPU
-    return Restorer(network, settings, metadata["kind"], tuple(metadata["tasks"]), metadata["about"], sha256_of(path))
+    return Restorer(network, settings, metadata["kind"], tuple(metadata["tasks"]), metadata["about"], found.sha256)

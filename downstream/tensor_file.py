@@ -1,0 +1,50 @@
+"""A trained model in one safetensors file that names itself: what it is, how it was made, and by its hash what it made.
+
+    tensors by name + metadata (schema, settings, ...) --write_model--> NAME.safetensors --read_model--> the same, and the file's SHA-256
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lcl.core.files import open_aside, sha256_of
+
+METADATA = "lcl"  # one entry: safetensors writes several in an order of its own, and the file's bytes are its name
+
+
+class ModelFile(NamedTuple):
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+    sha256: str
+
+    @property
+    def hash(self) -> int:
+        """The first 64 bits of its SHA-256, which stand in what a codec writes."""
+        return int(self.sha256[:16], 16)
+
+
+def write_model(path: Path, tensors: Mapping[str, Tensor], *, schema: str, **metadata: Any) -> None:
+    """Equal contents give equal bytes. `metadata` are JSON values."""
+    text = json.dumps({"schema": schema, **metadata}, sort_keys=True)
+    with open_aside(path) as file:
+        file.write(save({name: value.contiguous() for name, value in tensors.items()}, {METADATA: text}))
+
+
+def read_model(path: Path, *, schema: str, what: str, made_by: str) -> ModelFile:
+    """Raises ValueError for a file that is not there, is damaged, or is no `what` of this schema; `made_by` is the command that makes them."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; `{made_by}` makes one")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open has no iteration)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no {what}, or damaged ({error})") from error
+    if metadata.get("schema") != schema:
+        raise ValueError(f"{path} is no {what} of this version ({schema}); `{made_by}` makes them")
+    return ModelFile(tensors, metadata, sha256_of(path))
