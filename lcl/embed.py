@@ -13,7 +13,8 @@ def main(settings: EmbedConfig) -> None:
     set_up_logging()
     record = embed(settings)
     reasons = "".join(f", {count} {reason}" for reason, count in record["rejected"].items())
-    passed_over = f", {record['files_passed_over']} other files passed over" if record["files_passed_over"] else ""
+    others = record["files_passed_over"]
+    passed_over = f", {others} other file{'s' if others > 1 else ''} passed over" if others else ""
     print(f"features of {record['embedded']} images{reasons}{passed_over}: {settings.output}")
 
 

@@ -216,13 +216,21 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
     training = train_config(row, shards, run)
     with process_group(threads=1) as ranks:
         train(training, ranks)
+    metrics = finished_metrics(run, training.steps)
     measured = evaluate(run, row, settings)
-    metrics = read_metrics(run / "metrics.jsonl")
     built = read_json(compose(row.pages, "train", settings) / "report.json")
     measured |= {"num_photos": built["records"]["image"], "tower_parameters": sum(one.numel() for one in build_tower(training.model.vision).parameters())}
     measured |= {"steps": training.steps, "batch_rows": training.batch_rows, "images_seen": metrics[-1]["train/images_seen"], "curves": curves(metrics)}
     write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured | {"seconds": time.perf_counter() - started})
     shutil.rmtree(run)
+
+
+def finished_metrics(run: Path, steps: int) -> list[dict[str, Any]]:
+    """The lines of a run's metrics. Raises ValueError for one that a signal ended before its last step, which a training takes for an order and no mistake."""
+    metrics = read_metrics(run / "metrics.jsonl")
+    if metrics[-1]["step"] < steps:
+        raise ValueError(f"{run} was stopped at step {metrics[-1]['step']} of {steps}; the same command continues")
+    return metrics
 
 
 def train_config(row: RunConfig, shards: list[str], run: Path) -> TrainConfig:

@@ -29,7 +29,7 @@ COLUMNS = (  # heading, task, metric
     ("attentive probe", "attentive probe", "accuracy"),
     ("nearest neighbours", "nearest neighbours", "accuracy"),
     ("zero-shot", "zero-shot classification", "accuracy"),
-    ("context to image, R@1", "context retrieval", "R@1"),
+    ("context to image, R@1", "context retrieval", "context to image R@1"),
 )
 HELD_OUT = ("large", 0)  # size and photographs of the point that the law predicts
 
@@ -57,7 +57,7 @@ def value_of(measured: Measured, task: str, metric: str, model: str = TRAINED) -
     """A value of a row, in percent; None where it was not measured."""
     for evaluation in measured["evaluations"]:
         for row in evaluation["rows"]:
-            if evaluation["task"] == task and row["metric"] == metric and row["model"].startswith(model):
+            if evaluation["task"].startswith(task) and row["metric"] == metric and row["model"].startswith(model):
                 return 100 * row["value"]
     return None
 
@@ -85,6 +85,8 @@ def objectives_table(rows: Mapping[str, Measured]) -> str:
         for heading, values in columns.items():
             pooled[heading] += [stdev(values)] if len(values) == 3 else []
     least = [least_difference(values, num=3) if values else math.nan for values in pooled.values()]
+    if all(map(math.isnan, least)):
+        return "\n".join(lines)
     lines += ["", "Least difference between two objectives of three seeds each that this could have told from chance (two-sided t test, 95 %; seeds only, the test images are the same): "]
     lines[-1] += ", ".join(f"{heading} {value:.1f}" for heading, value in zip(pooled, least, strict=True) if not math.isnan(value)) + "."
     return "\n".join(lines)

@@ -245,7 +245,7 @@ def test_weights_that_are_no_numbers_are_refused(photos: Path, tmp_path: Path, m
 
 def test_as_a_command(run: Run, checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     result = run("python", "-m", "lcl.cli", "embed", "--encoder", checkpoint, "--input", photos, "--output", tmp_path / "f")
-    assert result.returncode == 0 and "features of 10 images: " in result.stdout, result.stderr
+    assert result.returncode == 0 and "features of 10 images, 1 other file passed over: " in result.stdout, result.stderr
 
 
 def test_an_export_gives_the_features_of_its_checkpoint(checkpoint: Path, photos: Path, tmp_path: Path) -> None:

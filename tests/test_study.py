@@ -65,6 +65,13 @@ def test_a_rows_command_says_all_that_is_for_it(study: Any) -> None:
     assert "--corpus" not in study.table.options_of(study.rows.StudyConfig(photos="p.tar"))
 
 
+def test_a_row_that_was_stopped_is_no_row(study: Any, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    assert [line["step"] for line in study.rows.finished_metrics(tmp_path, 2)] == [1, 2]
+    with pytest.raises(ValueError, match="was stopped at step 2 of 3; the same command continues"):
+        study.rows.finished_metrics(tmp_path, 3)
+
+
 def test_a_law_without_noise_is_found_again(study: Any) -> None:
     points = [(num, size, math.exp(0.3 - 0.2 * math.log(num) - 0.1 * math.log(size))) for num in (300, 900, 3000) for size in (1e4, 1e5, 1e6)]
     assert study.page.fit_law(points) == pytest.approx([0.3, -0.2, -0.1])
@@ -82,7 +89,7 @@ def test_the_least_difference_is_that_of_a_t_test(study: Any) -> None:
 
 def evaluations(value: float) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for task, metric in (("linear probe", "accuracy"), ("attentive probe", "accuracy"), ("nearest neighbours", "accuracy"), ("zero-shot classification", "accuracy"), ("context retrieval", "R@1")):
+    for task, metric in (("linear probe", "accuracy"), ("attentive probe", "accuracy"), ("nearest neighbours", "accuracy"), ("zero-shot classification", "accuracy"), ("context retrieval (set)", "context to image R@1")):
         found.setdefault(task, []).append({"model": "trained encoder", "metric": metric, "value": value, "low": value - 0.1, "high": value + 0.1, "n": 372})
     return [{"task": task, "rows": rows} for task, rows in found.items()]
 
@@ -94,7 +101,7 @@ def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path) -> None:
         (tmp_path / f"{study.table.name_of(replace(study.rows.BASE, seed=seed))}.json").write_text(json.dumps({"measured": measured}))
     study.page.main(study.page.PageConfig(results=str(tmp_path)))
     text = (tmp_path.parent / f"{tmp_path.name}.md").read_text()
-    assert "| lcl | 3 | 50.0 ± 10.0 |" in text and "| base | 1,000 | 40.0 |" in text and "| linear probe | trained encoder | 40.0 | 30.0 to 50.0 | 372 |" in text
+    assert "| lcl | 3 | " + " | ".join(["50.0 ± 10.0"] * 5) + " |" in text and "| base | 1,000 | 40.0 |" in text and "| linear probe | trained encoder | 40.0 | 30.0 to 50.0 | 372 |" in text
     assert {"loss.svg", "rank.svg"} <= {path.name for path in tmp_path.iterdir()} and "## Scaling" not in text
 
 
@@ -113,5 +120,5 @@ def test_a_row_from_photographs_to_numbers(run: Run, tmp_path: Path) -> None:
     assert result.returncode == 0 and "3 rows, 2 left" in result.stderr, result.stderr
     (row,) = (tmp_path / "results").glob("*.json")
     measured = read_json(row)["measured"]
-    assert {one["task"] for one in measured["evaluations"]} == {"linear probe", "attentive probe", "nearest neighbours", "zero-shot classification", "context retrieval"}
+    assert {one["task"] for one in measured["evaluations"]} == {"linear probe", "attentive probe", "nearest neighbours", "zero-shot classification", "context retrieval (set)"}
     assert 300 <= measured["images_seen"] <= 700 and measured["curves"]["effective_rank"]
