@@ -56,7 +56,7 @@ class EncodeConfig:
     mask: str = ""
     """A grey picture of the input's size: where it is bright the refinement keeps more detail."""
     refine_tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 512
-    """Side of the tiles in which larger pictures are refined, to bound memory (512: about a gigabyte with the small preset); 0: at once."""
+    """Side of the tiles in which larger pictures are refined, to bound memory; 0: at once."""
     semantic: Annotated[float, Field(ge=0)] = 0.0
     """Weight in the refinement of what an encoder sees: bits per pixel that 1 - cos of its tokens is worth. Trades PSNR for what a classifier sees."""
     encoder: str = ""

@@ -53,22 +53,26 @@ def main(settings: ExportConfig) -> None:
     if output.exists():
         raise ValueError(f"{output} is there already: remove it, or give another --output")
     results = [Path(path) for path in settings.results]
-    check_results(results, EvaluatedModel.open(checkpoint, weights=settings.weights))
+    check_results(results, checkpoint, weights=settings.weights)
+    settings = replace(settings, licence=settings.licence.lower())
     with folder_aside(output) as aside:
         encoder, difference = write_parts(aside, settings)
-        facts = CardFacts(settings.to, checkpoint, settings.licence.lower(), results, difference)
+        facts = CardFacts(settings.to, checkpoint, settings.licence, results, difference)
         with open_aside(aside / "README.md") as file:
             file.write(model_card(encoder, facts, folder_name=output.name).encode())
         _seal(aside)
     log.info("%s: for %s; its features differ from ours by at most %.1e", output, settings.to, difference)
 
 
-def check_results(results: Sequence[Path], model: EvaluatedModel) -> None:
+def check_results(results: Sequence[Path], checkpoint: Path, *, weights: Weights) -> None:
     """Raises ValueError for a file that is no result, and for one of other weights than those that are exported."""
+    if not results:
+        return
+    own = {EvaluatedModel.open(checkpoint, weights=weights).sha256, load_encoder(checkpoint, weights=weights).fingerprint}
     for path in results:
         measured = read_result(path)["model"]
-        if measured["weights_sha256"] not in (model.sha256, load_encoder(model.path, weights=model.weights).fingerprint):
-            raise ValueError(f"--results {path} was measured on other weights ({measured['path']}, {measured['weights']}) than are exported ({model.path}): evaluate these, or leave it out")
+        if measured["weights_sha256"] not in own:
+            raise ValueError(f"--results {path} was measured on other weights ({measured['path']}, {measured['weights']}) than are exported ({checkpoint}): evaluate these, or leave it out")
 
 
 def write_parts(folder: Path, settings: ExportConfig) -> tuple[Encoder, float]:
@@ -99,7 +103,7 @@ def write_parts(folder: Path, settings: ExportConfig) -> tuple[Encoder, float]:
         return encoder, check_onnx(folder, encoder)
     from lcl.exports.timm_model import check_timm, check_transformers, write_timm
 
-    write_timm(folder, encoder, licence=settings.licence.lower())
+    write_timm(folder, encoder, licence=settings.licence)
     _write_record(folder, encoder, settings)
     difference = check_timm(folder, encoder)
     return encoder, max(difference, check_transformers(folder, encoder)) if settings.to == "hf" else difference

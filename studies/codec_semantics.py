@@ -25,7 +25,7 @@ from jaxtyping import Int, UInt8
 from pixel_judge import Judge, load_judge, log_probabilities, save_judge, train_judge
 from pydantic import Field
 from safetensors.torch import save
-from table import name_of, run_study
+from table import name_of, rows_of, run_study
 
 from downstream.codec.coding import Latents
 from downstream.codec.image_codec import decode, encode
@@ -157,10 +157,7 @@ def main(settings: StudyConfig) -> None:
 
 def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
     """The rows of the chosen tables. Raises ValueError for a table that there is not."""
-    unknown = sorted(set(settings.tables) - TABLES.keys())
-    if unknown:
-        raise ValueError(f"--tables {' '.join(unknown)}: there are {', '.join(TABLES)}")
-    rows = [row for table in settings.tables for row in TABLES[table]]
+    rows = rows_of(TABLES, settings.tables)
     if not settings.toy:
         return rows
     return [replace(row, num_images=TOY_IMAGES, iterations=min(row.iterations, TOY_ITERATIONS), codec=replace(row.codec, steps=TOY_STEPS)) for row in rows]

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from table import name_of, run_study
+from table import name_of, rows_of, run_study
 
 from lcl.core.config import config, hash_of, run_command
 from lcl.core.files import read_json
@@ -144,10 +144,7 @@ def main(settings: StudyConfig) -> None:
 
 def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
     """The rows of the chosen tables. Raises ValueError for a table that there is not, and for rows that need a corpus where none is given."""
-    unknown = sorted(set(settings.tables) - TABLES.keys())
-    if unknown:
-        raise ValueError(f"--tables {' '.join(unknown)}: there are {', '.join(TABLES)}")
-    rows = [row for table in settings.tables for row in TABLES[table]]
+    rows = rows_of(TABLES, settings.tables)
     if any(row.corpus_share for row in rows) and not settings.corpus:
         raise ValueError("the table corpus needs --corpus, crawl files of illustrated pages; or leave it out of --tables")
     return [replace(row, images_seen=TOY_IMAGES, pages=replace(row.pages, max_photos=TOY_PHOTOS)) for row in rows] if settings.toy else rows

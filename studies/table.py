@@ -9,15 +9,17 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lcl.core.config import hash_of, to_dict
 from lcl.core.files import read_json
 from lcl.core.logs import progress_bar
 
 log = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
 
 POLL_SECONDS = 1.0
 NOT_FOR_ROWS = ("row", "hours", "jobs")
@@ -26,6 +28,14 @@ NOT_FOR_ROWS = ("row", "hours", "jobs")
 def name_of(row: Any) -> str:
     """The name of a row's file, from all of its config."""
     return hash_of(row)
+
+
+def rows_of(tables: Mapping[str, Sequence[Row]], chosen: Sequence[str]) -> list[Row]:
+    """The rows of the chosen tables, in order. Raises ValueError for a table that there is not."""
+    unknown = sorted(set(chosen) - tables.keys())
+    if unknown:
+        raise ValueError(f"--tables {' '.join(unknown)}: there are {', '.join(tables)}")
+    return [row for table in chosen for row in tables[table]]
 
 
 def run_study(rows: Sequence[Any], settings: Any, *, script: Path, seconds: float | None = None) -> list[str]:

@@ -127,7 +127,7 @@ def load_codec(path: Path, *, encoder: Encoder | None = None) -> TrainedCodec:
     for name, value in found.tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value
-    needed = EncoderRecord(**metadata["encoder"]) if metadata["encoder"] else None
+    needed = EncoderRecord(**metadata["encoder"]) if metadata.get("encoder") else None
     codec = settings.build(num_features=0 if needed is None else needed.num_features)
     codec.load_state_dict(parts["codec"])
     if needed is not None and encoder is not None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from downstream.codec.coding import Latents
+from downstream.codec.image_codec import LATENT_PX
 from downstream.codec.model import Codec, Latent, Level, Reconstruction
 from downstream.codec.rounding import RoundingConfig, relaxing, rounded
 from downstream.codec.sight import Sight
@@ -27,8 +28,6 @@ Pixels = Float[Tensor, "images 3 height width"]
 PerImage = Float[Tensor, " images"]
 Weights = Float[Tensor, "images 1 height width"] | None
 """Of the squared error at each pixel; with a mean of 1 over the picture, losses stay comparable."""
-
-PLACES = 4  # of y along each side of a place of z
 
 
 @config
@@ -110,16 +109,17 @@ def refine_in_tiles(
     Sides of `side_px`, which the codec's stride divides. Where tiles meet, each was fitted to a margin that the other has changed since: what is lost is not zero,
     and small. An encoder sees each tile by itself. Raises ValueError for a codec that sees the whole picture.
     """
-    margin = None if codec.tile_margin is None else -(-codec.tile_margin // PLACES)
+    places = codec.stride_px // LATENT_PX  # of y along each side of a place of z
+    margin = None if codec.tile_margin is None else -(-codec.tile_margin // places)
     inputs = x if weights is None else torch.cat([x, weights], dim=1)
 
     def fitted(part: Tensor) -> Tensor:
         found = refine(codec, part[:, :3], settings, lmbda=lmbda, level=level, weights=None if weights is None else part[:, 3:], semantic=semantic).latents
-        return torch.cat([pixel_unshuffle(found.y, PLACES), found.z], dim=1)  # on one grid
+        return torch.cat([pixel_unshuffle(found.y, places), found.z], dim=1)  # on one grid
 
     joined = in_tiles(fitted, inputs, side=side_px // codec.stride_px, margin=margin, scale=(codec.stride_px, 1))
-    y, z = joined.split([PLACES**2 * sum(codec.group_sizes), codec.z_entropy_bottleneck.num_channels], dim=1)
-    return Latents(pixel_shuffle(y, PLACES), z)
+    y, z = joined.split([places**2 * sum(codec.group_sizes), codec.z_entropy_bottleneck.num_channels], dim=1)
+    return Latents(pixel_shuffle(y, places), z)
 
 
 def squared_error(x: Pixels, x_hat: Pixels, weights: Weights = None) -> PerImage:

@@ -46,7 +46,7 @@ class TrainCodecConfig:
 LMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)  # of CompressAI's models of six qualities (its docs/source/zoo.rst)
 
 PRESETS: dict[str, TrainCodecConfig] = {
-    # Under an hour on two cores: one model of six rates.
+    # Meant for an hour on two cores: one model of six rates.
     "small": TrainCodecConfig(
         crop_px=128,
         model=CodecConfig(mean_scale=MeanScaleConfig(width=64, latent_width=96), num_levels=len(LMBDAS)), objective=ObjectiveConfig(lmbdas=LMBDAS),
