@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
+
+if TYPE_CHECKING:  # importing it takes a second, and a CPU has no use for it
+    from torch.nn.attention.flex_attention import BlockMask
 
 Lengths = Sequence[Sequence[int]]
 
@@ -21,7 +23,7 @@ class AttentionPlan:
 
     document_ids: Int[Tensor, "rows length"]
     document_lengths: Lengths
-    block_mask: BlockMask | None = None
+    block_mask: "BlockMask | None" = None
 
 
 def plan_attention(document_ids: Int[Tensor, "rows length"], document_lengths: Lengths) -> AttentionPlan:
@@ -50,7 +52,6 @@ def document_attention(
     return _by_blocks(query, key, value, plan, scale)
 
 
-@torch.compiler.disable  # the lengths differ in every row: compiled code would be made again and again
 def _by_document(query: Tensor, key: Tensor, value: Tensor, document_lengths: Lengths, scale: float | None) -> Tensor:
     shared_heads = query.shape[1] != key.shape[1]
     rows = []
@@ -64,12 +65,16 @@ def _by_document(query: Tensor, key: Tensor, value: Tensor, document_lengths: Le
 
 
 def _by_blocks(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scale: float | None) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
     attend = _compiled(flex_attention) if query.is_cuda else flex_attention
     attended = attend(query, key, value, block_mask=plan.block_mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1])
     return attended.masked_fill(rearrange(plan.document_ids == 0, "rows length -> rows 1 length 1"), 0.0)
 
 
-def _block_mask(document_ids: Int[Tensor, "rows length"]) -> BlockMask:
+def _block_mask(document_ids: Int[Tensor, "rows length"]) -> "BlockMask":
+    from torch.nn.attention.flex_attention import create_block_mask
+
     rows, length = document_ids.shape
     make = _compiled(create_block_mask) if document_ids.is_cuda else create_block_mask
     # A lambda, for PyTorch counts the parameters of what it is given, and the tests' type checks would wrap a function.

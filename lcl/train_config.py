@@ -75,7 +75,7 @@ class TrainConfig:
     recompute_every: Annotated[int, Field(ge=0)] = 0
     """Activation checkpointing: every n-th block of both towers is computed again in the backward pass; 0: none, 1: all."""
     compile: bool = False
-    """Compile the blocks of both towers with torch.compile."""
+    """Compile the blocks of both towers with torch.compile; on a CPU those of the vision tower."""
     wandb: str = ""
     """Project on Weights & Biases that metrics also go to (pip install wandb); empty: none."""
     scratch: str = ""

@@ -243,7 +243,9 @@ class Training:
 
     def _start(self, model: LCL, settings: Mapping[str, Any], resume: Resume | None) -> Any:
         config = self.config
-        prepare_blocks([*model.visual.blocks_of_layers, *model.text.blocks_of_layers], recompute_every=config.recompute_every, compiled=config.compile)
+        if config.compile:
+            compile_blocks(model)
+        recompute_blocks([*model.visual.blocks_of_layers, *model.text.blocks_of_layers], every=config.recompute_every)
         optimizer = torch.optim.AdamW(
             parameter_groups(model, weight_decay=config.optimizer.weight_decay, layer_decay=config.optimizer.layer_decay),
             lr=config.optimizer.learning_rate, betas=(config.optimizer.beta1, config.optimizer.beta2), eps=config.optimizer.epsilon,
@@ -295,10 +297,14 @@ def check_scratch(scratch: str) -> None:
         raise ValueError(f"--scratch {scratch} is no folder that can be written ({error}); give another, or leave the option out") from error
 
 
-def prepare_blocks(blocks: Sequence[nn.Module], *, recompute_every: int, compiled: bool) -> None:
-    """Lets every `recompute_every`-th block compute its activations again in the backward pass, and compiles each block."""
-    for number, block in enumerate(blocks):
-        if compiled:
-            block.compile()
-        if recompute_every and number % recompute_every == 0:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+def compile_blocks(model: LCL) -> None:
+    """Compiles each block, on a CPU those of the vision tower only: there text is attended document by document, whose lengths differ in every row, and code would be made again and again."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    for block in [*model.visual.blocks_of_layers, *([] if on_cpu else model.text.blocks_of_layers)]:
+        block.compile()
+
+
+def recompute_blocks(blocks: Sequence[nn.Module], *, every: int) -> None:
+    """Lets every `every`-th block compute its activations again in the backward pass; none where `every` is 0."""
+    for block in blocks[::every] if every else ():
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

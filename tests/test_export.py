@@ -11,9 +11,7 @@ import pytest
 import timm
 import tokenizers
 import torch
-from open_clip.transformer import QuickGELU
 from tokenizers import models, pre_tokenizers, trainers
-from torch import nn
 from torch.nn.functional import normalize
 
 from lcl.core.files import read_json, write_json
@@ -184,9 +182,9 @@ def test_names_go_to_timm_and_back() -> None:
 
 def test_towers_that_timm_builds_and_others() -> None:
     tower = Tower(16, 4, 24, 3, 8, 4.0)
-    assert timm_model._architecture(replace(tower, options=(("act_layer", QuickGELU),)), "ViT-B-32-quickgelu") == "vit_base_patch16_clip_quickgelu_224"
-    for options in ((("ls_init_value", 0.1),), (("act_layer", nn.ReLU),), (("norm_layer", nn.LayerNorm),)):
-        with pytest.raises(ValueError, match="the tower of open_clip's X has .* that timm's vision transformer does not build: take --to open_clip or onnx"):
+    assert timm_model._architecture(replace(tower, options=(("quick_gelu", True),)), "ViT-B-32-quickgelu") == "vit_base_patch16_clip_quickgelu_224"
+    for options in ((("ls_init_value", 0.1),), (("act_kwargs", {"approximate": "tanh"}),), (("norm_kwargs", {"eps": 1e-6}),)):
+        with pytest.raises(ValueError, match="the tower of open_clip's X has .*, which timm's vision transformer does not build: take --to open_clip or onnx"):
             timm_model._architecture(replace(tower, options=options), "X")
 
 

@@ -19,7 +19,8 @@ from lcl.model import LCL, ModelConfig
 from lcl.published import published_config
 from lcl.rows import IGNORED, Batch, Part, Row, SpecialIds, next_token_targets
 from lcl.text import TextConfig
-from lcl.vision import VisionConfig, normalise, packing
+from lcl.towers import packing
+from lcl.vision import VisionConfig, normalise
 from tests.made_rows import EOI, EOT, IMAGE, SETTINGS, SOI, SOT, VOCAB_SIZE, batch_of, make_batch, make_model, make_row
 
 

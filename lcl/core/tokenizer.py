@@ -7,7 +7,6 @@
 
 import gzip
 import hashlib
-import importlib.util
 import itertools
 import json
 from collections.abc import Mapping, Sequence, Set
@@ -21,6 +20,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from lcl.core.config import config
 from lcl.core.files import open_aside
+from lcl.core.open_clip_files import open_clip_folder
 
 # CLIP's word pattern (Radford et al. 2021) without its alternatives for special tokens: here they are ordinary text.
 WORD = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
@@ -211,10 +211,7 @@ def _hash(value: Any) -> str:
 
 
 def _read_merges() -> list[tuple[str, str]]:
-    package = importlib.util.find_spec("open_clip")  # finds it, does not import it (nor torch)
-    if package is None or package.origin is None:
-        raise ValueError("the tokenizer reads CLIP's merges from open_clip's package: pip install open_clip_torch")
-    with gzip.open(Path(package.origin).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(open_clip_folder() / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
         lines = itertools.islice(file, 1, 1 + CLIP_MERGES)  # line 0 is a header
         return [(left, right) for left, right in (line.split() for line in lines)]
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import timm
 import torch
-from open_clip.transformer import QuickGELU
 from safetensors.torch import save
-from torch import nn
 
 from lcl.core.files import open_aside, write_json
 from lcl.exports.check import picture, random_images, require_equal
@@ -20,7 +18,7 @@ from lcl.exports.timm_names import to_timm
 from lcl.features import Encoder, load_encoder
 from lcl.vision import PIXEL_MEAN, PIXEL_STD, Tower, normalise
 
-ARCHITECTURES = {nn.GELU: "vit_base_patch16_clip_224", QuickGELU: "vit_base_patch16_clip_quickgelu_224"}
+ARCHITECTURES = {False: "vit_base_patch16_clip_224", True: "vit_base_patch16_clip_quickgelu_224"}  # by whether GELU is the quick one
 
 
 def timm_config(encoder: Encoder, *, licence: str) -> dict[str, Any]:
@@ -54,10 +52,10 @@ def timm_config(encoder: Encoder, *, licence: str) -> dict[str, Any]:
 
 def _architecture(tower: Tower, name: str) -> str:
     options = dict(tower.options)
-    activation = options.pop("act_layer", nn.GELU)
-    if activation not in ARCHITECTURES or any(options.values()):
-        raise ValueError(f"the tower of open_clip's {name} has {', '.join(options) or 'an activation'} that timm's vision transformer does not build: take --to open_clip or onnx")
-    return ARCHITECTURES[activation]
+    quick = options.pop("quick_gelu", False)
+    if options:
+        raise ValueError(f"the tower of open_clip's {name} has {', '.join(options)}, which timm's vision transformer does not build: take --to open_clip or onnx")
+    return ARCHITECTURES[quick]
 
 
 def write_timm(folder: Path, encoder: Encoder, *, licence: str) -> None:
