@@ -15,6 +15,7 @@ from lcl.core.files import open_aside, read_json
 from lcl.core.html_page import data_url, page_template, thumbnail
 from lcl.core.logs import read_metrics
 from lcl.core.shards import ShardSet
+from lcl.evals.compare import read_comparison
 from lcl.evals.results import read_result
 
 matplotlib.use("svg")
@@ -37,6 +38,8 @@ class ReportConfig:
     """Folder of a training run."""
     results: tuple[str, ...] = ()
     """JSON files of evaluations."""
+    comparisons: tuple[str, ...] = ()
+    """JSON files of `lcl eval compare`."""
     output: str
     """The HTML file to write."""
     title: str = "From web pages to an encoder"
@@ -61,6 +64,7 @@ def main(settings: ReportConfig) -> None:
         documents=[_card(shards.read(index)) for index in chosen],
         curves=_curves(read_metrics(run / "metrics.jsonl")) if run else [],
         training=read_json(run / "run.json") if run else None,
+        comparisons=[read_comparison(Path(path)) for path in settings.comparisons],
         results=[read_result(path) | {"picture": _picture_beside(path)} for path in map(Path, settings.results)],
     )
     path = Path(settings.output)

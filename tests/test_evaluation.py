@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lcl.evals.compare import read_comparison
 from lcl.evals.image_sets import open_image_set
 from lcl.evals.zero_shot import class_weights, classify, text_features
 from tests.conftest import Run, assert_one_line_error
@@ -56,13 +57,16 @@ def test_evaluations_and_report_as_commands(run: Run, trained: Path, sample: Pat
         assert "trained encoder" in result.stdout
         results.append(output)
     (shards / "report.json").exists() or (shards / "report.json").write_text(json.dumps(REPORT))
+    difference = tmp_path / "difference.json"
+    assert run("lcl", "eval", "compare", results[0], results[0], "--output", difference).returncode == 0
     results[0].with_name("linear-probe.scenes.png").write_bytes(b"a picture of scenes")
     page = tmp_path / "index.html"
-    result = run("lcl", "report", "--shards", shards, "--run", trained, "--results", *results, "--output", page, "--num-documents", 3)
+    result = run("lcl", "report", "--shards", shards, "--run", trained, "--results", *results, "--comparisons", difference, "--output", page, "--num-documents", 3)
     assert result.returncode == 0 and str(page) in result.stdout, result.stderr
     text = page.read_text()
     assert text.count("<figure>") >= 3 and "linear probe" in text and "data:image/svg+xml" in text and "no images" in text
     assert text.count("data:image/png;base64,YSBwaWN0dXJlIG9mIHNjZW5lcw==") == 1
+    assert text.count("<h2>Two encoders on the same images</h2>") == 1 and "+0.0 to +0.0" in text
     assert "src=\"http" not in text and "<script" not in text, "the page fetches and runs nothing"
 
 
@@ -93,6 +97,10 @@ def test_a_report_of_something_else_is_one_line(run: Run, shards: Path, tmp_path
     (shards / "report.json").exists() or (shards / "report.json").write_text(json.dumps(REPORT))
     result = run("lcl", "report", "--shards", shards, "--results", tmp_path / "x.json", "--output", tmp_path / "index.html")
     assert_one_line_error(result, "x.json is no result of an evaluation")
+    for content, message in (("[]", "x.json is no comparison"), (None, "x.json: no such comparison")):
+        (tmp_path / "x.json").unlink() if content is None else (tmp_path / "x.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_comparison(tmp_path / "x.json")
 
 
 def test_a_missing_checkpoint_is_one_line(run: Run, tmp_path: Path, sample: Path) -> None:

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from lcl.core.files import read_json
 from lcl.evals.intervals import Estimate, clustered_bootstrap
-from lcl.evals.results import TRAINED, read_predictions, read_result
+from lcl.evals.results import TRAINED, read_predictions, read_result, schema_of
 
 SCHEMA = "lcl-comparison/1"
 
@@ -53,6 +54,16 @@ def compare(first: Path, second: Path, *, seed: int = 0) -> list[Difference]:
     if metrics[0] != metrics[1]:
         raise ValueError(f"{first} has the metrics {', '.join(metrics[0])}, {second} has {', '.join(metrics[1])}; give both the same options")
     return [_difference(metric, *(table.filter(pc.equal(table["metric"], metric)) for table in tables), first=first, second=second, seed=seed) for metric in metrics[0]]
+
+
+def read_comparison(path: Path) -> dict[str, Any]:
+    """What `lcl eval compare` wrote. Raises ValueError if the file holds something else."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such comparison; `lcl eval compare FIRST SECOND --output {path}` makes one")
+    record = read_json(path)
+    if schema_of(record) != SCHEMA:
+        raise ValueError(f"{path} is no comparison ({SCHEMA}); give the files that `lcl eval compare ... --output` wrote")
+    return record
 
 
 def settings_apart(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:

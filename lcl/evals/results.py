@@ -167,12 +167,13 @@ def check_output(output: Path, *, schema: str = SCHEMA) -> Path:
 
 def _holds(path: Path, kind: str) -> bool:
     try:
-        return _schema_of(read_json(path)).partition("/")[0] == kind
+        return schema_of(read_json(path)).partition("/")[0] == kind
     except ValueError:
         return False
 
 
-def _schema_of(record: Any) -> str:
+def schema_of(record: Any) -> str:
+    """The name under "schema"; empty where there is none."""
     schema = record.get("schema") if isinstance(record, dict) else None
     return schema if isinstance(schema, str) else ""
 
@@ -182,7 +183,7 @@ def read_result(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such result; `lcl eval ... --output {path}` makes one")
     record = read_json(path)
-    schema = _schema_of(record)
+    schema = schema_of(record)
     if schema != SCHEMA:
         if schema.startswith("lcl-evaluation/"):
             raise ValueError(f"{path} is a result of another version ({schema}, this one reads {SCHEMA}); run its evaluation again")
