@@ -18,7 +18,7 @@ from lcl.core.files import folder_aside, open_aside, sha256_of, write_json
 from lcl.core.logs import set_up_logging
 from lcl.evals.evaluated import EvaluatedModel
 from lcl.evals.results import read_result
-from lcl.exports.card import CardFacts, model_card
+from lcl.exports.card import CardFacts, model_card, training_of
 from lcl.exports.folder import RECORD, SCHEMA, Target
 from lcl.features import Encoder, Weights, load_encoder, load_model
 
@@ -112,7 +112,7 @@ def write_parts(folder: Path, settings: ExportConfig) -> tuple[Encoder, float]:
 def _write_record(folder: Path, encoder: Encoder, settings: ExportConfig) -> None:
     sizes = encoder.settings
     sizes = replace(sizes, tokenizer=replace(sizes.tokenizer, file=Path(sizes.tokenizer.file).name))  # where it lay on this machine is nobody's business
-    write_json(folder / RECORD, {"schema": SCHEMA, "to": settings.to, "model": to_dict(sizes), "fingerprint": encoder.fingerprint})
+    write_json(folder / RECORD, {"schema": SCHEMA, "to": settings.to, "model": to_dict(sizes), "fingerprint": encoder.fingerprint, "training": training_of(Path(settings.checkpoint))})
     _seal(folder)
 
 

@@ -260,6 +260,9 @@ def test_the_card(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     ):  # fmt: skip
         assert part in card, part
     assert read_json(tmp_path / "encoder" / "config.json")["pretrained_cfg"]["license"] == "cc-by-4.0"
+    main(ExportConfig(checkpoint=str(tmp_path / "encoder"), to="hf", output=str(tmp_path / "again")))
+    trained = [text.partition("## Training")[2].partition("## Results")[0] for text in (card, (tmp_path / "again" / "README.md").read_text())]
+    assert "source.pt as" in trained[0] and trained[0] == trained[1], "an export of an export says what both come from"
 
 
 @pytest.mark.parametrize("to", TARGETS)

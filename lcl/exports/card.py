@@ -9,7 +9,7 @@ from lcl.core.config import commit, from_dict, versions
 from lcl.core.files import read_json
 from lcl.evals.intervals import EXACT
 from lcl.evals.results import read_result, shown
-from lcl.exports.folder import Target
+from lcl.exports.folder import RECORD, Target, read_record
 from lcl.features import Encoder
 from lcl.objectives import LossConfig
 
@@ -63,7 +63,6 @@ class CardFacts:
 
 def model_card(encoder: Encoder, facts: CardFacts, *, folder_name: str) -> str:
     """The card in Markdown, with the header that model hubs read. Raises ValueError as `read_result` does."""
-    run = _run_record(facts.checkpoint)
     header = ["---", "library_name: " + {"hf": "transformers"}.get(facts.target, facts.target), *([f"license: {facts.licence}"] if facts.licence else [])]
     header += ["pipeline_tag: image-feature-extraction", "tags: [latent-compression-learning, vision]", "---"]
     use = USE[facts.target].replace("FOLDER", folder_name).replace("SIDE", str(encoder.image_px))
@@ -78,7 +77,7 @@ def model_card(encoder: Encoder, facts: CardFacts, *, folder_name: str) -> str:
             "fingerprint of the weights": f"`{encoder.fingerprint}`",
             "licence": facts.licence or "not stated by who exported it",
         }), "",
-        "## Training", *_table(_training(run)), "",
+        "## Training", *_table(training_of(facts.checkpoint)), "",
         "## Results", *_results(facts.results), "",
         "## Limits",
         "- It shows what its data showed it, with their errors, biases and languages. It was not tested for any use that concerns people: not for identification, nor for decisions about them.",
@@ -99,7 +98,11 @@ def _run_record(checkpoint: Path) -> Mapping[str, Any]:
     return {} if found is None else read_json(found)
 
 
-def _training(run: Mapping[str, Any]) -> dict[str, str]:
+def training_of(checkpoint: Path) -> Mapping[str, str]:
+    """What an encoder was trained on and how, by what stands beside its weights: a run's record, or what an export says of the run that it was made of."""
+    if (checkpoint / RECORD).exists():
+        return read_record(checkpoint).get("training", {"run": UNKNOWN})
+    run = _run_record(checkpoint)
     if not run:
         return {"run": UNKNOWN}
     config = run["config"]

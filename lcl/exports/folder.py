@@ -1,6 +1,6 @@
 """What an export folder says to us, beside what it says to the library it is for: `lcl.json`, and our names of the weights.
 
-    lcl.json        schema, target, model config, fingerprint
+    lcl.json        schema, target, model config, fingerprint, what it was trained on
     manifest.json   SHA-256 of each file
 """
 
