@@ -85,7 +85,7 @@ def bytes_per_parameter(engine: EngineConfig, *, zero_stage: int) -> StateBytes:
     arXiv:1910.02054, section 3.1). DeepSpeed 0.19 under ZeRO has more, as the live tensors of a toy model in a step show: in fp32 an
     optimiser's own weight too; in bf16 gradients that add up in 4, at ZeRO 1 beside those of 2.
     """
-    if engine.precision == "fp32":
+    if engine.precision != "bf16":
         return StateBytes(weights=4, gradients=4, optimizer=12 if zero_stage else 8)
     return StateBytes(weights=2, gradients=(2, 6, 4, 4)[zero_stage], optimizer=12)
 
@@ -136,7 +136,7 @@ def activation_bytes(config: TrainConfig, vocab_size: int, *, text_tokens: float
     blocks += [(text_tokens * text.width, text_tokens * text_block_values(text))] * text.layers
     recomputed = blocks[:: config.recompute_every] if config.recompute_every else []
     values = sum(whole for _, whole in blocks) + sum(entered - whole for entered, whole in recomputed) + max((whole for _, whole in recomputed), default=0)
-    value_bytes = 2 if config.engine.precision == "bf16" else 4
+    value_bytes = 4 if config.engine.precision == "fp32" else 2
     logit_bytes = value_bytes + 4 + 4  # as the model makes them, in fp32, and their log-softmax
     return value_bytes * values + logit_bytes * CHUNK * vocab_size
 

@@ -22,7 +22,7 @@ from lcl.rows import Batch
 from lcl.text import TextConfig
 from lcl.vision import VisionConfig
 
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["bf16", "mixed", "fp32"]
 
 TRAINING = 3  # passes: forward, and the gradients of inputs and of weights with one product each (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
 
@@ -115,7 +115,7 @@ def named_peak(name: str, *, precision: Precision) -> float | None:
     """Dense peak in FLOP/s of the GPU that torch.cuda calls `name`; None where it is not in `PEAKS`."""
     for pattern, bf16, fp32 in PEAKS:
         if re.fullmatch(pattern, name):
-            return 1e12 * {"bf16": bf16, "fp32": fp32}[precision]
+            return 1e12 * (fp32 if precision == "fp32" else bf16)
     return None
 
 

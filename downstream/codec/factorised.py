@@ -37,11 +37,12 @@ class FactorisedPrior(nn.Module):
 
     def cumulative_logits(self, values: Float[Tensor, "channels 1 values"]) -> Float[Tensor, "channels 1 values"]:
         """The logit of P(channel < value)."""
-        for layer, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            values = functional.softplus(matrix) @ values + bias
-            if layer < len(self.factors):
-                values = values + torch.tanh(self.factors[layer]) * torch.tanh(values)
-        return values
+        with torch.autocast(values.device.type, enabled=False):  # small products, whose differences are the likelihoods
+            for layer, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+                values = functional.softplus(matrix) @ values + bias
+                if layer < len(self.factors):
+                    values = values + torch.tanh(self.factors[layer]) * torch.tanh(values)
+            return values
 
     def likelihood(self, z: Float[Tensor, "images channels height width"]) -> Float[Tensor, "images channels height width"]:
         """P(z - 1/2 < value < z + 1/2), at least LEAST_LIKELIHOOD."""

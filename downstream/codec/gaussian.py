@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from downstream.codec.layers import bounded_below
+from downstream.codec.layers import bounded_below, in_full
 
 LEAST_LIKELIHOOD = 1e-9
 LEAST_SCALE, LARGEST_SCALE, NUM_SCALES = 0.11, 256.0, 64  # of the table of CompressAI and CCA, spaced evenly in the logarithm
@@ -25,7 +25,7 @@ def scale_thresholds() -> Float[Tensor, "scales_but_one"]:
 
 def likelihood(values: Float[Tensor, "*shape"], means: Float[Tensor, "*shape"], scales: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """P(value - 1/2 < N(mean, scale^2) < value + 1/2), at least LEAST_LIKELIHOOD; scales below LEAST_SCALE count as that."""
-    scales = bounded_below(scales, LEAST_SCALE)
+    scales = bounded_below(in_full(scales), LEAST_SCALE)
     distance = (values - means).abs()  # on the side where the two tails are small, so that their difference keeps its digits
     return bounded_below(_cumulative((0.5 - distance) / scales) - _cumulative((-0.5 - distance) / scales), LEAST_LIKELIHOOD)
 

@@ -123,6 +123,11 @@ class _BoundedBelow(torch.autograd.Function):
         return gradient * (above | (gradient < 0)), None
 
 
+def in_full(x: Tensor) -> Tensor:
+    """x in fp32 at least: what mixed precision made in bf16 has too few digits to be rounded or to be a scale."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def bounded_below(x: Tensor, bound: float) -> Tensor:
     """max(x, bound), whose gradient below the bound is kept where it pushes up, so that nothing is caught there (CompressAI's LowerBound)."""
     return _BoundedBelow.apply(x, bound)

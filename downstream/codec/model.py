@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from downstream.codec.adapter import Adapter
 from downstream.codec.factorised import FactorisedPrior
 from downstream.codec.gaussian import bits_of, likelihood
+from downstream.codec.layers import in_full
 from downstream.codec.rounding import Rounding, rounded
 
 Latent = Float[Tensor, "images _ _ _"]  # channels, height, width: of y or of z
@@ -117,9 +118,8 @@ class Codec(nn.Module, ABC):
 
     def at_level(self, y: Latent, level: Level) -> tuple[Latent, Latent]:
         """y with the gains of this level, and z of that."""
-        if self.gains is not None:
-            y = y * self.gains.at(self.gains.before, self._given(level))
-        return y, self.hyper_analysis(y)
+        y = in_full(y if self.gains is None else y * self.gains.at(self.gains.before, self._given(level)))
+        return y, in_full(self.hyper_analysis(y))
 
     def synthesise(self, y_hat: Latent, level: Level = None) -> Float[Tensor, "images 3 height width"]:
         """Pixels of y_hat that was made at this level."""
