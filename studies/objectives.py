@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,7 +42,6 @@ from lcl.trainer import train
 from lcl.vision import build_tower
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES_PER_STEP = 56  # of every objective, so that the contrastive loss has as many negatives: 6 rows of pages, 2 of pairs
 ROWS_LOOKED_AT = 2048  # the first rows, packed from a few documents, hold other numbers of images than most: of 64 the estimate was 10 % too high
 CURVE_POINTS = 40
 TOY_IMAGES, TOY_PHOTOS = 400, 100
@@ -50,12 +49,31 @@ CURVES = ("text_nats", "contrastive_nats", "image_to_context_accuracy", "effecti
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Size = Literal["small", "medium", "large"]
-SIZES: dict[Size, dict[str, int]] = {  # of the vision tower
-    "small": {"width": 32, "layers": 1},
-    "medium": {"width": 64, "layers": 2},
-    "large": {"width": 96, "layers": 3},
+Size = Literal["small", "medium", "large", "small-gpu", "medium-gpu", "large-gpu"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The vision tower, and how it is trained."""
+
+    width: int
+    layers: int
+    image_px: int = 32
+    images_per_step: int = 56
+    """Of every objective, so that the contrastive loss has as many negatives: 6 rows of pages, 2 of pairs."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+SIZES: dict[Size, Scale] = {
+    "small": Scale(width=32, layers=1),
+    "medium": Scale(width=64, layers=2),
+    "large": Scale(width=96, layers=3),
+    "small-gpu": Scale(width=128, layers=4, image_px=64, images_per_step=448, precision="bf16"),
+    "medium-gpu": Scale(width=256, layers=6, image_px=64, images_per_step=448, precision="bf16"),
+    "large-gpu": Scale(width=384, layers=8, image_px=64, images_per_step=448, precision="bf16"),
 }
+CPU_SIZES: tuple[Size, ...] = ("small", "medium", "large")
+GPU_IMAGES_SEEN = 3_000_000
 
 
 @config
@@ -106,8 +124,13 @@ TABLES: dict[str, list[RunConfig]] = {
     "contrastive_weight": [replace(BASE, contrastive_weight=value) for value in (0.01, None, 1.0)],
     "compute": [BASE, *(replace(BASE, objective=name, equal="compute") for name in OBJECTIVE_NAMES[1:])],
     "corpus": [replace(BASE, corpus_share=value) for value in (0.0, 0.5, 1.0)],
-    "scaling": [replace(pages(max_photos=count), size=size) for size in SIZES for count in PHOTO_COUNTS],
+    "scaling": [replace(pages(max_photos=count), size=size) for size in CPU_SIZES for count in PHOTO_COUNTS],
 }
+
+
+def for_gpu(row: RunConfig) -> RunConfig:
+    """The same row with a larger tower of larger images, and more of them."""
+    return replace(row, size=f"{row.size}-gpu", images_seen=GPU_IMAGES_SEEN)
 
 
 @config
@@ -126,6 +149,8 @@ class StudyConfig:
     """Hours after which no row is started."""
     jobs: Positive = 2
     """Rows computed at one time, a thread each."""
+    gpu: bool = False
+    """Rows for a GPU: larger towers, images of 64 px, 3 million of them. Give them --results of their own."""
     toy: bool = False
     """Sizes for a test of the table: few photographs, few steps, numbers that say nothing."""
     row: str = ""
@@ -147,6 +172,7 @@ def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
     rows = rows_of(TABLES, settings.tables)
     if any(row.corpus_share for row in rows) and not settings.corpus:
         raise ValueError("the table corpus needs --corpus, crawl files of illustrated pages; or leave it out of --tables")
+    rows = list(map(for_gpu, rows)) if settings.gpu else rows
     return [replace(row, images_seen=TOY_IMAGES, pages=replace(row.pages, max_photos=TOY_PHOTOS)) for row in rows] if settings.toy else rows
 
 
@@ -231,15 +257,16 @@ def finished_metrics(run: Path, steps: int) -> list[dict[str, Any]]:
 
 
 def train_config(row: RunConfig, shards: list[str], run: Path) -> TrainConfig:
-    """The training of a row: steps of IMAGES_PER_STEP images, as many as make its images, or its operations."""
+    """The training of a row: steps of the size's images, as many as make its images, or its operations."""
     base, size = PRESETS["photo_pages"], SIZES[row.size]
     shared = replace(
         base, output=str(run), seed=row.seed, log_every=20, loss=replace(base.loss, objective=row.objective, contrastive_weight=row.contrastive_weight),
-        model=replace(base.model, image_latents=row.image_latents, vision=replace(base.model.vision, width=size["width"], layers=size["layers"])),
+        model=replace(base.model, image_latents=row.image_latents, vision=replace(base.model.vision, width=size.width, layers=size.layers, image_px=size.image_px)),
+        engine=replace(base.engine, precision=size.precision),
         data=replace(base.data, shards=tuple(shards), weights=(1 - row.corpus_share, row.corpus_share) if len(shards) > 1 else ()),
     )  # fmt: skip
     images_per_row, flops_per_row = per_row(shared)
-    batch_rows = max(1, round(IMAGES_PER_STEP / images_per_row))
+    batch_rows = max(1, round(size.images_per_step / images_per_row))
     steps = row.images_seen / (batch_rows * images_per_row)
     if row.equal == "compute":
         lcl_images, lcl_flops = per_row(replace(shared, loss=replace(shared.loss, objective="lcl")))
@@ -270,7 +297,8 @@ def evaluate(run: Path, row: RunConfig, settings: StudyConfig) -> dict[str, Any]
 
 def controls_of(row: RunConfig) -> Sequence[Control]:
     """All for the first row, random weights for its other seeds, none for the rest: what they say does not depend on the objective or the pages."""
-    return CONTROLS if row == BASE else ("random",) if row == replace(BASE, seed=row.seed) else ()
+    bases = (BASE, for_gpu(BASE))
+    return CONTROLS if row in bases else ("random",) if replace(row, seed=BASE.seed) in bases else ()
 
 
 def curves(metrics: list[dict[str, float]]) -> dict[str, list[float | None]]:

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from objectives import BASE, OBJECTIVE_NAMES, PHOTO_COUNTS, SIZES, TABLES, RunConfig
+from objectives import BASE, CPU_SIZES, OBJECTIVE_NAMES, PHOTO_COUNTS, TABLES, RunConfig, for_gpu
 from scipy.stats import t as student
 from svg import pyplot, save_svg
 from table import name_of, read_rows
@@ -38,11 +38,13 @@ HELD_OUT = ("large", 0)  # size and photographs of the point that the law predic
 class PageConfig:
     results: str = "docs/results/objectives"
     """Folder with the rows; pictures are written into it, the tables beside it."""
+    gpu: bool = False
+    """Rows that were computed with --gpu."""
 
 
 def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
-    rows = read_rows(folder, [row for table in TABLES.values() for row in table])
+    rows = rows_in(folder, gpu=settings.gpu)
     if not rows:
         raise ValueError(f"--results {folder} holds no row of this study; `python studies/objectives.py` computes them")
     draw_curves(rows, folder, "loss", {"text_nats": "text loss, nats a token", "contrastive_nats": "contrastive loss, nats"})
@@ -51,6 +53,14 @@ def main(settings: PageConfig) -> None:
     with open_aside(folder.parent / f"{folder.name}.md") as file:
         file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
     print(f"{len(rows)} rows: {folder.parent / folder.name}.md")
+
+
+def rows_in(folder: Path, *, gpu: bool) -> dict[str, Measured]:
+    """What was measured of the rows that are done, under the names that they have in TABLES, also where they were computed for a GPU."""
+    found: dict[str, Measured] = {}
+    for row in (row for table in TABLES.values() for row in table):
+        found |= {name_of(row): measured for measured in read_rows(folder, [for_gpu(row) if gpu else row]).values()}
+    return found
 
 
 def value_of(measured: Measured, task: str, metric: str, model: str = TRAINED) -> float | None:
@@ -153,12 +163,12 @@ def draw_curves(rows: Mapping[str, Measured], folder: Path, name: str, shown: Ma
 def scaling_part(rows: Mapping[str, Measured], folder: Path) -> str:
     """Error of the linear probe over photographs and parameters, with a law fitted to all points but one, which it predicts."""
     points = {}
-    for size in SIZES:
+    for size in CPU_SIZES:
         for count in PHOTO_COUNTS:
             measured = rows.get(name_of(replace(BASE, size=size, pages=replace(BASE.pages, max_photos=count))))
             if measured is not None:
                 points[size, count] = (measured["num_photos"], measured["tower_parameters"], 1 - value_of(measured, "linear probe", "accuracy") / 100)
-    if len(points) < len(SIZES) * len(PHOTO_COUNTS):
+    if len(points) < len(CPU_SIZES) * len(PHOTO_COUNTS):
         return ""
     fitted = {key: value for key, value in points.items() if key != HELD_OUT}
     law = fit_law(list(fitted.values()))
@@ -166,7 +176,7 @@ def scaling_part(rows: Mapping[str, Measured], folder: Path) -> str:
     predicted = math.exp(law @ [1, math.log(num), math.log(parameters)])
     spread = float(np.std([math.log(one[2]) - law @ [1, math.log(one[0]), math.log(one[1])] for one in fitted.values()], ddof=3))
     figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
-    for size in SIZES:
+    for size in CPU_SIZES:
         line = [points[size, count] for count in PHOTO_COUNTS]
         axes.plot([one[0] for one in line], [one[2] for one in line], marker="o", label=f"{size}, {line[0][1]:,} parameters")
     axes.plot([num], [predicted], marker="x", markersize=9, color="black", linestyle="none", label="predicted")
@@ -176,7 +186,7 @@ def scaling_part(rows: Mapping[str, Measured], folder: Path) -> str:
     save_svg(figure, folder / "scaling.svg")
     lines = ["## Scaling", "", "Error of the linear probe, in percent.", "", "| tower | " + " | ".join(f"{points['small', count][0]:,} photographs" for count in PHOTO_COUNTS) + " |"]
     lines.append("|---" * (len(PHOTO_COUNTS) + 1) + "|")
-    lines += [f"| {size}, {points[size, 0][1]:,} parameters | " + " | ".join(f"{100 * points[size, count][2]:.1f}" for count in PHOTO_COUNTS) + " |" for size in SIZES]
+    lines += [f"| {size}, {points[size, 0][1]:,} parameters | " + " | ".join(f"{100 * points[size, count][2]:.1f}" for count in PHOTO_COUNTS) + " |" for size in CPU_SIZES]
     lines += ["", f"Fitted to all points but the last: error = {math.exp(law[0]):.3g} x photographs^{law[1]:.3f} x parameters^{law[2]:.3f}. It predicts {100 * predicted:.1f} % for the last "]
     lines[-1] += f"({100 * predicted * math.exp(-2 * spread):.1f} to {100 * predicted * math.exp(2 * spread):.1f}, two deviations of the other points around it); measured {100 * error:.1f} %."
     return "\n".join(lines)

@@ -61,7 +61,7 @@ def test_rows_are_computed_once_and_a_failure_stops_no_other(study: Any, tmp_pat
 def test_a_rows_command_says_all_that_is_for_it(study: Any) -> None:
     settings = study.rows.StudyConfig(photos="p.tar", corpus=("a", "b"), tables=("corpus",), toy=True, hours=3.0, row="x")
     words = study.table.options_of(settings)
-    assert words == ["--photos", "p.tar", "--corpus", "a", "b", "--output", "outputs/objectives", "--results", "docs/results/objectives", "--tables", "corpus", "--toy", "True"]
+    assert words == ["--photos", "p.tar", "--corpus", "a", "b", "--output", "outputs/objectives", "--results", "docs/results/objectives", "--tables", "corpus", "--gpu", "False", "--toy", "True"]
     assert "--corpus" not in study.table.options_of(study.rows.StudyConfig(photos="p.tar"))
 
 
@@ -94,12 +94,16 @@ def evaluations(value: float) -> list[dict[str, Any]]:
     return [{"task": task, "rows": rows} for task, rows in found.items()]
 
 
-def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path, gpu: bool) -> None:
     curve = {"images_seen": [100, 200], "text_nats": [3.0, 2.0], "contrastive_nats": [4.0, None], "effective_rank": [5.0, 6.0], "embedding_variance": [0.5, 0.6]}
     for seed in range(3):
         measured = {"evaluations": evaluations(0.4 + 0.1 * seed), "images_seen": 1000.0, "curves": curve, "num_photos": 3000, "tower_parameters": 100_000}
-        (tmp_path / f"{study.table.name_of(replace(study.rows.BASE, seed=seed))}.json").write_text(json.dumps({"measured": measured}))
-    study.page.main(study.page.PageConfig(results=str(tmp_path)))
+        row = replace(study.rows.BASE, seed=seed)
+        (tmp_path / f"{study.table.name_of(study.rows.for_gpu(row) if gpu else row)}.json").write_text(json.dumps({"measured": measured}))
+    with pytest.raises(ValueError, match="holds no row of this study"):
+        study.page.main(study.page.PageConfig(results=str(tmp_path), gpu=not gpu))
+    study.page.main(study.page.PageConfig(results=str(tmp_path), gpu=gpu))
     text = (tmp_path.parent / f"{tmp_path.name}.md").read_text()
     assert "| lcl | 3 | " + " | ".join(["50.0 ± 10.0"] * 5) + " |" in text and "| base | 1,000 | 40.0 |" in text and "| linear probe | trained encoder | 40.0 | 30.0 to 50.0 | 372 |" in text
     assert {"loss.svg", "rank.svg"} <= {path.name for path in tmp_path.iterdir()} and "## Scaling" not in text
@@ -113,12 +117,14 @@ def test_what_cannot_be_studied(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.skipif(not PHOTOS.exists(), reason="needs shared/data/eval, which is not beside this checkout")
-def test_a_row_from_photographs_to_numbers(run: Run, tmp_path: Path) -> None:
-    study = ("python", "studies/objectives.py", "--photos", PHOTOS, "--output", tmp_path / "out", "--results", tmp_path / "results", "--toy", "True", "--jobs", "1")
+def test_a_row_from_photographs_to_numbers(run: Run, tmp_path: Path, gpu: bool) -> None:
+    study = ("python", "studies/objectives.py", "--photos", PHOTOS, "--output", tmp_path / "out", "--results", tmp_path / "results", "--toy", "True", "--jobs", "1", "--gpu", str(gpu))
     result = run(*study, "--tables", "contrastive_weight", "--hours", "0.0001", timeout=600)
     assert result.returncode == 0 and "3 rows, 2 left" in result.stderr, result.stderr
     (row,) = (tmp_path / "results").glob("*.json")
     measured = read_json(row)["measured"]
     assert {one["task"] for one in measured["evaluations"]} == {"linear probe", "attentive probe", "nearest neighbours", "zero-shot classification", "context retrieval (set)"}
+    assert measured["tower_parameters"] > 1e6 if gpu else measured["tower_parameters"] < 2e5
     assert 300 <= measured["images_seen"] <= 700 and measured["curves"]["effective_rank"]
