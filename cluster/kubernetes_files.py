@@ -151,11 +151,11 @@ def _train_script(profile: Profile, *, nodes: int, ranks: int, options: Sequence
     meet = ["--master-addr", f"{name}-0.{name}", "--master-port", str(profile.train.port), "--module", "lcl.pretrain", *options]
     status = shlex.quote(f"{profile.train.output}/status.json")
     return f"""set -euo pipefail
+trap 'kill "$LAUNCHER"' TERM
 {shlex.join(launch)} --node-rank "$NODE_RANK" {shlex.join(meet)} &
-RANKS=$!
-trap 'kill "$RANKS"' TERM
-wait "$RANKS" || true # a signal ends this wait early
-wait "$RANKS"
+LAUNCHER=$!
+wait "$LAUNCHER" || true # a signal ends this wait early
+wait "$LAUNCHER"
 grep -q '"finished": true' {status}
 """
 

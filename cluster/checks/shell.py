@@ -87,8 +87,10 @@ def _check_variables(root: tree_sitter.Node, environment: frozenset[str]) -> lis
                 exported.add(name)
         else:
             read.add(name)
-    for code in nodes(root, "raw_string"):  # what `trap` runs
-        read |= {name for name in re.findall(r'"\$(\w+)"', code.text.decode())}
+    for code in nodes(root, "raw_string"):
+        if code.parent.children[0].text == b"trap":  # it runs later, in this shell
+            read |= set(re.findall(r"\$(\w+)", code.text.decode()))
+            assigned |= set(re.findall(r"(\w+)=", code.text.decode()))
     problems = [f"${name} is read, but nobody sets it" for name in sorted(read - assigned - VARIABLES - SLURM_VARIABLES - environment)]
     for name in sorted(assigned - VARIABLES):
         problems += check_variable(name)
