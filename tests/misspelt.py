@@ -76,7 +76,7 @@ def _shell(text: str) -> Iterator[tuple[str, str]]:
                 name = word.partition("=")[0]
                 if re.search(r"\w$", name) and not word.startswith('"'):
                     yield name, _twice(text, child.start_byte + len(name))
-            if child.type == "raw_string" and previous in ("-c", "trap"):
+            if child.type == "raw_string" and (previous in ("-c", "trap") or word_of(command.children[0]) == "ssh"):
                 for code, changed in _shell(child.text.decode()[1:-1]):
                     yield code, text[: child.start_byte + 1] + changed + text[child.end_byte - 1 :]
             previous = word

@@ -6,8 +6,9 @@ import inspect
 from functools import cache
 from typing import Any
 
-from lcl.cli import COMMANDS
 from lcl.core.config import OUR_FLAGS, flags
+
+COMMANDS = importlib.import_module("lcl.cli").COMMANDS  # by name, here and below: these are entry points, which nothing imports to use
 
 
 @cache

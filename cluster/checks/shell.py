@@ -85,7 +85,7 @@ def _check_variables(root: tree_sitter.Node, environment: frozenset[str]) -> lis
             assigned.add(name)
             if parent.type == "declaration_command" or (parent.parent is not None and parent.parent.type == "declaration_command"):
                 exported.add(name)
-        else:
+        elif not name.isdigit():  # the script's own arguments
             read.add(name)
     for code in nodes(root, "raw_string"):
         if code.parent.children[0].text == b"trap":  # it runs later, in this shell
