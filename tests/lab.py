@@ -40,7 +40,7 @@ class Host:
     """The lab's files; the hosts see them as they are."""
 
     def command(self, words: Sequence[object]) -> list[str]:
-        return ["nsenter", "--target", str(self.first), "--mount", "--pid", "--net", "--uts", "--ipc", "--", *map(str, words)]
+        return ["nsenter", "--target", str(self.first), "--mount", "--pid", "--net", "--uts", "--ipc", f"--wd={ROOT}", "--", *map(str, words)]
 
     def environment(self, more: dict[str, str]) -> dict[str, str]:
         home = self.folder / "home" / self.name
