@@ -83,6 +83,11 @@ class RayConfig:
     last_worker_port: Port = 19999
     node_manager_port: Port = 6380
     object_manager_port: Port = 6381
+    agent_port: Port = 52365
+    """Of each node's agent. All of these are fixed, so that a firewall can name them."""
+    agent_grpc_port: Port = 6382
+    runtime_env_port: Port = 6383
+    metrics_port: Port = 6384
     object_store_mib: Annotated[int, Field(ge=76)] = 1024
     """A build keeps its data in files; the store sees counts only."""
     token_file: Annotated[str, Field(pattern=r"^(~/|/)")] = "~/.lcl/ray_token"
@@ -160,8 +165,9 @@ class Profile:
             raise ValueError(f"ray.dashboard_host {self.ray.dashboard_host!r} opens the job interface to everyone: give 127.0.0.1 or the address of a private network")
         if self.ray.first_worker_port >= self.ray.last_worker_port:
             raise ValueError(f"ray.first_worker_port ({self.ray.first_worker_port}) must be below ray.last_worker_port ({self.ray.last_worker_port})")
-        fixed = [self.ray.port, self.ray.dashboard_port, self.ray.node_manager_port, self.ray.object_manager_port]
-        if len(set(fixed)) < 4 or any(self.ray.first_worker_port <= port <= self.ray.last_worker_port for port in fixed):
+        ray = self.ray
+        fixed = [ray.port, ray.dashboard_port, ray.node_manager_port, ray.object_manager_port, ray.agent_port, ray.agent_grpc_port, ray.runtime_env_port, ray.metrics_port]
+        if len(set(fixed)) < len(fixed) or any(self.ray.first_worker_port <= port <= self.ray.last_worker_port for port in fixed):
             raise ValueError(f"ray: the ports {', '.join(map(str, fixed))} must differ, and lie outside of those of workers")
         if self.train.offload and not self.train.zero_stage:
             raise ValueError("train.offload takes ZeRO: give train.zero_stage 1, 2 or 3")
