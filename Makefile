@@ -8,13 +8,14 @@ export OMP_NUM_THREADS ?= 1
 BENCHMARKS ?= outputs/benchmarks
 GPU_SECONDS ?= 540
 
-.PHONY: setup demo test test-all bench gpu clean
+.PHONY: setup demo test test-all test-cluster bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo                       from a sample crawl to a trained, evaluated encoder and a report"
 	@echo "make demo CRAWL=some.warc.gz    the same on a crawl of yours"
 	@echo "make test                       the tests (make test-all: the long ones too)"
+	@echo "make test-cluster               the same on two hosts, made here of network namespaces; root and Debian packages needed (cluster/README.md)"
 	@echo "make bench                      what packing saves, and how costs grow, on this machine; half an hour on a CPU (docs/benchmarks.md)"
 	@echo "make gpu                        every figure that needs a CUDA GPU, in slices of $(GPU_SECONDS) s: run it again for the rest"
 	@echo "make setup                      only the virtual environment in .venv"
@@ -37,7 +38,11 @@ test: setup
 	$(BIN)/python -m pytest $(PYTEST_JOBS)
 
 test-all: setup
-	$(BIN)/python -m pytest $(PYTEST_JOBS) -m 'slow or not slow'
+	$(BIN)/python -m pytest $(PYTEST_JOBS) -m '(slow or not slow) and not cluster'
+
+# Two hosts in network namespaces; root, and: apt install openssh-server pdsh slurm-wlm munge
+test-cluster: setup
+	$(BIN)/python -m pytest -m cluster -v tests/test_cluster_lab.py
 
 bench: setup
 	$(BIN)/python benchmarks/packing.py --output $(BENCHMARKS)/packing_window.json --rounds 0

@@ -73,14 +73,14 @@ def _dotted_keys(cls: type, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def _flags(cls: type) -> dict[str, Any]:
+def flags(cls: type) -> dict[str, Any]:
     """Every option of the command line with the type of its value."""
     return {f"--{key.replace('_', '-')}": kind for key, kind in _dotted_keys(cls).items() if not dataclasses.is_dataclass(kind)}
 
 
 def _with_values(cls: type[Any], arguments: Sequence[str]) -> list[str]:
     """The arguments, with True behind each switch that stands alone: `--keep-rejects` says what `--keep-rejects True` says."""
-    switches = [flag for flag, kind in _flags(cls).items() if kind is bool]
+    switches = [flag for flag, kind in flags(cls).items() if kind is bool]
     completed: list[str] = []
     for item, following in pairwise([*arguments, "--"]):
         completed.append(item)
@@ -148,13 +148,13 @@ def _parse(cls: type[Config], arguments: Sequence[str], **kwargs: Any) -> Config
     except SystemExit as end:
         if not end.code:
             raise
-        unknown = [item for item in arguments if item.startswith("--") and item.partition("=")[0].replace("_", "-") not in _flags(cls)]
+        unknown = [item for item in arguments if item.startswith("--") and item.partition("=")[0].replace("_", "-") not in flags(cls)]
         if not unknown:
             account = re.split(r"For\s+full\s+helptext|Argument\s+helptext", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))[0]
             title, *lines = [line for part in account.splitlines() if (line := part.strip("│╭╮╰╯─ ").strip()) and line.strip("-")]
             raise ValueError(f"{title.lower()}: {' '.join(lines)}; --help lists the options") from end
     if unknown:
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], _flags(cls), n=1)
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags(cls), n=1)
         raise ValueError(f"unknown option {unknown[0]}" + (f", did you mean {near[0]}?" if near else "; --help lists the options"))
     return value
 
