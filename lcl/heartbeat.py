@@ -116,20 +116,22 @@ def read_beats(run: Path) -> list[Beat]:
 def late_ranks(beats: Sequence[Beat]) -> list[str]:
     """Which ranks hold the others up, each in words; none where all are at the same place and beat.
 
-    A silent rank is named alone, for what it did last says little. Else those are late that are behind the one that is farthest.
+    A silent rank is named alone, for what it did last says little. Else those are late that are behind the one that is farthest. Ranks that have
+    ended wait for nobody.
     """
     missing = sorted(set(range(beats[0].ranks)) - {beat.rank for beat in beats})
-    newest, farthest = max(beat.written for beat in beats), max(beats, key=lambda beat: beat.place)
-    silent = [beat for beat in beats if newest - beat.written > SILENT_SECONDS and beat.doing != "ended"]
+    newest, running = max(beat.written for beat in beats), [beat for beat in beats if beat.doing != "ended"]
+    silent = [beat for beat in running if newest - beat.written > SILENT_SECONDS]
     lines = [f"rank {rank} of {beats[0].ranks} has not begun: its process did not start, or cannot write here" for rank in missing]
     if silent or missing:
         return lines + [
             f"{beat.where} is silent for {newest - beat.written:.0f} s, last behind step {beat.step}: it is stopped or dead, or its machine is; end the job and submit it again without it"
             for beat in silent
         ]
+    farthest = max(running, key=lambda beat: beat.place, default=beats[0])
     return [
         f"{beat.where} is late: behind step {beat.step} in {beat.doing!r} for {newest - beat.since:.0f} s, where rank {farthest.rank} is behind step {farthest.step} in {farthest.doing!r}"
-        for beat in beats
+        for beat in running
         if beat.place < farthest.place
     ]
 

@@ -114,7 +114,7 @@ class Training:
         """The loop. Signals are taken until all is written: a second one must not end the process in the middle of its last checkpoint."""
         with (
             progress_bar("training", total=self.config.steps, done=self.step, show=self.monitor is not None) as bar, stop_request() as stop,
-            naming_late_ranks(self.folder), self.heartbeat.beating(),
+            self.heartbeat.beating(), naming_late_ranks(self.folder),
         ):  # fmt: skip
             try:
                 self._loop(bar, stop)
