@@ -126,8 +126,8 @@ def text_block_values(text: TextConfig) -> int:
     return 6 * text.width + norms_of_heads + 3 * queries + 2 * keys + 4 * text.inner_width
 
 
-def activation_bytes(config: TrainConfig, vocab_size: int, *, text_tokens: float, vision_tokens: float) -> float:
-    """Bytes that the blocks of both towers keep of a micro-batch with so many tokens, and logits of `CHUNK` targets in three forms.
+def activation_bytes(config: TrainConfig, vocab_size: int, *, text_tokens: float, vision_tokens: float, targets: int = CHUNK) -> float:
+    """Bytes that the blocks of both towers keep of a micro-batch with so many tokens, and logits of `CHUNK` targets (or of all, if they are fewer) in three forms.
 
     Blocks that are recomputed keep their input, and one of them at a time is there as a whole.
     """
@@ -138,7 +138,7 @@ def activation_bytes(config: TrainConfig, vocab_size: int, *, text_tokens: float
     values = sum(whole for _, whole in blocks) + sum(entered - whole for entered, whole in recomputed) + max((whole for _, whole in recomputed), default=0)
     value_bytes = 2 if config.engine.precision == "bf16" else 4
     logit_bytes = value_bytes + 4 + 4  # as the model makes them, in fp32, and their log-softmax
-    return value_bytes * values + logit_bytes * CHUNK * vocab_size
+    return value_bytes * values + logit_bytes * min(CHUNK, targets) * vocab_size
 
 
 def read_document(config: TrainConfig, *, tokens: int = DOCUMENT_TOKENS, images: int = DOCUMENT_IMAGES) -> Reading:

@@ -209,6 +209,7 @@ def test_the_command_answers_without_deepspeed_and_ray(run: Run, tmp_path: Path,
         (["--machine.accelerator", "h1000"], "did you mean h100"),
         (["--machine.gpus", "48"], "give --train.batch-rows 240"),
         (["--run", "nowhere"], "--run nowhere: no run.json there"),
+        (["--machine.accelerator", "cpu"], "add --train.engine.precision fp32"),
         (["--measure", "training"], "--measure training needs --shards"),
     ],
 )

@@ -1,4 +1,7 @@
-"""One of two processes that reduce tensors together; rank 0 writes the processor seconds of a small and a large all-reduce (lcl/planning/calibration.py)."""
+"""One of two processes that reduce tensors together; rank 0 writes the processor seconds of each size (lcl/planning/calibration.py).
+
+    python -m lcl.planning.all_reduce_rank RESULT.json BYTES TIMES [BYTES TIMES ...]        (under the environment of a launcher)
+"""
 
 import sys
 import time
@@ -8,11 +11,10 @@ import torch
 import torch.distributed as dist
 
 from lcl.core.files import write_json
-from lcl.planning.calibration import LATENCY_BYTES, NUM_LARGE, NUM_SMALL, RATE_BYTES
 
 
 def seconds_of(num_bytes: int, times: int) -> float:
-    """Processor seconds of one all-reduce of so many bytes in fp32, both ranks' own threads counted; the fewest of three trials."""
+    """Processor seconds of one all-reduce of so many bytes in fp32, all threads of this rank counted; the fewest of three trials of `times`."""
     values, found = torch.zeros(num_bytes // 4), []
     for _ in range(3):
         dist.barrier()
@@ -25,11 +27,12 @@ def seconds_of(num_bytes: int, times: int) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
+    sizes = list(map(int, sys.argv[2:]))
     dist.init_process_group("gloo")
     try:
-        small, large = seconds_of(LATENCY_BYTES, NUM_SMALL), seconds_of(RATE_BYTES, NUM_LARGE)
+        found = [seconds_of(num_bytes, times) for num_bytes, times in zip(sizes[::2], sizes[1::2], strict=True)]
         if dist.get_rank() == 0:
-            write_json(Path(sys.argv[1]), [small, large])
+            write_json(Path(sys.argv[1]), found)
         dist.barrier()
     finally:
         dist.destroy_process_group()

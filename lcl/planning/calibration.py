@@ -145,7 +145,7 @@ def _all_reduce_rates() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "rates.json"
         shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "lcl.planning.all_reduce_rank", str(answer)]
+        command = [sys.executable, "-m", "lcl.planning.all_reduce_rank", str(answer), *map(str, (LATENCY_BYTES, NUM_SMALL, RATE_BYTES, NUM_LARGE))]
         ranks = [
             subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             for rank in range(2)

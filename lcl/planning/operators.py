@@ -160,7 +160,7 @@ def count_step(config: TrainConfig, vocab_size: int, reading: Reading, *, docume
 def _kept_bytes(config: TrainConfig, vocab_size: int, batch: Batch) -> float:
     """Bytes that the forward pass keeps for the backward one. The C library gives them back to the system between steps (mallopt(3), M_TRIM_THRESHOLD), so they are fresh in each."""
     vision_tokens = sum(rows * columns + (config.model.vision.kind == "vit") for rows, columns in batch.grids)
-    return activation_bytes(config, vocab_size, text_tokens=batch.ids.numel(), vision_tokens=vision_tokens)
+    return activation_bytes(config, vocab_size, text_tokens=batch.ids.numel(), vision_tokens=vision_tokens, targets=len(batch.predictors))
 
 
 def _count_losses(counter: Counter, config: TrainConfig, *, images: int, ranks: int) -> Work:

@@ -30,6 +30,8 @@ def run_plan(settings: PlanConfig) -> dict[str, Any]:
     config.loss.check()
     if "training" in settings.measure and not settings.shards:
         raise ValueError("--measure training needs --shards: a short training reads real ones")
+    if config.engine.precision != "fp32" and (settings.machine.is_cpu or "training" in settings.measure):
+        raise ValueError(f"a CPU's rates are those of fp32, and the training is in {config.engine.precision}: add --train.engine.precision fp32")
     tokenizer = Tokenizer(config.model.tokenizer)
     parameters = count_parameters(config, tokenizer.vocab_size)
     row_seconds = 0.0
