@@ -8,7 +8,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from plots import OTHER, OURS, label, logarithmic, picture
 from pydantic import Field

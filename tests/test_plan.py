@@ -107,10 +107,12 @@ def test_every_accelerator_has_a_peak_and_others_are_described() -> None:
         MachineConfig(accelerator=name).check()
     with pytest.raises(ValueError, match="h10 is not in the table.*did you mean h100"):
         MachineConfig(accelerator="h10").check()
-    own = MachineConfig(accelerator="mine", memory_gb=64, peak_tflops=300, link_gb=50, gpus=16, network_gbit=100)
+    own = MachineConfig(accelerator="mine", memory_gb=64, peak_tflops=300, link_gb=50, gpus=16, network_gbit=25)
     own.check()
     assert own.memory_bytes == 64e9 and own.peak_flops("bf16") == 3e14 and own.num_nodes == 2
-    assert own.slowest_link_bytes == 12.5e9 and replace(own, gpus=8).slowest_link_bytes == 50e9
+    assert own.slowest_link_bytes == 25e9, "8 cards of 25 Gbit/s"
+    assert replace(own, network_gbit=400).slowest_link_bytes == 50e9 == replace(own, gpus=8).slowest_link_bytes, "a GPU's own link"
+    assert replace(own, gpus_per_node=1).slowest_link_bytes == 25e9 / 8
 
 
 def plan_of(config: TrainConfig, **machine: object) -> dict:

@@ -1,6 +1,7 @@
 """Machines that a plan is made for: accelerators by their data sheets, or a CPU by its calibration."""
 
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -83,9 +84,13 @@ class MachineConfig:
 
     @property
     def slowest_link_bytes(self) -> float:
-        """Bytes per second, one way, of the slowest link of a ring over all of them: the network where there are several nodes."""
-        link = 1e9 * self.link_gb or (ACCELERATORS[self.accelerator].link_bytes if self.accelerator in ACCELERATORS else 0.0)
-        return link if self.gpus <= self.gpus_per_node and link else 1e9 * self.network_gbit / 8
+        """Bytes per second that go around a ring over all of them, one way.
+
+        Between nodes there are as many rings as a node has network cards, each leaving it by another (NCCL does so), so a node's cards add up; a GPU's own link bounds the sum.
+        """
+        link = 1e9 * self.link_gb or (ACCELERATORS[self.accelerator].link_bytes if self.accelerator in ACCELERATORS else math.inf)
+        network = 1e9 * self.network_gbit / 8 * min(self.gpus, self.gpus_per_node)
+        return link if self.gpus <= self.gpus_per_node and link < math.inf else min(link, network)
 
     @property
     def num_nodes(self) -> int:

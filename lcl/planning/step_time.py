@@ -30,14 +30,13 @@ class StepTime:
 
 
 def step_flops(config: TrainConfig, vocab_size: int, reading: Reading, *, documents: float, image_grid: tuple[int, int]) -> float:
-    """Useful FLOPs of a step of all ranks on so many documents."""
+    """Useful FLOPs of a step of all ranks on so many documents, but for the contrastive loss."""
     rows, columns = image_grid
     forward = forward_flops(
         config.model, vocab_size, document_lengths=reading.lengths, grids=[(rows, columns)] * reading.images, num_slots=reading.slots, num_targets=reading.targets,
         num_contexts=reading.images, regression=config.loss.regresses,
     )  # fmt: skip
-    images = round(documents * reading.images)
-    return TRAINING * documents * forward + contrastive_flops(config.model.embed_width, num_images=images, num_contexts=images)
+    return TRAINING * documents * forward
 
 
 def ring_seconds(num_bytes: float, ranks: int, link_bytes: float) -> float:
@@ -58,8 +57,13 @@ def contrastive_bytes(embed_width: int, num_images: float) -> float:
 
 
 def step_on_gpus(config: TrainConfig, machine: MachineConfig, *, flops: float, num_trained: int, num_images: float, mfu: float, accumulates: bool) -> StepTime:
-    """At this MFU of the arithmetic itself, collectives not counted. With accumulation the forward pass runs twice, 4/3 of the arithmetic. Loading is behind it: workers decode ahead."""
-    arithmetic = flops * (4 / 3 if accumulates else 1.0) / (mfu * machine.peak_flops(config.engine.precision) * machine.gpus)
+    """At this MFU of the arithmetic itself, collectives not counted. With accumulation the forward pass runs twice, 4/3 of the arithmetic, and so it does in blocks that are recomputed; the contrastive
+    loss, which grows with the square of the images, is in fp32. Loading is behind it: workers decode ahead."""
+    images = round(num_images)
+    contrastive = contrastive_flops(config.model.embed_width, num_images=images, num_contexts=images)
+    passes = TRAINING + accumulates + (1 / config.recompute_every if config.recompute_every else 0)
+    arithmetic = flops * passes / TRAINING / machine.peak_flops(config.engine.precision) + contrastive / machine.peak_flops("fp32")
+    arithmetic /= mfu * machine.gpus
     num_bytes = collective_bytes(config, num_trained) + contrastive_bytes(config.model.embed_width, num_images)
     return StepTime(arithmetic, ring_seconds(num_bytes, machine.gpus, machine.slowest_link_bytes), 0.0)
 
@@ -71,4 +75,5 @@ def step_on_cpu(config: TrainConfig, rates: Calibration, work: StepWork, *, rank
     num_bytes = collective_bytes(config, num_trained) + contrastive_bytes(config.model.embed_width, num_images)
     # Each rank of a ring sends and takes 2 (N - 1) / N of the bytes; that was measured at two, where it is 1.
     collectives = SMALL_COLLECTIVES * rates.all_reduce_seconds + 2 * (ranks - 1) / ranks * num_bytes / rates.all_reduce_bytes if ranks > 1 else 0.0
-    return StepTime(rates.seconds_of(work.of_step(accumulation) + copies), collectives, loading)
+    again = work.forward.times(accumulation / config.recompute_every) if config.recompute_every else Work()
+    return StepTime(rates.seconds_of(work.of_step(accumulation) + again + copies), collectives, loading)
