@@ -16,6 +16,7 @@ from lcl.flops import decoder_flops, forward_flops, named_peak, vision_flops
 from lcl.planning.calibration import Calibration
 from lcl.planning.data_plan import DataPlanConfig, plan_data, rates_of
 from lcl.planning.machines import ACCELERATORS, MachineConfig
+from lcl.planning.measuring import measure_pipeline
 from lcl.planning.operators import Counter, StepWork, Work, count_step
 from lcl.planning.reading import typical_of_numbers
 from lcl.planning.run_plan import is_close
@@ -235,3 +236,11 @@ def test_one_and_two_processes_are_predicted_within_a_quarter(run: Run, tmp_path
 
 def test_a_check_that_fails_is_a_failure(run: Run, tmp_path: Path) -> None:
     assert_one_line_error(run(sys.executable, ROOT / "benchmarks" / "plan_check.py", "--output", tmp_path / "a.json", "--models", "smal"), "smal", "did you mean small")
+
+
+def test_a_pipeline_is_measured_on_a_sample_crawl(tmp_path: Path) -> None:
+    built = measure_pipeline(tmp_path, pages=24)
+    plan = plan_data(DataPlanConfig(build=str(built), crawl_files=10), rates_of(DataPlanConfig(build=str(built))))
+    assert plan["in_all"]["documents"] == 10 * plan["per_file"]["documents"] > 0 and plan["in_all"]["core_hours"] > 0 and plan["per_file"]["shard_bytes"] > 10_000
+    with pytest.raises(ValueError, match="`lcl sample-crawl` failed: error:.*num_pages"):
+        measure_pipeline(tmp_path / "other", pages=1)

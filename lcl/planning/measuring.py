@@ -88,7 +88,7 @@ def run_timed(config: TrainConfig, *, steps: int, ranks: int) -> list[Mapping[st
 def measure_pipeline(folder: Path, *, pages: int) -> Path:
     """Builds shards of a sample crawl of so many pages in this folder by one worker, and returns the build's folder, whose timing.json has its rates. Raises ValueError if it fails."""
     sample, shards = folder / "sample", folder / "shards"
-    _run("sample-crawl", "--output", sample, "--num-pages", pages, "--num-labelled-train", 1, "--num-labelled-test", 1)
+    _run("sample-crawl", "--output", sample, "--num-pages", pages, "--num-labelled-train", 10, "--num-labelled-test", 10)
     _run("build-shards", "--crawl", sample / "sample.warc.gz", "--output", shards, "--executor", "here")
     return shards
 
