@@ -32,7 +32,7 @@ Count = Annotated[int, Field(ge=1)]
 class PlanCheckConfig:
     output: str
     """JSON file for the numbers."""
-    models: tuple[str, ...] = ("small", "photo_pages")
+    models: tuple[str, ...] = ("small",)
     """Presets of `lcl pretrain`."""
     steps: Count = 12
     """Steps of each run that are timed."""
