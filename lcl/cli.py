@@ -21,6 +21,8 @@ COMMANDS = {
     "remove": ("pipeline.tools.remove_documents", "take documents and images down from shards, in place"),
     "card": ("pipeline.tools.write_card", "a README for a set of shards: sources, licences, filters, counts, how to load it"),
     "train-tokenizer": ("lcl.train_tokenizer", "a byte-level tokenizer from the texts of shards, in the place of CLIP's"),
+    "plan": ("lcl.plan", "what a training and a build would take on a machine: memory, time, money, storage"),
+    "doctor": ("lcl.doctor", "what is wrong with machines, networks and folders, and which rank of a run is late"),
     "pretrain": ("lcl.pretrain", "pretrain an encoder on shards"),
     "import-published": ("lcl.import_published", "the authors' checkpoint as one of ours, to evaluate or start from"),
     "export": ("lcl.export", "the encoder for timm, transformers, open_clip or onnxruntime, checked against ours"),

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # must be there before DeepSpeed is imported
 
 
+TIMEOUT_SECONDS = 600.0  # DeepSpeed's own, and PyTorch's for NCCL
+
+
 @dataclass(frozen=True)
 class Ranks:
     rank: int
@@ -24,10 +28,11 @@ class Ranks:
 
 
 @contextmanager
-def process_group(*, threads: int) -> Iterator[Ranks]:
+def process_group(*, threads: int, timeout_seconds: float = TIMEOUT_SECONDS) -> Iterator[Ranks]:
     """This process's place among the ranks, as the launcher's environment gives it; alone where there is no launcher.
 
-    On a CPU a rank computes with `threads` threads: ranks that compete for cores are many times slower.
+    On a CPU a rank computes with `threads` threads: ranks that compete for cores are many times slower. A collective that a rank has waited in for
+    `timeout_seconds` fails.
     """
     import deepspeed  # here, because importing it takes seconds that `--help` need not wait for
 
@@ -44,7 +49,7 @@ def process_group(*, threads: int) -> Iterator[Ranks]:
         torch.set_num_threads(threads)
         # Only inference uses this op, but without a compiler its build at start is fatal, and with one it takes a minute.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False, timeout=timedelta(seconds=timeout_seconds))
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
         dist.barrier()

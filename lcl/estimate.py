@@ -126,8 +126,8 @@ def text_block_values(text: TextConfig) -> int:
     return 6 * text.width + norms_of_heads + 3 * queries + 2 * keys + 4 * text.inner_width
 
 
-def activation_bytes(config: TrainConfig, vocab_size: int, *, text_tokens: float, vision_tokens: float) -> float:
-    """Bytes that the blocks of both towers keep of a micro-batch with so many tokens, and logits of `CHUNK` targets in three forms.
+def activation_bytes(config: TrainConfig, vocab_size: int, *, text_tokens: float, vision_tokens: float, targets: int = CHUNK) -> float:
+    """Bytes that the blocks of both towers keep of a micro-batch with so many tokens, and logits of `CHUNK` targets (or of all, if they are fewer) in three forms.
 
     Blocks that are recomputed keep their input, and one of them at a time is there as a whole.
     """
@@ -138,7 +138,7 @@ def activation_bytes(config: TrainConfig, vocab_size: int, *, text_tokens: float
     values = sum(whole for _, whole in blocks) + sum(entered - whole for entered, whole in recomputed) + max((whole for _, whole in recomputed), default=0)
     value_bytes = 4 if config.engine.precision == "fp32" else 2
     logit_bytes = value_bytes + 4 + 4  # as the model makes them, in fp32, and their log-softmax
-    return value_bytes * values + logit_bytes * CHUNK * vocab_size
+    return value_bytes * values + logit_bytes * min(CHUNK, targets) * vocab_size
 
 
 def read_document(config: TrainConfig, *, tokens: int = DOCUMENT_TOKENS, images: int = DOCUMENT_IMAGES) -> Reading:
@@ -184,7 +184,7 @@ def _describe_parameters(parameters: Parameters) -> str:
     counts = parameters.parts | {"total": parameters.total}
     if parameters.trained < parameters.total:
         counts |= {"trained": parameters.trained}
-    return "Parameters\n" + _table([(name, _short(count)) for name, count in counts.items()])
+    return "Parameters\n" + plain_table([(name, plain_amount(count)) for name, count in counts.items()])
 
 
 def _describe_states(config: TrainConfig, parameters: Parameters, world_sizes: Sequence[int]) -> str:
@@ -194,14 +194,14 @@ def _describe_states(config: TrainConfig, parameters: Parameters, world_sizes: S
         amounts = zip((each.weights, each.gradients, each.optimizer), (3, 2, 1), strict=True)
         totals = (state_bytes(parameters, config.engine, zero_stage=stage, world_size=world_size).total for world_size in world_sizes)
         rows.append(
-            (str(stage), *(f"{amount}{'/N' * (stage >= shared_from)}" for amount, shared_from in amounts), *(_short(total, "B") for total in totals),
+            (str(stage), *(f"{amount}{'/N' * (stage >= shared_from)}" for amount, shared_from in amounts), *(plain_amount(total, "B") for total in totals),
              "<- this run" if stage == config.engine.zero_stage else "")
         )  # fmt: skip
-    lines = [f"Weights, gradients and optimiser state in {config.engine.precision}: bytes per parameter, and in all on each of N ranks", _table(rows)]
+    lines = [f"Weights, gradients and optimiser state in {config.engine.precision}: bytes per parameter, and in all on each of N ranks", plain_table(rows)]
     if config.engine.offload == "cpu":
         lines.append("  --engine.offload cpu: the optimiser's part lies in the memory of the host")
     if config.optimizer.ema_decay:
-        lines.append(f"  the moving average of weights takes {_short(4 * parameters.total, 'B')} more, in the memory of rank 0's host")
+        lines.append(f"  the moving average of weights takes {plain_amount(4 * parameters.total, 'B')} more, in the memory of rank 0's host")
     return "\n".join(lines)
 
 
@@ -212,7 +212,7 @@ def _describe_activations(config: TrainConfig, vocab_size: int, reading: Reading
     amount = activation_bytes(config, vocab_size, text_tokens=text_tokens, vision_tokens=vision_tokens)
     recomputed = f"every block in {config.recompute_every} recomputed" if config.recompute_every else "no block recomputed"
     return (
-        f"Activations of a micro-batch, {config.micro_rows} rows x {config.row_length} tokens with {images:.0f} images: about {_short(amount, 'B', digits=2)}, {recomputed}\n"
+        f"Activations of a micro-batch, {config.micro_rows} rows x {config.row_length} tokens with {images:.0f} images: about {plain_amount(amount, 'B', digits=2)}, {recomputed}\n"
         f"  {text_block_values(text)} values x {text_tokens} tokens x {text.layers} blocks of the decoder, {vision_block_values(vision.tower())} x {vision_tokens:.0f} x "
         f"{vision.tower().layers} of the vision tower, and logits of {CHUNK} targets"
     )
@@ -241,17 +241,17 @@ def _describe_arithmetic(config: TrainConfig, vocab_size: int, reading: Reading)
             f"Forward pass of a document of {DOCUMENT_TOKENS} text tokens and {DOCUMENT_IMAGES} images (MMC4)",
             f"  read as {reading.tokens} tokens in parts of up to {max(reading.lengths)}, {reading.targets} targets, "
             f"{reading.images} images of {model.vision.most_patches} patches",
-            _table([(name, _short(amount, "FLOP")) for name, amount in parts.items()]),
+            plain_table([(name, plain_amount(amount, "FLOP")) for name, amount in parts.items()]),
             "",
             f"A step of {config.batch_rows} rows x {config.row_length} tokens, {FILL:.0%} full of such documents",
-            f"  {documents:.0f} documents, {images:.0f} images, {_short(step, 'FLOP')} (the forward pass x {TRAINING})",
+            f"  {documents:.0f} documents, {images:.0f} images, {plain_amount(step, 'FLOP')} (the forward pass x {TRAINING})",
             f"A run of {config.steps} steps",
-            f"  {_short(config.steps * step, 'FLOP')}, {hours:.3g} hours on one {GPU} at {UTILISATION:.0%} of {_short(peak, 'FLOP/s')} ({config.engine.precision})",
+            f"  {plain_amount(config.steps * step, 'FLOP')}, {hours:.3g} hours on one {GPU} at {UTILISATION:.0%} of {plain_amount(peak, 'FLOP/s')} ({config.engine.precision})",
         ]
     )
 
 
-def _short(amount: float, unit: str = "", *, digits: int = 4) -> str:
+def plain_amount(amount: float, unit: str = "", *, digits: int = 4) -> str:
     """So many digits, and a decimal prefix."""
     for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if amount >= 10**power:
@@ -259,7 +259,7 @@ def _short(amount: float, unit: str = "", *, digits: int = 4) -> str:
     return f"{amount:.4g} {unit}".rstrip()
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they must be, the first from the left and the others from the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.rjust(width) if index else cell.ljust(width) for index, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)

@@ -13,7 +13,7 @@ def main(config: TrainConfig) -> None:
     from lcl.distributed import process_group
     from lcl.trainer import train
 
-    with process_group(threads=config.threads) as ranks:
+    with process_group(threads=config.threads, timeout_seconds=config.collective_seconds) as ranks:
         set_up_logging(rank=ranks.rank)
         train(config, ranks)
 

@@ -82,12 +82,14 @@ class TrainConfig:
     """Folder on each machine where checkpoints are first written; empty: the system's for temporary files."""
     threads: Positive = 1
     """Threads of a rank on a CPU."""
+    collective_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds after which ranks give a collective up that one of them does not come to, and say which. More than the slowest validation and save take on one rank alone."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
 # What may differ when a run is resumed: nothing here changes weights.
 FREE_FIELDS = (
-    "output", "data.shards", "data.num_workers", "save_every", "keep_checkpoints", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch",
+    "output", "data.shards", "data.num_workers", "save_every", "keep_checkpoints", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch", "collective_seconds",
     "model.tokenizer.file", "data.max_damaged", "validation.", "collapse.",  # a point at the end: all below it
     "engine.deepspeed", "engine.zero_stage", "engine.precision",  # the checkpoint refuses others of the last two, with the cure
 )  # fmt: skip

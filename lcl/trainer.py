@@ -29,6 +29,7 @@ from lcl.distributed import Ranks, raise_together, say, sum_over_ranks, together
 from lcl.ema import MovingAverage
 from lcl.engine import NotFinite, deepspeed_settings, full_weights, start_engine, update
 from lcl.flops import mfu, peak_flops
+from lcl.heartbeat import Heartbeat, naming_late_ranks
 from lcl.loader import RowLoader, RowSource, check_lanes
 from lcl.model import LCL
 from lcl.monitor import Monitor, clock
@@ -94,6 +95,7 @@ class Training:
             )
             self.monitor = Monitor(self.folder, to_dict(config), after=self.step, wandb_project=config.wandb) if ranks.rank == 0 else None
         self.loader_state, self.damaged = loader.state(), 0.0
+        self.heartbeat = Heartbeat(self.folder, rank=ranks.rank, ranks=ranks.world_size, step=self.step)
         self.batches = Prefetcher(
             loader, config.model, rows=config.batch_rows // ranks.world_size, micro_rows=config.micro_rows, row_length=config.row_length,
             special=SpecialIds.of(self.tokenizer), vocab_size=self.tokenizer.vocab_size, regression=config.loss.regresses, pin=ranks.device.type == "cuda",
@@ -110,11 +112,15 @@ class Training:
 
     def run(self) -> None:
         """The loop. Signals are taken until all is written: a second one must not end the process in the middle of its last checkpoint."""
-        with progress_bar("training", total=self.config.steps, done=self.step, show=self.monitor is not None) as bar, stop_request() as stop:
+        with (
+            progress_bar("training", total=self.config.steps, done=self.step, show=self.monitor is not None) as bar, stop_request() as stop,
+            self.heartbeat.beating(), naming_late_ranks(self.folder),
+        ):  # fmt: skip
             try:
                 self._loop(bar, stop)
             finally:
                 self.batches.stop()
+            self.heartbeat.at(self.step, "checkpoint")
             self.checkpointer.finish()
             finished = self.step == self.config.steps
             if self.monitor is not None:
@@ -126,7 +132,9 @@ class Training:
         config, first, started, problem = self.config, self.step, time.perf_counter(), None
         while self.step < config.steps:
             waited_from = time.perf_counter()
+            self.heartbeat.at(self.step, "data")
             given = self.batches.next()
+            self.heartbeat.at(self.step, "step")
             problem = problem or (None if isinstance(given, StepInput) else say(given))
             told, failed = stop.agree(failed=problem is not None, device=self.ranks.device)
             if told:  # before what failed, for the same signal may have ended a worker
@@ -236,6 +244,7 @@ class Training:
         )  # fmt: skip
 
     def _validate(self, validation: Validation) -> None:
+        self.heartbeat.at(self.step, "validation")
         metrics = validation.measure(self.engine.module)
         if self.monitor is not None:
             self.monitor.write(self.step, metrics, group="validation")
@@ -265,6 +274,7 @@ class Training:
         return MovingAverage(decay, every, weights=weights)
 
     def _save(self) -> None:
+        self.heartbeat.at(self.step, "checkpoint")
         state = {"counters": dict(self.counters), "spikes": self.spikes.state(), "collapse": self.alarms.state()}
         extra = {"ema": self.average.weights} if self.average is not None else {}
         self.checkpointer.save(self.engine, self.loader_state, step=self.step, state=state, extra=extra, write_more=self.tokenizer.save)

@@ -167,8 +167,8 @@ def test_every_command_of_lcl_has_help(run: Run) -> None:
     result = run(sys.executable, "-c", HELPS)
     assert result.returncode == 0, result.stderr
     for name, text in json.loads(result.stdout.splitlines()[-1]).items():
-        # the first write nothing of their own, or into the shards; the others say by place where they write
+        # the first write nothing of their own, or into the shards; the others say by place where they write; the doctor writes nothing
         on_models = ("codec encode", "codec decode", "codec info", "codec verify", "restore", "density encode", "density decode", "density verify")
-        option = "shards" if name in ("verify", "remove", "card") else "model" if name in on_models else "output"
+        option = "shards" if name in ("verify", "remove", "card") else "model" if name in on_models else "run" if name == "doctor" else "output"
         says = "The archive" if name == "density info" else f"--{option} .*(older|file)"  # that one takes an archive and nothing else
         assert name in listing and re.search(says, text), name
