@@ -28,6 +28,7 @@ from downstream.restore.sampling import Method
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS
 from lcl.core.logs import set_up_logging
+from lcl.features import load_encoder
 
 UNCERTAINTY_SCALE = 10  # a grey level of the map is a tenth of a level of deviation
 UNCERTAINTY_ENDING = ".uncertainty.png"
@@ -41,6 +42,10 @@ class RestoreConfig:
     """File or folder for the restored pictures."""
     model: str
     """The restorer, as train_restorer.py wrote it."""
+    encoder: str = ""
+    """The encoder (checkpoint, run or export) of a model that was trained with one."""
+    no_encoder: bool = False
+    """Restore without it: the model learned that too, on a share of its training pictures."""
     task: str = "auto"
     """What is to be undone, to be sure that the model was trained for it; auto: whatever it was trained for."""
     steps: Annotated[int, Field(ge=0)] = 0
@@ -65,7 +70,10 @@ class RestoreConfig:
 def main(settings: RestoreConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_restorer(Path(settings.model), device=settings.device)
+    if settings.encoder and settings.no_encoder:
+        raise ValueError("--encoder and --no-encoder say opposite things; give one of them")
+    encoder = load_encoder(settings.encoder) if settings.encoder else None
+    trained = load_restorer(Path(settings.model), device=settings.device, encoder=encoder, needs_encoder=not settings.no_encoder)
     check(settings, trained)
     pairs = pairs_of(Path(settings.input), Path(settings.output), endings=ENDINGS, ending=settings.ending)
     convert(pairs, partial(restore_file, trained=trained, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
@@ -98,7 +106,7 @@ def restore_file(path: Path, *, trained: Restorer, settings: RestoreConfig, endi
     steps = settings.steps or STEPS[trained.kind]
     mark = None
     if not settings.no_mark:
-        told = f"restored: {', '.join(trained.tasks)}; {trained.kind}, {steps} steps, seed {settings.seed}"
+        told = f"restored: {', '.join(trained.tasks)}; {trained.kind}, {steps} steps, seed {settings.seed}" + (", with its encoder" if trained.guided else "")
         mark = Mark(kind_after("algorithmicallyEnhanced", picture.xmp), trained.sha256, hashlib.sha256(data).hexdigest(), told)
     made = write_picture(Picture(samples[0], picture.alpha, picture.bits, picture.exif, picture.profile, b""), ending, mark=mark)
     beside = {UNCERTAINTY_ENDING: draw_uncertainty(samples, mark)} if settings.uncertainty else {}

@@ -23,6 +23,7 @@ from downstream.restore.train_config import PRESETS, TrainRestorerConfig
 from downstream.restore_images import RestoreConfig
 from lcl.core.config import run_command
 from lcl.core.files import sha256_of
+from lcl.features import load_encoder
 from tests.conftest import Run, assert_one_line_error
 from tests.processes import run_ranks
 from tests.test_image_codec import picture
@@ -229,7 +230,7 @@ def test_mistakes_in_training_are_a_line(
 
     def prepare(config: TrainRestorerConfig) -> None:
         config.check()
-        train_restorer.RestorerTask(config, train_restorer.read_pairs(config), train_restorer.read_perceptual(config))
+        train_restorer.RestorerTask(config, train_restorer.read_pairs(config), load_encoder(config.encoder) if config.encoder else None)
 
     with pytest.raises(SystemExit) as end:
         run_command(TrainRestorerConfig, prepare, presets=PRESETS)

@@ -15,12 +15,13 @@ states between degraded and clean; `one` has these alone.
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from downstream.fit import Losses
 from downstream.restore.consistency import Boundary, Form, consistent, origin
+from downstream.restore.guide import Added
 from downstream.restore.model_file import Kind
 from downstream.restore.network import UNet
 from downstream.restore.perceptual import PerceptualDistance
@@ -74,15 +75,15 @@ class RestorerObjective(nn.Module):
         kind = self.settings.kind
         if kind == "regression":
             end = torch.full((len(clean),), self.process.end, device=clean.device)
-            return self._origin_loss(self.estimate(degraded, degraded, end), clean)
+            return self._origin_loss(self.estimate(degraded, degraded, end, self._added(degraded, self._kept(degraded, noise))), clean)
         starts = self.starts(degraded, deviation)
         if kind == "ir_sde":
             return self._noise_prediction(clean, degraded, starts, noise)
         return self._consistency(clean, degraded, starts, deviation, linear, noise)
 
-    def estimate(self, x_t: Images, degraded: Images, t: Times) -> Images:
+    def estimate(self, x_t: Images, degraded: Images, t: Times, added: Added | None = None) -> Images:
         """x_0 by the network."""
-        return origin(self.process, self.network(x_t, degraded, t / self.process.end), x_t, degraded, t, form=self.form)
+        return origin(self.process, self.network(x_t, degraded, t / self.process.end, added), x_t, degraded, t, form=self.form)
 
     def starts(self, degraded: Images, deviation: Times) -> Times:
         """The time that each degraded picture stands at: T, or that of its noise."""
@@ -95,7 +96,8 @@ class RestorerObjective(nn.Module):
         t = starts * (_whole(1, num_steps, starts, noise) / num_steps)
         given = _normal(clean, noise)
         x_t = self.process.state(clean, self.process.target(clean, degraded), t, given)
-        loss = (self.network(x_t, degraded, t / self.process.end) - given).square().mean()
+        added = self._added(degraded, self._kept(degraded, noise))
+        loss = (self.network(x_t, degraded, t / self.process.end, added) - given).square().mean()
         return Losses(loss, {"noise_error": loss.detach()})
 
     def _consistency(self, clean: Images, degraded: Images, starts: Times, deviation: Times, linear: bool, noise: torch.Generator) -> Losses:
@@ -110,12 +112,38 @@ class RestorerObjective(nn.Module):
         x_0 = degraded if linear else clean
         mu = process.target(x_0, degraded)
         x_t, x_s = process.state(x_0, mu, t, given), process.state(x_0, mu, s, given)
-        f = consistent(process, self.estimate(x_t, degraded, t), x_t, t, boundary=self.boundary)
+        kept = self._kept(degraded, noise)
+        read = degraded if linear else self._read_again(degraded, starts, later < num_steps, kept, noise)
+        added = self._added(degraded, kept, read)
+        f = consistent(process, self.estimate(x_t, degraded, t, added), x_t, t, boundary=self.boundary)
         with torch.no_grad():
-            earlier = consistent(process, self.estimate(x_s, degraded, s), x_s, s, boundary=self.boundary)
+            earlier = consistent(process, self.estimate(x_s, degraded, s, added), x_s, s, boundary=self.boundary)
         apart = _distance(f - earlier, settings.distance)
         anchor = self._origin_loss(f, clean)
         return Losses(apart + settings.origin_weight * anchor.loss, {"consistency": apart.detach(), **anchor.metrics})
+
+    def _kept(self, degraded: Images, noise: torch.Generator) -> Bool[Tensor, " images"] | None:
+        """Which pictures the encoder is looked through for; None without one."""
+        guide = self.network.guide
+        return None if guide is None else (torch.rand(len(degraded), generator=noise) >= guide.settings.dropout).to(degraded.device)
+
+    def _added(self, degraded: Images, kept: Bool[Tensor, " images"] | None, seen: Images | None = None) -> Added | None:
+        return None if kept is None else self.network.guide(degraded, grid=self.network.grid(degraded), seen=seen).kept(kept)
+
+    @torch.no_grad()
+    def _read_again(self, degraded: Images, starts: Times, before_end: Bool[Tensor, " images"], kept: Bool[Tensor, " images"] | None, noise: torch.Generator) -> Images:
+        """What tokens are read of: degraded pictures, and for a share of the states before the end the estimates of a first step, as from the second step on."""
+        if kept is None or not self.network.guide.settings.rereads:
+            return degraded
+        chosen = (torch.rand(len(degraded), generator=noise) < self.network.guide.settings.reread).to(degraded.device) & before_end & kept
+        if not chosen.any():
+            return degraded
+        spoilt, t = degraded[chosen], starts[chosen]
+        x_t = spoilt if self.process.settings.kind == "denoising" else spoilt + self.process.deviation(t) * _normal(spoilt, noise)
+        first = consistent(self.process, self.estimate(x_t, spoilt, t, self._added(spoilt, kept[chosen])), x_t, t, boundary=self.boundary)
+        read = degraded.clone()
+        read[chosen] = first.clamp(0, 1)
+        return read
 
     def _origin_loss(self, f: Images, clean: Images) -> Losses:
         error = (f - clean).abs().mean()
