@@ -55,7 +55,8 @@ class RestorerTask:
         return found.clean, found.degraded, found.deviation, self.config.objective.linear(step, num_steps=self.config.fit.steps), noise
 
     def before_step(self, step: int) -> None:
-        pass
+        if self.module.teacher is not None and step:
+            self.module.teacher.update(self.module.network, step=step)
 
 
 def main(config: TrainRestorerConfig) -> None:

@@ -279,7 +279,7 @@ def test_trained_and_used_by_command(photographs: Path, tmp_path: Path) -> None:
     trained = load_restorer(model, encoder=loaded)
     assert torch.equal(trained.network.guide.head[1].weight, made.head[1].weight) and trained.about["encoder"] == loaded.fingerprint == trained.encoder.fingerprint
     assert trained.network.guide.to_places.weight.abs().max() > 0 and trained.network.guide.to_time.weight.abs().max() > 0
-    given = {"input": str(photographs / "0.png"), "output": str(tmp_path / "a.png"), "model": str(model), "steps": 2}
+    given = {"input": str(photographs / "0.png"), "output": str(tmp_path / "a.png"), "model": (str(model),), "steps": 2}
     restore_images.main(RestoreConfig(**given, encoder=str(checkpoint)))
     restore_images.main(RestoreConfig(**given | {"output": str(tmp_path / "b.png")}, no_encoder=True))
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()

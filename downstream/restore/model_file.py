@@ -98,7 +98,7 @@ def load_restorer(path: Path, *, device: Device = "cpu", encoder: Encoder | None
     settings = from_dict(RestorerConfig, metadata["settings"], origin=str(path))
     record = EncoderRecord(**metadata["encoder"]) if metadata.get("encoder") else None
     if record is not None and encoder is None and needs_encoder:
-        raise ValueError(f"{path} was trained with the encoder {record.fingerprint[:16]}: give --encoder, its checkpoint, run or export, or --no-encoder to do without")
+        raise ValueError(f"{path} was trained with the encoder {record.fingerprint[:16]}: give --encoder, its checkpoint, run or export, or --no-encoder True to do without")
     network = settings.build(record)
     network.load_state_dict(found.tensors)
     network = network.to(device, memory_format=torch.channels_last).eval()  # twice as fast on a CPU

@@ -6,7 +6,8 @@
     ir_sde       |e - network(x_t, degraded, t)|^2, e the noise in x_t                       (IR-SDE, arXiv:2301.11699)
     ir_cm        d(f(x_t), f'(x_s)) + origin_weight L_OG of f(x_t)                           (IR-CM, NeurIPS 2024, Eq. 14 and 15)
 
-x_t and x_s are neighbours on one probability-flow path, t the later: they have the same noise. f' is f without gradient.
+x_t and x_s are neighbours on one probability-flow path, t the later: they have the same noise. f' is f without gradient,
+of the network or of an average of it over the steps.
 
 Stages of ir_cm: `two` begins with a linear one, whose states are the degraded picture and noise (mu = x_0 = degraded) while the target is clean, and goes on with
 states between degraded and clean; `one` has these alone.
@@ -26,6 +27,7 @@ from downstream.restore.model_file import Kind
 from downstream.restore.network import UNet
 from downstream.restore.perceptual import PerceptualDistance
 from downstream.restore.process import Images, Process, Times
+from downstream.restore.teacher import Teacher
 from lcl.core.config import config
 
 HUBER = 0.03  # c of sqrt(d^2 + c^2) - c, in pixels: a few levels of 8 bits count as squares
@@ -45,6 +47,8 @@ class ObjectiveConfig:
     """Blocks of the encoder, from 0; none: the middle one."""
     end_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Part of ir_cm's states that are drawn at t = T, which is all that one step uses; the others are spread evenly."""
+    teacher_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of the average of the network that makes f'; 0: the network itself does."""
     stages: Literal["one", "two"] = "one"
     linear_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Part of all steps that the linear stage takes, of two."""
@@ -69,6 +73,7 @@ class RestorerObjective(nn.Module):
         super().__init__()
         settings.check(form=form)
         self.network, self.process, self.settings, self.form, self.boundary, self._perceptual = network, process, settings, form, boundary, perceptual
+        self.teacher = Teacher(network, settings.teacher_decay) if settings.teacher_decay and settings.kind == "ir_cm" else None
 
     def forward(self, clean: Images, degraded: Images, deviation: Times, linear: bool, noise: torch.Generator) -> Losses:
         """The loss of these pairs. `deviation` of Gaussian noise in the degraded ones, in [0, 1], is for a denoising process; `noise` draws times and states."""
@@ -84,6 +89,12 @@ class RestorerObjective(nn.Module):
     def estimate(self, x_t: Images, degraded: Images, t: Times, added: Added | None = None) -> Images:
         """x_0 by the network."""
         return origin(self.process, self.network(x_t, degraded, t / self.process.end, added), x_t, degraded, t, form=self.form)
+
+    def _earlier(self, x_s: Images, degraded: Images, s: Times, added: Added | None) -> Images:
+        """x_0 by the network, or by its average."""
+        if self.teacher is None:
+            return self.estimate(x_s, degraded, s, added)
+        return origin(self.process, self.teacher(self.network, x_s, degraded, s / self.process.end, added), x_s, degraded, s, form=self.form)
 
     def starts(self, degraded: Images, deviation: Times) -> Times:
         """The time that each degraded picture stands at: T, or that of its noise."""
@@ -117,7 +128,7 @@ class RestorerObjective(nn.Module):
         added = self._added(degraded, kept, read)
         f = consistent(process, self.estimate(x_t, degraded, t, added), x_t, t, boundary=self.boundary)
         with torch.no_grad():
-            earlier = consistent(process, self.estimate(x_s, degraded, s, added), x_s, s, boundary=self.boundary)
+            earlier = consistent(process, self._earlier(x_s, degraded, s, added), x_s, s, boundary=self.boundary)
         apart = _distance(f - earlier, settings.distance)
         anchor = self._origin_loss(f, clean)
         return Losses(apart + settings.origin_weight * anchor.loss, {"consistency": apart.detach(), **anchor.metrics})

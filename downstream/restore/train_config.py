@@ -46,6 +46,8 @@ class TrainRestorerConfig:
         self.objective.check(form=self.model.form)
         self.degradations.check()
         self._check_encoder()
+        if self.objective.teacher_decay and (self.fit.engine.zero_stage == 3 or self.fit.engine.precision != "fp32"):
+            raise ValueError("objective.teacher_decay averages whole weights of 32 bits: give --fit.engine.zero-stage 0, 1 or 2 and --fit.engine.precision fp32, or 0 for it")
         stride = 2 ** (len(self.model.network.widths) - 1)
         if self.crop_px % stride:
             raise ValueError(f"crop_px is {self.crop_px}: a network of {len(self.model.network.widths)} scales takes multiples of {stride}")
