@@ -104,7 +104,7 @@ class Known(UNet):
         super().__init__(NETWORK)
         self.answer = answer
 
-    def forward(self, x_t: torch.Tensor, degraded: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_t: torch.Tensor, degraded: torch.Tensor, share: torch.Tensor, added: None = None) -> torch.Tensor:
         return self.answer - degraded
 
 
