@@ -46,8 +46,8 @@ BaselineName = Literal["identity", "non-local means", "CLAHE", "Wiener", "Wiener
 
 @config
 class EvalRestorerConfig:
-    models: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Restorers, as train_restorer.py wrote them."""
+    models: tuple[str, ...] = ()
+    """Restorers, as train_restorer.py wrote them; none: the baselines alone."""
     encoder: str = ""
     """The encoder (checkpoint, run or export) of models that were trained with one, which are measured with it and without."""
     no_encoder: bool = False
@@ -137,6 +137,8 @@ def main(settings: EvalRestorerConfig) -> None:
     torch.set_num_threads(settings.threads)
     if [bool(settings.photographs), bool(settings.pairs), bool(settings.frames)].count(True) != 1:
         raise ValueError("give one of --photographs, a folder of clean photographs, --pairs, a folder with GT and LQ, and --frames, a folder with the frames of a video")
+    if not settings.models and not settings.baselines:
+        raise ValueError("there is nothing to measure: give --models, or --baselines")
     settings.degradations.check()
     models = load_models(settings)
     judges = load_judges(settings, models)
