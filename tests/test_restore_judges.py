@@ -41,13 +41,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_haarpsi_is_one_for_equal_pictures_and_falls_with_noise() -> None:
     clean = picture(64, 64)
     found = [haarpsi(clean, clean), *(haarpsi(clean, noisy(clean, deviation)) for deviation in (3, 12, 40))]
-    assert found[0] == pytest.approx(1, abs=1e-6) and found == sorted(found, reverse=True) and 0 < found[-1] < 0.7
+    assert found[0] == pytest.approx(1, abs=1e-5) and found == sorted(found, reverse=True) and 0.5 < found[-1] < 0.8
     assert haarpsi(clean, noisy(clean, 12)) == haarpsi(noisy(clean, 12), clean)
 
 
 @pytest.mark.parametrize("kernel", [defocus_kernel(3.0), motion_kernel(11.0, 30.0)], ids=["defocus", "motion"])
 def test_deconvolution_takes_a_known_blur_off(kernel: torch.Tensor) -> None:
-    clean = picture(80, 96)
+    clean = np.kron(np.random.default_rng(0).integers(40, 215, (10, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     blurred = (blur(torch.from_numpy(clean).permute(2, 0, 1).float() / 255, kernel) * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     found = wiener_deconvolution(blurred, kernel.double().numpy())
     assert found.shape == clean.shape and psnr_db(clean, found) > psnr_db(clean, blurred) + 2
@@ -144,7 +144,7 @@ def test_the_report_with_every_judge(folder: Path, tmp_path: Path) -> None:
     assert set(rows) == {(task, name) for task in SETTINGS.tasks for name in names} | {("defocus", "Wiener deconvolution")}
     assert [rows[task, name]["unseen"] for task in SETTINGS.tasks for name in names[1:]] == ["strength", "strength", "task", "task", "task", ""]
     one, other = (rows["noise", name] for name in names[1:3])
-    assert one["quality"]["psnr_db"] != other["quality"]["psnr_db"] and rows["noise", "identity"]["flicker_255"] > 5 > rows["defocus", "identity"]["flicker_255"] > 0
+    assert one["quality"]["psnr_db"] != other["quality"]["psnr_db"] and rows["noise", "identity"]["flicker_255"] > 20 > rows["defocus", "identity"]["flicker_255"] > 0
     assert one["frames_per_second"] == pytest.approx(3 / sum(one["seconds"] for one in one["pictures"])) and {"haarpsi", "feature_distance"} <= one["quality"].keys()
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width == 6 * 260, "degraded, three models, deconvolution of blurs, clean"
