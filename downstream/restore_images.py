@@ -130,7 +130,8 @@ def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings
     beside = {UNCERTAINTY_ENDING: draw_uncertainty(samples, mark)} if settings.uncertainty else {}
     channels, height, width = picture.pixels.shape
     kind = ("grey" if channels == 1 else "colour") + ("" if picture.alpha is None else " with alpha")
-    return Made(made, f"{task}, {width} x {height} {kind}, {picture.bits} bits, {steps} step{'s' * (steps > 1)}, {seconds:.2f} s" + ("" if mark else ", without a mark of origin"), beside)
+    note = f"{task}, {width} x {height} {kind}, {picture.bits} bits, {steps} step{'s' * (steps > 1)}, {seconds:.2f} s"
+    return Made(made, note + ("" if mark else ", without a mark of origin"), beside)
 
 
 def apply(picture: Picture, trained: Restorer, settings: RestoreConfig, *, seed: int) -> torch.Tensor:

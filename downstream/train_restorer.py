@@ -96,7 +96,7 @@ def starting_weights(config: TrainRestorerConfig, record: EncoderRecord | None) 
     if (earlier.settings.network, earlier.settings.form) != (config.model.network, config.model.form):
         raise ValueError(f"--start-from {config.start_from} has another network or form than --model: give its own (its settings: {to_dict(earlier.settings)})")
     if earlier.encoder is not None and (earlier.settings.guide, earlier.encoder) != (config.model.guide, record):
-        raise ValueError(f"--start-from {config.start_from} was guided by another encoder, or otherwise: give its own, or start from one without a guide ({to_dict(earlier.settings.guide)})")
+        raise ValueError(f"--start-from {config.start_from} was guided by another encoder, or otherwise: give its own, or one without a guide ({to_dict(earlier.settings.guide)})")
     return earlier.network.state_dict()
 
 

@@ -4,12 +4,12 @@
 
     row: photographs --train_restorer, one task, kind, seed--> restorer --eval_restorer, photographs not trained on--> quality, seconds --> RESULTS/HASH.json
 
-All rows have the same U-Net, crops and number of steps, and where they have an L_OG the same: L1 alone, so that encoders, and the judge, stay outside of the loss. Rows are computed
-in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/restoration_page.py` makes tables of them.
+All rows have the same U-Net, crops and number of steps, and where they have an L_OG the same: L1 alone, so that encoders, and the judge, stay outside of the loss. Rows are
+computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/restoration_page.py` makes tables of them.
 
-Estimated, not measured, in CPU-seconds of a row of 1200 steps of 8 crops of 64 px (0.15 s a step for regression and ir_sde, 0.2 for ir_cm, 0.26 with a guide), with 25 pictures of 128 x 128
-px to measure on (4 s a megapixel and step) and 20 s to start the commands: regression 200, ir_sde 380, ir_cm 280, with a guide 360. 12 + 12 + 12 rows of `methods`, 24 of `encoder`, 24 of
-`ablations` and 4 of classical filters: 7.2 hours.
+Estimated, not measured, in CPU-seconds of a row of 1200 steps of 8 crops of 64 px (0.15 s a step for regression and ir_sde, 0.2 for ir_cm, 0.26 with a guide), with 25 pictures
+of 128 x 128 px to measure on (4 s a megapixel and step) and 20 s to start the commands: regression 200, ir_sde 380, ir_cm 280, with a guide 360. 12 + 12 + 12 rows of `methods`,
+24 of `encoder`, 24 of `ablations` and 4 of classical filters: 7.2 hours.
 """
 
 import shutil

@@ -19,9 +19,8 @@ from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
 
 Rows = Mapping[str, Mapping[str, Any]]
-QUALITIES = {  # title, digits, whether more is better
-    "psnr_db": ("PSNR, dB", 2, True), "psnr_y_db": ("PSNR-Y, dB", 2, True), "ssim": ("SSIM", 4, True), "gmsd": ("GMSD", 4, False), "haarpsi": ("HaarPSI", 4, True),
-    "feature_distance": ("features", 4, False),
+QUALITIES = {  # title, digits
+    "psnr_db": ("PSNR, dB", 2), "psnr_y_db": ("PSNR-Y, dB", 2), "ssim": ("SSIM", 4), "gmsd": ("GMSD", 4), "haarpsi": ("HaarPSI", 4), "feature_distance": ("features", 4),
 }  # fmt: skip
 
 
@@ -93,16 +92,18 @@ def beats(gains: Sequence[float], plain: Sequence[float]) -> bool:
 def methods_part(rows: Rows, task: Task) -> str:
     found = ways(rows, task)
     slow = found.get("IR-SDE, 100 steps")
-    lines = [f"## {task}", "", _heading(["method", "seeds", *(title for title, _, _ in QUALITIES.values()), "s / megapixel", "times as fast as IR-SDE"])]
+    lines = [f"## {task}", "", _heading(["method", "seeds", *(title for title, _ in QUALITIES.values()), "s / megapixel", "times as fast as IR-SDE"])]
     for name, one in found.items():
         speed = "" if slow is None or "step" not in name and name != "regression" else f"{np.mean(slow.seconds) / np.mean(one.seconds):.0f}"
-        lines.append(_line([name, str(len(one.qualities)), *(spread([each[key] for each in one.qualities], digits) for key, (_, digits, _) in QUALITIES.items()), f"{np.mean(one.seconds):.2f}", speed]))
+        qualities = [spread([each[key] for each in one.qualities], digits) for key, (_, digits) in QUALITIES.items()]
+        lines.append(_line([name, str(len(one.qualities)), *qualities, f"{np.mean(one.seconds):.2f}", speed]))
     return "\n".join(lines) if found else ""
 
 
 def encoder_part(rows: Rows) -> str:
     """Gains of the guided network over the one without, paired by seed, and whether they are more than twice the spread of the seeds."""
-    lines = ["## The encoder in the network", "", "Gains in PSNR over the network without, dB, the mean over seeds; `yes` where it is more than twice the standard deviation of the seeds without.", ""]
+    said = "Gains in PSNR over the network without, dB, the mean over seeds; `yes` where it is more than twice the standard deviation of the seeds without."
+    lines = ["## The encoder in the network", "", said, ""]
     lines.append(_heading(["task", "steps", "seeds", "without", *(f"{name}: gain | more than the spread" for name in ENCODERS)], columns=4 + 2 * len(ENCODERS)))
     count = 0
     for task in TASKS:
@@ -132,12 +133,14 @@ def _gain(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
 
 
 def ablations_part(rows: Rows) -> str:
-    lines = ["## Ablations, on rain", "", "Diverged: the loss was not finite, or one step leaves pictures farther from the clean ones than they were. Quality is of the runs whose loss stayed finite.", ""]
+    said = "Diverged: the loss was not finite, or one step leaves pictures farther from the clean ones than they were. Quality is of the runs whose loss stayed finite."
+    lines = ["## Ablations, on rain", "", said, ""]
     lines.append(_heading(["IR-CM", "runs", "diverged", *(f"PSNR, dB, {steps}" for steps in ("1 step", "2 steps", "4 steps")), "HaarPSI, 1 step", "HaarPSI, 2 steps"]))
     count = 0
     for name, row in {"as in the tables above": BASE, **ABLATIONS}.items():
         if found := of_seeds(rows, row):
-            cells = [_of(found, f", {steps}", "psnr_db", 2) for steps in ("1 step", "2 steps", "4 steps")] + [_of(found, f", {steps}", "haarpsi", 4) for steps in ("1 step", "2 steps")]
+            cells = [_of(found, f", {steps}", "psnr_db", 2) for steps in ("1 step", "2 steps", "4 steps")]
+            cells += [_of(found, f", {steps}", "haarpsi", 4) for steps in ("1 step", "2 steps")]
             lines.append(_line([name, str(len(found)), f"{sum(map(diverged, found))} of {len(found)}", *cells]))
             count += name != "as in the tables above"
     return "\n".join(lines) if count else ""
@@ -150,8 +153,8 @@ def stronger_part(rows: Rows) -> str:
     for task in TASKS:
         regression, ours = (of_seeds(rows, replace(METHODS[name], task=task)) for name in ("regression", "IR-CM"))
         if ours or regression:
-            cells = [_of(part, ending, "psnr_db", 2, part="stronger") for part, ending in ((ours or regression, "identity"), (regression, "1 step"), (ours, "1 step"), (ours, "2 steps"))]
-            lines.append(_line([task, *cells]))
+            shown = ((ours or regression, "identity"), (regression, "1 step"), (ours, "1 step"), (ours, "2 steps"))
+            lines.append(_line([task, *(_of(found, ending, "psnr_db", 2, part="stronger") for found, ending in shown)]))
             count += 1
     return "\n".join(lines) if count else ""
 

@@ -125,7 +125,8 @@ def test_rows_from_pictures_to_numbers(run: Run, tmp_path: Path) -> None:
         for number in range(3):
             Image.fromarray(picture(60, 70, seed=number + 5 * (folder == "seen"))).save(tmp_path / folder / f"{number}.png")
     encoder, judge = (checkpoint_of(random_model(SQUARE, seed=seed), tmp_path / name / "step-000001") for seed, name in ((0, "encoder"), (1, "judge")))
-    study = ("python", "studies/restoration.py", "--photographs", tmp_path / "seen", "--unseen", tmp_path / "unseen", "--encoder", encoder, "--judge", judge, "--output", tmp_path / "out", "--results", tmp_path / "results", "--toy", "True", "--jobs", "1")  # fmt: skip
+    pictures = ("--photographs", tmp_path / "seen", "--unseen", tmp_path / "unseen", "--encoder", encoder, "--judge", judge)
+    study = ("python", "studies/restoration.py", *pictures, "--output", tmp_path / "out", "--results", tmp_path / "results", "--toy", "True", "--jobs", "1")
     result = run(*study, "--tables", "encoder", "--hours", "0.003", timeout=900)
     assert result.returncode == 0 and "the same command continues" in result.stderr, result.stderr
     found = [read_json(path) for path in (tmp_path / "results").glob("*.json")]

@@ -166,7 +166,8 @@ def test_the_second_step_reads_the_first_estimate(encoder: Encoder) -> None:
         first = network.guide(given, grid=(8, 12))
         x_t = given + process.deviation(times[0]) * torch.randn(given.shape, generator=noise)
         estimate = given + network(x_t, given, torch.ones(1), first)
-        second = Added(first.time, functional.interpolate(network.guide.to_places(network.guide.norm(network.guide.view.tokens(estimate.clamp(0, 1)))), size=(8, 12), mode="bilinear"))
+        tokens = network.guide.to_places(network.guide.norm(network.guide.view.tokens(estimate.clamp(0, 1))))
+        second = Added(first.time, functional.interpolate(tokens, size=(8, 12), mode="bilinear"))
         x_t = process.state(estimate, given, times[1], torch.randn(given.shape, generator=noise))
         wanted = (0.5 * x_t + 0.5 * (given + network(x_t, given, torch.full((1,), 0.5), second)))[0].clamp(0, 1)
     torch.testing.assert_close(restore(trained, x, num_steps=2, seed=5), wanted)
@@ -247,7 +248,8 @@ def test_a_start_without_a_guide_and_one_with_another(encoder: Encoder, photogra
     torch.nn.init.normal_(plain.leave.weight)
     settings = PRESETS["toy"].model
     save_restorer(tmp_path / "plain.safetensors", plain.state_dict(), settings, kind="ir_cm", tasks=("rain",), about={})
-    config = replace(PRESETS["toy"], photographs=str(photographs), encoder="e", start_from=str(tmp_path / "plain.safetensors"), model=replace(settings, guide=replace(settings.guide, parts="both")))
+    guided_settings = replace(settings, guide=replace(settings.guide, parts="both"))
+    config = replace(PRESETS["toy"], photographs=str(photographs), encoder="e", start_from=str(tmp_path / "plain.safetensors"), model=guided_settings)
     network = RestorerTask(config, pairs=None, encoder=encoder).module.network
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(network(x, x, torch.ones(1), network.guide(x, grid=network.grid(x))), plain(x, x, torch.ones(1)))

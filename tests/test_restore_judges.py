@@ -105,8 +105,9 @@ def test_what_a_model_had_not_met() -> None:
 def test_frames_have_one_strength_and_noise_of_their_own(folder: Path, tmp_path: Path) -> None:
     cases = frame_cases(folder, SETTINGS, seed=0, limit=0, crop_px=0)
     assert len(cases) == 6 and halfway(SETTINGS).noise_255 == (27.5, 27.5)
-    errors = [case.degraded.astype(float) - case.clean for case in cases if case.task == "noise"]
-    middling = [error[(case.clean > 90).all(axis=2) & (case.clean < 165).all(axis=2)].std() for error, case in zip(errors, [case for case in cases if case.task == "noise"], strict=True)]
+    noisy_cases = [case for case in cases if case.task == "noise"]
+    errors = [case.degraded.astype(float) - case.clean for case in noisy_cases]
+    middling = [error[(case.clean > 90).all(axis=2) & (case.clean < 165).all(axis=2)].std() for error, case in zip(errors, noisy_cases, strict=True)]
     assert np.ptp(middling) < 3 and not np.array_equal(errors[0], errors[1])
     kernels = [case.kernel for case in cases if case.task == "defocus"]
     assert all(np.array_equal(kernel, defocus_kernel(3.0).double().numpy()) for kernel in kernels) and cases[0].kernel is None
@@ -132,7 +133,8 @@ def test_the_report_with_every_judge(folder: Path, tmp_path: Path) -> None:
     made, judge = (checkpoint_of(random_model(SQUARE, seed=seed), tmp_path / name / "step-000001") for seed, name in ((0, "encoder"), (1, "judge")))
     encoder = load_encoder(made)
     network, about = guided(encoder), {"degradations": to_dict(DegradationConfig(tasks=("noise",), noise_255=(5.0, 20.0))), "encoder": encoder.fingerprint}
-    save_restorer(tmp_path / "guided.safetensors", network.state_dict(), RestorerConfig(network=NETWORK, guide=BOTH), kind="ir_cm", tasks=("noise",), about=about, encoder=View(encoder, BOTH).record)
+    settings, record = RestorerConfig(network=NETWORK, guide=BOTH), View(encoder, BOTH).record
+    save_restorer(tmp_path / "guided.safetensors", network.state_dict(), settings, kind="ir_cm", tasks=("noise",), about=about, encoder=record)
     save_restorer(tmp_path / "plain.safetensors", trembled().state_dict(), RestorerConfig(network=NETWORK), kind="regression", tasks=("defocus",), about=about | {"encoder": None})
     settings = EvalRestorerConfig(
         models=(str(tmp_path / "guided.safetensors"), str(tmp_path / "plain.safetensors")), encoder=str(made), frames=str(folder), degradations=SETTINGS, steps=(2,),
