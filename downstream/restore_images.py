@@ -2,6 +2,7 @@
 
     python downstream/restore_images.py photo.jpg restored.png --model restorer.safetensors
     python downstream/restore_images.py photos restored --model restorer.safetensors --steps 2 --uncertainty 8
+    python downstream/restore_images.py photos restored --model rain.safetensors noise.safetensors --detector detector.safetensors --encoder outputs/lcl
 
     file --pixels, alpha, EXIF, profile--> restored, in tiles --with a mark of origin--> file; a failure is a line, and the rest is done
 """
@@ -21,6 +22,8 @@ from pydantic import Field
 
 from downstream.folders import Made, convert, pairs_of
 from downstream.origin_marks import Mark, kind_after, saving_options
+from downstream.restore.choosing import Choice
+from downstream.restore.detector import load_detector
 from downstream.restore.model_file import Device, Restorer, load_restorer
 from downstream.restore.pictures import FORMATS, Picture, read_picture, write_picture
 from downstream.restore.restoring import STEPS, disagreement, restore
@@ -28,6 +31,7 @@ from downstream.restore.sampling import Method
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS
 from lcl.core.logs import set_up_logging
+from lcl.features import load_encoder
 
 UNCERTAINTY_SCALE = 10  # a grey level of the map is a tenth of a level of deviation
 UNCERTAINTY_ENDING = ".uncertainty.png"
@@ -39,10 +43,16 @@ class RestoreConfig:
     """A picture, or a folder of them."""
     output: tyro.conf.Positional[str] = ""
     """File or folder for the restored pictures."""
-    model: str
-    """The restorer, as train_restorer.py wrote it."""
+    model: tuple[str, ...]
+    """The restorer, as train_restorer.py wrote it; or several, of which each picture gets the first that was trained for its task."""
+    encoder: str = ""
+    """The encoder (checkpoint, run or export) of the detector, and of models that were trained with one."""
+    no_encoder: bool = False
+    """Restore without what it sees: a model learned that too, on a share of its training pictures."""
     task: str = "auto"
-    """What is to be undone, to be sure that the model was trained for it; auto: whatever it was trained for."""
+    """What is to be undone; auto: what the detector finds in each picture, or, without one, whatever the only model was trained for."""
+    detector: str = ""
+    """A trained detector, as train_detector.py wrote it, which finds each picture's task."""
     steps: Annotated[int, Field(ge=0)] = 0
     """1 to 4 of a consistency model, about 100 of IR-SDE; 0: 1, or 100."""
     method: Method = "posterior"
@@ -65,27 +75,42 @@ class RestoreConfig:
 def main(settings: RestoreConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_restorer(Path(settings.model), device=settings.device)
-    check(settings, trained)
+    check(settings)
+    encoder = load_encoder(settings.encoder) if settings.encoder else None
+    guiding = None if settings.no_encoder else encoder
+    models = [load_restorer(Path(path), device=settings.device, encoder=guiding, needs_encoder=not settings.no_encoder) for path in settings.model]
+    for trained in models:
+        check_model(settings, trained)
+    if encoder is not None and not settings.detector and all(trained.encoder is None for trained in models):
+        raise ValueError("--encoder is given, and neither a model nor a detector looks through one: leave it out, or give --detector")
+    choose = Choice(models, task=settings.task, detector=load_detector(Path(settings.detector), encoder) if settings.detector else None)
     pairs = pairs_of(Path(settings.input), Path(settings.output), endings=ENDINGS, ending=settings.ending)
-    convert(pairs, partial(restore_file, trained=trained, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
+    convert(pairs, partial(restore_file, choose=choose, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
 
 
-def check(settings: RestoreConfig, trained: Restorer) -> None:
-    """Raises ValueError for settings that do not fit together, or not with the model."""
+def check(settings: RestoreConfig) -> None:
+    """Raises ValueError for settings that do not fit together."""
     if not settings.output:
         raise ValueError("say behind the input where the result goes: a file, or a folder")
-    if settings.task != "auto" and settings.task not in trained.tasks:
-        raise ValueError(f"--task {settings.task}: this model was trained for {', '.join(trained.tasks)}")
     if settings.uncertainty == 1:
         raise ValueError("--uncertainty 1: one sample has nothing to differ from; give 2 or more")
+    if settings.detector and settings.task != "auto":
+        raise ValueError(f"--task {settings.task} says what --detector is to find: give one of them")
+    if settings.detector and not settings.encoder:
+        raise ValueError("--detector reads pictures through the encoder of its training: give --encoder too, its checkpoint, run or export")
+    if settings.encoder and settings.no_encoder and not settings.detector:
+        raise ValueError("--encoder and --no-encoder say opposite things; give one of them")
+
+
+def check_model(settings: RestoreConfig, trained: Restorer) -> None:
+    """Raises ValueError for settings that do not fit a model."""
     if settings.uncertainty and (trained.kind == "regression" or trained.settings.process.kind == "denoising" and (settings.steps or STEPS[trained.kind]) == 1):
         raise ValueError("--uncertainty: this model in so many steps draws nothing, so samples are all the same")
     if trained.kind == "regression" and settings.steps > 1:
         raise ValueError(f"--steps {settings.steps}: this model was trained by regression and takes one")
 
 
-def restore_file(path: Path, *, trained: Restorer, settings: RestoreConfig, endings: dict[Path, str]) -> Made:
+def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings: dict[Path, str]) -> Made:
     """The restored file, and what to say of it."""
     ending = endings[path]
     if ending not in FORMATS:
@@ -93,18 +118,20 @@ def restore_file(path: Path, *, trained: Restorer, settings: RestoreConfig, endi
     data = path.read_bytes()
     picture = read_picture(data)
     started = time.perf_counter()
+    trained, task = choose(picture.pixels.expand(3, -1, -1))
     samples = [apply(picture, trained, settings, seed=settings.seed + number) for number in range(max(1, settings.uncertainty))]
     seconds = time.perf_counter() - started
     steps = settings.steps or STEPS[trained.kind]
     mark = None
     if not settings.no_mark:
-        told = f"restored: {', '.join(trained.tasks)}; {trained.kind}, {steps} steps, seed {settings.seed}"
+        told = f"restored: {task}; {trained.kind}, {steps} steps, seed {settings.seed}" + (", with its encoder" if trained.guided else "")
         mark = Mark(kind_after("algorithmicallyEnhanced", picture.xmp), trained.sha256, hashlib.sha256(data).hexdigest(), told)
     made = write_picture(Picture(samples[0], picture.alpha, picture.bits, picture.exif, picture.profile, b""), ending, mark=mark)
     beside = {UNCERTAINTY_ENDING: draw_uncertainty(samples, mark)} if settings.uncertainty else {}
     channels, height, width = picture.pixels.shape
     kind = ("grey" if channels == 1 else "colour") + ("" if picture.alpha is None else " with alpha")
-    return Made(made, f"{width} x {height} {kind}, {picture.bits} bits, {steps} step{'s' * (steps > 1)}, {seconds:.2f} s" + ("" if mark else ", without a mark of origin"), beside)
+    note = f"{task}, {width} x {height} {kind}, {picture.bits} bits, {steps} step{'s' * (steps > 1)}, {seconds:.2f} s"
+    return Made(made, note + ("" if mark else ", without a mark of origin"), beside)
 
 
 def apply(picture: Picture, trained: Restorer, settings: RestoreConfig, *, seed: int) -> torch.Tensor:

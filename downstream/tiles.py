@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def in_tiles(transform: Callable[[Tensor], Tensor], x: Tensor, *, side: int, margin: int | None, scale: tuple[int, int]) -> Tensor:
+def in_tiles(transform: Callable[..., Tensor], x: Tensor, *, side: int, margin: int | None, scale: tuple[int, int], beside: Tensor | None = None) -> Tensor:
     """transform(x), for x [1, channels, height, width] whose sides scale[0] divides.
 
-    Sides and margins count places; a place is scale[0] pixels of the input along each side, and scale[1] of the output. Memory is that of one tile and
-    of the results. Raises ValueError for a transform without a margin (`None`), which sees the whole picture everywhere.
+    Sides and margins count places; a place is scale[0] pixels of the input along each side, and scale[1] of the output. What is known `beside` x has a row or column
+    for each place; the transform gets its crop second. Memory is that of one tile and of the results. Raises ValueError for a transform without a margin (`None`), which sees the whole picture everywhere.
     """
     if margin is None:
         raise ValueError("this model averages over the whole picture, so it cannot be computed in tiles: give --tile-px 0 and --refine-tile-px 0, or train a model with a window (--model.cca.window 31)")
@@ -26,7 +26,8 @@ def in_tiles(transform: Callable[[Tensor], Tensor], x: Tensor, *, side: int, mar
         for left in range(0, width, side):
             first = (max(0, top - margin), max(0, left - margin))
             last = (min(height, top + side + margin), min(width, left + side + margin))
-            part = transform(x[:, :, first[0] * before : last[0] * before, first[1] * before : last[1] * before])
+            known = () if beside is None else (beside[:, :, first[0] : last[0], first[1] : last[1]],)
+            part = transform(x[:, :, first[0] * before : last[0] * before, first[1] * before : last[1] * before], *known)
             inner = [slice((start - edge) * after, (min(start + side, length) - edge) * after) for start, edge, length in zip((top, left), first, (height, width), strict=True)]
             row.append(part[:, :, inner[0], inner[1]].clone())
         rows.append(torch.cat(row, dim=-1))

@@ -9,22 +9,20 @@ Judges are small convolutional networks, trained on the pixels of the train spli
 interrupted one continues. `studies/codec_semantics_page.py` makes a table and a picture of them.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from commands import command
 from jaxtyping import Int, UInt8
 from pixel_judge import Judge, load_judge, log_probabilities, save_judge, train_judge
 from pydantic import Field
-from safetensors.torch import save
+from random_twin import random_twin_of
 from table import name_of, rows_of, run_study
 
 from downstream.codec.coding import Latents
@@ -33,19 +31,16 @@ from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import RefineConfig, Semantic, refine
-from downstream.codec.sight import Sight, SightConfig
 from downstream.photographs import list_photographs, to_tensor
-from lcl.checkpoint import MANIFEST
-from lcl.core.config import config, hash_of, run_command, to_dict
-from lcl.core.files import folder_aside, open_aside, sha256_of, write_json
+from downstream.sight import Sight, SightConfig
+from lcl.core.config import config, hash_of, run_command
 from lcl.core.images import decode_image, to_pixels
 from lcl.core.logs import set_up_logging
 from lcl.crops import Crop, centre_box, cut
 from lcl.evals.image_sets import ImageSet, open_image_set
-from lcl.features import load_encoder, random_encoder
+from lcl.features import load_encoder
 from lcl.measured import write_result
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE_PX = 128
 LMBDAS = (0.0005, 0.001, 0.002, 0.004, 0.008)  # rates at which classifiers begin to fail
 ALL_LEVELS = tuple(range(len(LMBDAS)))
@@ -178,16 +173,7 @@ def encoder_path(weights: Weights, settings: StudyConfig) -> Path:
     """The encoder that was trained, or a checkpoint of its random twin."""
     if weights == "trained":
         return Path(settings.encoder)
-    folder = Path(settings.output) / "random_encoder"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        trained = load_encoder(settings.encoder)
-        with folder_aside(folder) as aside:
-            with open_aside(aside / "model.safetensors") as file:
-                file.write(save(random_encoder(trained.settings).state_dict()))
-            write_json(aside / "config.json", {"model": to_dict(trained.settings)})
-            write_json(aside / MANIFEST, {"sha256": {path.name: sha256_of(path) for path in sorted(aside.iterdir())}})
-    return folder
+    return random_twin_of(settings.encoder, Path(settings.output) / "random_encoder")
 
 
 def judges(settings: StudyConfig) -> list[Judge]:
@@ -218,13 +204,6 @@ def codec_path(row: CodecRow, settings: StudyConfig) -> Path:
         for checkpoint in folder.glob("step-*"):
             shutil.rmtree(checkpoint)
     return folder / "codec.safetensors"
-
-
-def command(script: str, *arguments: Any) -> None:
-    """Raises ValueError with its last line if the command fails."""
-    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise ValueError(f"{script} failed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 # --- Pictures

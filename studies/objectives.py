@@ -7,10 +7,7 @@
 Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/objectives_page.py` makes tables and pictures of them.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from commands import command
 from pydantic import Field
 from table import name_of, rows_of, run_study
 
@@ -41,7 +39,6 @@ from lcl.train_config import PRESETS, TrainConfig
 from lcl.trainer import train
 from lcl.vision import build_tower
 
-ROOT = Path(__file__).resolve().parent.parent
 ROWS_LOOKED_AT = 2048  # the first rows, packed from a few documents, hold other numbers of images than most: of 64 the estimate was 10 % too high
 CURVE_POINTS = 40
 TOY_IMAGES, TOY_PHOTOS = 400, 100
@@ -219,13 +216,6 @@ def data_folder(settings: StudyConfig, name: str) -> Path:
     folder = Path(settings.output) / "data" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def command(script: str, *arguments: Any) -> None:
-    """Raises ValueError with its last line if the command fails."""
-    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise ValueError(f"{script} failed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 # --- One row

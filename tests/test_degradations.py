@@ -10,14 +10,15 @@ import torch
 from downstream.restore.degradations import (
     DegradationConfig,
     Task,
-    defocus,
+    blur,
+    defocus_kernel,
     degrade,
     downscale,
     gaussian_noise,
     haze,
     jpeg,
     low_light,
-    motion_blur,
+    motion_kernel,
     rain,
     shot_noise,
 )
@@ -59,18 +60,18 @@ def test_noise_has_the_deviation_it_says() -> None:
 
 
 def test_blurs_keep_flat_pictures_and_spread_a_point_over_their_length() -> None:
-    for blurred in (motion_blur(grey(0.3, 64), length_px=9.0, angle_degrees=30.0), defocus(grey(0.3, 64), radius_px=4.0)):
+    for blurred in (blur(grey(0.3, 64), motion_kernel(9.0, 30.0)), blur(grey(0.3, 64), defocus_kernel(4.0))):
         torch.testing.assert_close(blurred, grey(0.3, 64), atol=1e-5, rtol=0)
     point = torch.zeros(3, 65, 65)
     point[:, 32, 32] = 1
-    level, upright = (motion_blur(point, length_px=9.0, angle_degrees=angle)[0] for angle in (0.0, 90.0))
+    level, upright = (blur(point, motion_kernel(9.0, angle))[0] for angle in (0.0, 90.0))
     assert int((level.sum(dim=0) > 0.05).sum()) == 9 and int((level.sum(dim=1) > 1e-4).sum()) == 1
     torch.testing.assert_close(upright, level.T, atol=1e-5, rtol=0)
-    slanted = motion_blur(point, length_px=21.0, angle_degrees=45.0)[0]
+    slanted = blur(point, motion_kernel(21.0, 45.0))[0]
     assert slanted[27, 37] > 0.01 and slanted[27, 27] < 1e-4, "counter-clockwise from the horizontal"
-    disc = defocus(point, radius_px=4.0)[0]
+    disc = blur(point, defocus_kernel(4.0))[0]
     assert float(disc.sum()) == pytest.approx(1, abs=1e-4) and disc[32, 36] > 0.005 and disc[32, 38] < 1e-5
-    shifted = defocus(torch.roll(point, (3, 5), dims=(1, 2)), radius_px=4.0)[0]
+    shifted = blur(torch.roll(point, (3, 5), dims=(1, 2)), defocus_kernel(4.0))[0]
     torch.testing.assert_close(shifted, torch.roll(disc, (3, 5), dims=(0, 1)), atol=1e-5, rtol=0)
 
 

@@ -35,7 +35,7 @@ def test_the_border_is_left_out() -> None:
     spoilt = clean.copy()
     spoilt[:3], spoilt[:, -3:] = 0, 255
     assert measure(clean, spoilt, border_px=3).psnr_db == math.inf > measure(clean, spoilt, border_px=2).psnr_db
-    with pytest.raises(ValueError, match="are fewer than the 11 px"):
+    with pytest.raises(ValueError, match="are fewer than the 16 px"):
         measure(clean, clean, border_px=28)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from downstream.fit import Losses
+from downstream.fit import FitConfig, Losses
 from downstream.restore.degradations import DegradationConfig
 from downstream.restore.model_file import Restorer, RestorerConfig, load_restorer, save_restorer
 from downstream.restore.network import NetworkConfig, UNet
@@ -17,6 +17,7 @@ from downstream.restore.perceptual import PerceptualDistance
 from downstream.restore.process import Process, ProcessConfig
 from downstream.restore.restoring import disagreement, estimate_noise_255, restore
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
+from lcl.engine import EngineConfig
 from tests.test_degradations import photo
 
 NETWORK = NetworkConfig(widths=(4, 8), num_blocks=(1, 1), time_width=8)
@@ -103,7 +104,7 @@ class Known(UNet):
         super().__init__(NETWORK)
         self.answer = answer
 
-    def forward(self, x_t: torch.Tensor, degraded: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_t: torch.Tensor, degraded: torch.Tensor, share: torch.Tensor, added: None = None) -> torch.Tensor:
         return self.answer - degraded
 
 
@@ -180,6 +181,36 @@ def test_no_gradient_flows_to_the_earlier_state() -> None:
     torch.testing.assert_close(found, network.leave.bias.grad)
 
 
+def test_a_teacher_is_the_average_of_the_network_and_makes_the_earlier_estimate() -> None:
+    """By the recurrence written out; before the first average the loss is that without a teacher, afterwards it is that of the averaged network's own estimate."""
+    network, (clean, degraded) = trembled(), pair()
+    objective = RestorerObjective(network, Process(ProcessConfig()), ObjectiveConfig(teacher_decay=0.5, end_fraction=0.0), form="residual")
+    assert {name.partition(".")[0] for name, _ in objective.named_parameters()} == {"network"} and any(name.startswith("teacher.") for name in objective.state_dict())
+
+    def loss() -> float:
+        return float(objective(clean, degraded, torch.zeros(4), False, torch.Generator().manual_seed(0)).metrics["consistency"])
+
+    alone = loss_of(trembled(), ObjectiveConfig(end_fraction=0.0))
+    assert loss() == float(alone.metrics["consistency"])
+    wanted = {name: value.detach().clone() for name, value in network.named_parameters()}
+    for step in range(1, 4):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1)
+        objective.teacher.update(network, step=step)
+        kept = min(0.5, (1 + step) / (10 + step))
+        wanted = {name: kept * wanted[name] + (1 - kept) * value.detach() for name, value in network.named_parameters()}
+    for name, value in objective.teacher.weights().items():
+        torch.testing.assert_close(value, wanted[name])
+    x, share = torch.rand(1, 3, 16, 16), torch.ones(1)
+    said = objective.teacher(network, x, x, share, None)
+    averaged = UNet(NETWORK)
+    averaged.load_state_dict(wanted)
+    torch.testing.assert_close(said, averaged(x, x, share))
+    assert (said - network(x, x, share)).abs().max() > 1e-3 and not said.requires_grad and loss() != float(alone.metrics["consistency"])
+    assert RestorerObjective(network, Process(ProcessConfig()), ObjectiveConfig(kind="regression", teacher_decay=0.5), form="residual").teacher is None
+
+
 def test_the_perceptual_distance_has_gradients_for_pictures_alone() -> None:
     from lcl.features import random_encoder
     from tests.made_encoders import SQUARE
@@ -226,6 +257,7 @@ def test_files_that_are_no_restorers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"photographs": "a", "objective": ObjectiveConfig(teacher_decay=0.9), "fit": FitConfig(engine=EngineConfig(zero_stage=3))}, "averages whole weights"),
         ({}, "give either --photographs"), ({"photographs": "a", "pairs": "b"}, "give either --photographs"), ({"photographs": "a", "crop_px": 20}, "takes multiples of 8"),
         ({"photographs": "a", "objective": ObjectiveConfig(kind="ir_sde")}, "--model.form noise"),
         ({"photographs": "a", "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))}, "is for Gaussian noise"),

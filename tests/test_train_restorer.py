@@ -23,7 +23,9 @@ from downstream.restore.train_config import PRESETS, TrainRestorerConfig
 from downstream.restore_images import RestoreConfig
 from lcl.core.config import run_command
 from lcl.core.files import sha256_of
+from lcl.features import load_encoder
 from tests.conftest import Run, assert_one_line_error
+from tests.made_checkpoint import made_checkpoint
 from tests.processes import run_ranks
 from tests.test_image_codec import picture
 from tests.test_restorer import restorer
@@ -85,7 +87,7 @@ def test_other_kinds_train_and_start_from_one_another(photographs: Path, tmp_pat
     """IR-SDE from random weights, and a two-stage consistency model of its form from there; a denoising one."""
     train(photographs, tmp_path / "sde", "--fit.steps", 4, preset="toy_ir_sde")
     train(photographs, tmp_path / "cm", "--fit.steps", 4, "--model.form", "noise", "--objective.stages", "two", "--start-from", tmp_path / "sde" / "restorer.safetensors")
-    train(photographs, tmp_path / "denoise", "--fit.steps", 4, preset="toy_denoise")
+    train(photographs, tmp_path / "denoise", "--fit.steps", 4, "--objective.teacher-decay", 0.9, preset="toy_denoise")
     assert [load_restorer(tmp_path / name / "restorer.safetensors").kind for name in ("sde", "cm", "denoise")] == ["ir_sde", "ir_cm", "ir_cm"]
     assert all(np.isfinite(losses(tmp_path / name)).all() for name in ("sde", "cm", "denoise"))
 
@@ -140,7 +142,7 @@ def mixed_folder(tmp_path: Path) -> Path:
 
 def restored(model: Path, source: Path, target: Path, **options: object) -> None:
     """What `lcl restore` does, in this process."""
-    restore_images.main(RestoreConfig(input=str(source), output=str(target), model=str(model), **options))
+    restore_images.main(RestoreConfig(input=str(source), output=str(target), model=(str(model),), **options))
 
 
 def test_a_folder_of_every_sort(run: Run, whole: Path, mixed_folder: Path, tmp_path: Path) -> None:
@@ -229,7 +231,7 @@ def test_mistakes_in_training_are_a_line(
 
     def prepare(config: TrainRestorerConfig) -> None:
         config.check()
-        train_restorer.RestorerTask(config, train_restorer.read_pairs(config), train_restorer.read_perceptual(config))
+        train_restorer.RestorerTask(config, train_restorer.read_pairs(config), load_encoder(config.encoder) if config.encoder else None)
 
     with pytest.raises(SystemExit) as end:
         run_command(TrainRestorerConfig, prepare, presets=PRESETS)
@@ -239,12 +241,17 @@ def test_mistakes_in_training_are_a_line(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"output": ""}, "where the result goes"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "this model was trained for rain"),
-        ({"uncertainty": 1}, "give 2 or more"), ({"device": "cuda"}, "PyTorch sees no such device"), ({"model": "{photo}"}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
+        ({"output": ""}, "where the result goes"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "no model here was trained for that, but for rain"),
+        ({"uncertainty": 1}, "give 2 or more"), ({"detector": "d"}, "give --encoder too"), ({"detector": "d", "task": "rain"}, "give one of them"),
+        ({"model": ("{model}", "{model}")}, "give --detector and --encoder, or the task"), ({"encoder": "{encoder}"}, "neither a model nor a detector looks through one"),
+        ({"device": "cuda"}, "PyTorch sees no such device"), ({"model": ("{photo}",)}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
     ],
 )  # fmt: skip
 def test_mistakes_in_restoring_are_a_line(changed: dict[str, object], message: str, photographs: Path, whole: Path, tmp_path: Path) -> None:
-    photo = str(photographs / "0.png")
-    settings = {"input": photo, "output": str(tmp_path / "a.png"), "model": str(whole / "restorer.safetensors")} | changed
+    names = {"photo": str(photographs / "0.png"), "model": str(whole / "restorer.safetensors"), "encoder": ""}
+    if "{encoder}" in changed.values():
+        names["encoder"] = str(made_checkpoint(tmp_path / "step-000001"))
+    settings = {"input": names["photo"], "output": str(tmp_path / "a.png"), "model": ("{model}",)} | changed
+    filled = {key: value.format(**names) if isinstance(value, str) else value for key, value in settings.items()}
     with pytest.raises(ValueError, match=message):
-        restore_images.main(RestoreConfig(**{key: value.format(photo=photo) if isinstance(value, str) else value for key, value in settings.items()}))
+        restore_images.main(RestoreConfig(**filled | {"model": tuple(path.format(**names) for path in settings["model"])}))

@@ -7,7 +7,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from downstream.codec.integer import IntegerSynthesis, to_integers
 from downstream.codec.mean_scale import MeanScale, MeanScaleConfig
 from downstream.codec.model import Codec, Gains
 from downstream.codec.range_coder import Models
-from downstream.codec.sight import Sight
 from downstream.codec.tables import Table, normal_tables, prior_tables
+from downstream.encoder_record import EncoderRecord, check_encoder
+from downstream.sight import Sight
 from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
 from lcl.features import Encoder
@@ -50,14 +51,6 @@ class CodecConfig:
         if self.adapter.source != "off":
             codec.adapter = Adapter(self.adapter, num_features=num_features, latent_width=sum(codec.group_sizes))
         return codec
-
-
-class EncoderRecord(NamedTuple):
-    """The encoder that an adapter was trained with."""
-
-    fingerprint: str
-    num_features: int
-    """Values of a place of its sight."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +124,7 @@ def load_codec(path: Path, *, encoder: Encoder | None = None) -> TrainedCodec:
     codec = settings.build(num_features=0 if needed is None else needed.num_features)
     codec.load_state_dict(parts["codec"])
     if needed is not None and encoder is not None:
-        if encoder.fingerprint != needed.fingerprint:
-            raise ValueError(f"--encoder is {encoder.fingerprint[:16]}, and the adapter of {path} was trained with {needed.fingerprint[:16]}: give that one")
+        check_encoder(encoder, needed.fingerprint, model=f"the adapter of {path}")
         codec.adapter.sight = Sight(encoder, settings.adapter.sight)
     integers = IntegerSynthesis.from_tensors(parts["integers"]) if parts["integers"] else None
     tables = EntropyTables(*(Models(_tables_of(parts[part])) for part in ("scales", "channels")), integers)

@@ -8,7 +8,7 @@ kornia and torchvision have blurs, noise and JPEG too; their random parts draw f
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -66,12 +66,28 @@ class DegradationConfig:
                 raise ValueError(f"degradations.{field.name} goes from {value[0]:g} down to {value[1]:g}: give the lower end first")
 
 
+PARAMETERS: dict[Part, tuple[str, ...]] = {
+    "rain": ("rain_streaks", "rain_length_px", "rain_width_px", "rain_angle_degrees", "rain_brightness"), "noise": ("noise_255",), "shot_noise": ("shot_photons",),
+    "motion_blur": ("motion_length_px", "motion_angle_degrees"), "defocus": ("defocus_radius_px",), "low_light": ("low_light_gain", "low_light_gamma", "low_light_noise_255"),
+    "jpeg": ("jpeg_quality",), "haze": ("haze_depth", "haze_airlight"), "downscale": ("downscale_factor",),
+}  # fmt: skip
+"""The strengths of each."""
+
+
+def parameters_of(task: Task, settings: DegradationConfig) -> dict[str, Range]:
+    """The strengths that a task is done with; of `mixed` those of all its parts."""
+    parts = settings.mixed_parts if task == "mixed" else (task,)
+    return {name: getattr(settings, name) for part in parts for name in PARAMETERS[part]}
+
+
 @dataclass(frozen=True)
 class Degraded:
     pixels: Picture
     task: Task
-    noise_255: float
+    noise_255: float = 0.0
     """Deviation of the Gaussian noise that was added, where that was all; 0 otherwise."""
+    kernel: Float[Tensor, "side side"] | None = None
+    """What the picture was blurred with, where that was all."""
 
 
 def degrade(x: Picture, settings: DegradationConfig, rng: np.random.Generator) -> Degraded:
@@ -81,33 +97,34 @@ def degrade(x: Picture, settings: DegradationConfig, rng: np.random.Generator) -
         parts = sorted(rng.choice(len(settings.mixed_parts), 2, replace=False))
         y = x
         for part in parts:
-            y, _ = _one(y, settings.mixed_parts[part], settings, rng)
-        return Degraded(_as_file(y), task, 0.0)
-    y, noise = _one(x, task, settings, rng)
-    return Degraded(_as_file(y), task, noise)
+            y = _one(y, settings.mixed_parts[part], settings, rng).pixels
+        return Degraded(_as_file(y), task)
+    made = _one(x, task, settings, rng)
+    return replace(made, pixels=_as_file(made.pixels))
 
 
-def _one(x: Picture, task: str, settings: DegradationConfig, rng: np.random.Generator) -> tuple[Picture, float]:
+def _one(x: Picture, task: Task, settings: DegradationConfig, rng: np.random.Generator) -> Degraded:
     def drawn(name: str) -> float:
         return float(rng.uniform(*getattr(settings, name)))
 
     if task == "noise":
         deviation = drawn("noise_255")
-        return gaussian_noise(x, rng, deviation_255=deviation), deviation
+        return Degraded(gaussian_noise(x, rng, deviation_255=deviation), task, noise_255=deviation)
+    if task in ("motion_blur", "defocus"):
+        kernel = defocus_kernel(drawn("defocus_radius_px")) if task == "defocus" else motion_kernel(drawn("motion_length_px"), drawn("motion_angle_degrees"))
+        return Degraded(blur(x, kernel), task, kernel=kernel)
     made: dict[str, Callable[[], Picture]] = {
         "rain": lambda: rain(
             x, rng, streaks=drawn("rain_streaks"), length_px=drawn("rain_length_px"), width_px=drawn("rain_width_px"), angle_degrees=drawn("rain_angle_degrees"),
             brightness=drawn("rain_brightness"),
         ),
         "shot_noise": lambda: shot_noise(x, rng, photons=drawn("shot_photons")),
-        "motion_blur": lambda: motion_blur(x, length_px=drawn("motion_length_px"), angle_degrees=drawn("motion_angle_degrees")),
-        "defocus": lambda: defocus(x, radius_px=drawn("defocus_radius_px")),
         "low_light": lambda: low_light(x, rng, gain=drawn("low_light_gain"), gamma=drawn("low_light_gamma"), noise_255=drawn("low_light_noise_255")),
         "jpeg": lambda: jpeg(x, quality=round(drawn("jpeg_quality"))),
         "haze": lambda: haze(x, rng, depth=drawn("haze_depth"), airlight=drawn("haze_airlight")),
         "downscale": lambda: downscale(x, factor=drawn("downscale_factor")),
     }  # fmt: skip
-    return made[task](), 0.0
+    return Degraded(made[task](), task)
 
 
 def _as_file(x: Picture) -> Picture:
@@ -136,16 +153,21 @@ def rain(x: Picture, rng: np.random.Generator, *, streaks: float, length_px: flo
     return 1 - (1 - x) * (1 - light.clamp(0, 1))
 
 
-def motion_blur(x: Picture, *, length_px: float, angle_degrees: float) -> Picture:
-    """The mean along a line, its angle counted from the horizontal, counter-clockwise."""
-    return _convolve(x, _normed(_line(length_px, angle_degrees, 1.0)))
+def blur(x: Picture, kernel: Float[Tensor, "side side"]) -> Picture:
+    """The mean of each place's surroundings, weighted by the kernel."""
+    return _convolve(x, kernel)
 
 
-def defocus(x: Picture, *, radius_px: float) -> Picture:
-    """The mean over a disc."""
+def motion_kernel(length_px: float, angle_degrees: float) -> Float[Tensor, "side side"]:
+    """Of the mean along a line, its angle counted from the horizontal, counter-clockwise."""
+    return _normed(_line(length_px, angle_degrees, 1.0))
+
+
+def defocus_kernel(radius_px: float) -> Float[Tensor, "side side"]:
+    """Of the mean over a disc."""
     reach = math.ceil(radius_px)
     rows, columns = torch.meshgrid(torch.arange(-reach, reach + 1.0), torch.arange(-reach, reach + 1.0), indexing="ij")
-    return _convolve(x, _normed((radius_px + 0.5 - (rows.square() + columns.square()).sqrt()).clamp(0, 1)))
+    return _normed((radius_px + 0.5 - (rows.square() + columns.square()).sqrt()).clamp(0, 1))
 
 
 def low_light(x: Picture, rng: np.random.Generator, *, gain: float, gamma: float, noise_255: float) -> Picture:

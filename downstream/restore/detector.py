@@ -16,8 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from downstream.encoder_record import check_encoder
 from downstream.fit import Losses
 from downstream.restore.process import Images
+from downstream.restore.token_statistics import squares, statistics_layers, token_statistics
 from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
 from lcl.features import Encoder
@@ -45,10 +47,7 @@ class Detector(nn.Module):
     def __init__(self, settings: DetectorConfig, encoder: Encoder) -> None:
         """Raises ValueError for a block that the encoder does not have."""
         super().__init__()
-        number = encoder.num_layers
-        self.layers = settings.layers or tuple(sorted({max(0, number // 4 - 1), max(0, number // 2 - 1), number - 1}))
-        if max(self.layers) >= number:
-            raise ValueError(f"layers {' '.join(map(str, self.layers))}: the encoder has {number} blocks, from 0 to {number - 1}")
+        self.layers = statistics_layers(encoder, settings.layers)
         self.settings, self._frozen = settings, (encoder,)  # in a tuple, so that it is no submodule
         num_features = 2 * len(self.layers) * encoder.width
         self.head = nn.Sequential(nn.LayerNorm(num_features), nn.Linear(num_features, settings.width), nn.SiLU(), nn.Linear(settings.width, len(settings.tasks) + 1))
@@ -57,15 +56,9 @@ class Detector(nn.Module):
     def encoder(self) -> Encoder:
         return self._frozen[0]
 
-    @torch.no_grad()
-    def features(self, x: Images) -> Float[Tensor, "images features"]:
-        """Mean and deviation over patches of each layer's tokens."""
-        encoder = self.encoder.to(x.device)
-        return torch.cat([statistic for tokens in encoder(x, self.layers).layers for statistic in (tokens.mean(dim=1), tokens.std(dim=1, correction=0))], dim=1).float()
-
     def forward(self, x: Images) -> tuple[Float[Tensor, "images tasks"], Float[Tensor, " images"]]:
         """Logits of the tasks, and decibels."""
-        found = self.head(self.features(x))
+        found = self.head(token_statistics(self.encoder, x, self.layers))
         return found[:, :-1], MOST_DB * torch.sigmoid(found[:, -1])
 
 
@@ -103,13 +96,8 @@ class Detected:
 
 @torch.no_grad()
 def detect(detector: Detector, x: Float[Tensor, "3 height width"], *, num_crops: int = 16) -> Detected:
-    """The mean over at most `num_crops` crops on a grid; a picture smaller than a crop is continued by its last pixels, as the encoder does with patches."""
-    side = detector.settings.crop_px
-    height, width = x.shape[-2:]
-    whole = functional.pad(x[None], (0, max(0, side - width), 0, max(0, side - height)), mode="replicate")[0]
-    along = max(1, round(num_crops**0.5))
-    rows, columns = (torch.linspace(0, length - side, min(along, length // side)).round().long().tolist() for length in whole.shape[-2:])
-    crops = torch.stack([whole[:, top : top + side, left : left + side] for top in rows for left in columns])
+    """The mean over at most `num_crops` crops on a grid."""
+    crops = squares(x[None], side_px=detector.settings.crop_px, most=num_crops)[0]
     logits, decibels = detector(crops)
     probabilities = logits.softmax(dim=1).mean(dim=0)
     return Detected(dict(zip(detector.settings.tasks, probabilities.tolist(), strict=True)), float(decibels.mean()))
@@ -123,8 +111,7 @@ def load_detector(path: Path, encoder: Encoder) -> Detector:
     """Raises ValueError for a file that is no detector, and for another encoder than it was trained on."""
     found = read_model(path, schema=SCHEMA, what="detector", made_by="lcl train detector")
     metadata = found.metadata
-    if metadata["encoder"] != encoder.fingerprint:
-        raise ValueError(f"{path} was trained on another encoder ({metadata['encoder'][:16]}); this one is {encoder.fingerprint[:16]}: give --encoder the one of its training")
+    check_encoder(encoder, metadata["encoder"], model=str(path))
     detector = Detector(from_dict(DetectorConfig, metadata["settings"], origin=str(path)), encoder)
     detector.load_state_dict(found.tensors)
     return detector.eval()

@@ -1,7 +1,7 @@
 """A restorer in one file: weights and settings. The file's hash names it in every picture that it restores.
 
     NAME.safetensors   weights of the network by name
-                       metadata: schema, settings, kind of training, tasks, what it was trained on
+                       metadata: schema, settings, kind of training, tasks, what it was trained on, the encoder that guides it
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from downstream.encoder_record import EncoderRecord, check_encoder
 from downstream.restore.consistency import Boundary, Form
+from downstream.restore.guide import Guide, GuideConfig, View
 from downstream.restore.network import NetworkConfig, UNet
 from downstream.restore.process import Process, ProcessConfig
 from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
+from lcl.features import Encoder
 
 Kind = Literal["regression", "ir_sde", "ir_cm"]
 """How it was trained, and so how it is used (downstream/restore/objective.py)."""
@@ -32,6 +35,16 @@ class RestorerConfig:
     """What the network's output is: what is to be added to the degraded picture, or the noise in the state (needed by ir_sde)."""
     boundary: Boundary = "time"
     """How a consistency function passes from the state to the estimate: with the time, as published, or with the noise in the state."""
+    guide: GuideConfig = GuideConfig()
+    """What the network takes from a pretrained encoder."""
+
+    def build(self, record: EncoderRecord | None = None) -> UNet:
+        """The network with random weights, of equal seeds the same with a guide and without; `record` is of the guide's encoder."""
+        network = UNet(self.network)
+        if self.guide.parts != "off":
+            assert record is not None, "a guide is built for an encoder"
+            network.guide = Guide(self.guide, record, time_width=self.network.time_width, coarsest_width=self.network.widths[-1])
+        return network
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,13 @@ class Restorer:
     """How it was trained: data, steps, seed, commit."""
     sha256: str
     """Of its file."""
+    encoder: EncoderRecord | None = None
+    """What guides it; without, it works too, with what it learned from pictures whose tokens were dropped."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether it has its encoder here."""
+        return self.network.guide is not None and self.network.guide.view is not None
 
     @property
     def process(self) -> Process:
@@ -55,12 +75,20 @@ class Restorer:
         return next(self.network.parameters()).device
 
 
-def save_restorer(path: Path, weights: Mapping[str, Tensor], settings: RestorerConfig, *, kind: Kind, tasks: tuple[str, ...], about: Mapping[str, Any]) -> None:
-    write_model(path, weights, schema=SCHEMA, settings=to_dict(settings), kind=kind, tasks=list(tasks), about=dict(about))
+def save_restorer(
+    path: Path, weights: Mapping[str, Tensor], settings: RestorerConfig, *, kind: Kind, tasks: tuple[str, ...], about: Mapping[str, Any],
+    encoder: EncoderRecord | None = None,
+) -> None:
+    needed = None if encoder is None else encoder._asdict()
+    write_model(path, weights, schema=SCHEMA, settings=to_dict(settings), kind=kind, tasks=list(tasks), about=dict(about), encoder=needed)
 
 
-def load_restorer(path: Path, *, device: Device = "cpu") -> Restorer:
-    """Raises ValueError for a file that is not there, is damaged or is no restorer, and for a device that is not there."""
+def load_restorer(path: Path, *, device: Device = "cpu", encoder: Encoder | None = None, needs_encoder: bool = False) -> Restorer:
+    """The restorer of a file, guided by `encoder` where it was trained so.
+
+    Raises ValueError for a file that is not there, is damaged or is no restorer, for a device that is not there, for another encoder than guided its training, and,
+    with `needs_encoder`, for none where one did.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no such device here; leave it out, or install a PyTorch for this machine's")
     found = read_model(path, schema=SCHEMA, what="restorer", made_by="lcl train restorer")
@@ -68,7 +96,13 @@ def load_restorer(path: Path, *, device: Device = "cpu") -> Restorer:
     if metadata["kind"] not in get_args(Kind):
         raise ValueError(f"{path} was trained in a way that is not known here ({metadata['kind']})")
     settings = from_dict(RestorerConfig, metadata["settings"], origin=str(path))
-    network = UNet(settings.network)
+    record = EncoderRecord(**metadata["encoder"]) if metadata.get("encoder") else None
+    if record is not None and encoder is None and needs_encoder:
+        raise ValueError(f"{path} was trained with the encoder {record.fingerprint[:16]}: give --encoder, its checkpoint, run or export, or --no-encoder True to do without")
+    network = settings.build(record)
     network.load_state_dict(found.tensors)
     network = network.to(device, memory_format=torch.channels_last).eval()  # twice as fast on a CPU
-    return Restorer(network, settings, metadata["kind"], tuple(metadata["tasks"]), metadata["about"], found.sha256)
+    if record is not None and encoder is not None:
+        check_encoder(encoder, record.fingerprint, model=str(path))
+        network.guide.view = View(encoder, settings.guide)
+    return Restorer(network, settings, metadata["kind"], tuple(metadata["tasks"]), metadata["about"], found.sha256, record)

@@ -2,9 +2,10 @@
 
     [x_t, degraded] --3x3--> blocks --2x2, stride 2--> blocks --> ... --> blocks --1x1, pixels unfolded--> + skip, blocks --> ... --3x3--> noise or residual
     t / T --Fourier features--> two layers --a scale and a shift of each block's channels
+    where an encoder guides it (downstream/restore/guide.py): + a vector to the time's, + a map to the coarsest scale
 
 Nothing in it averages over the picture: a place depends on what is at most `margin_px` away, so pictures of any size are computed in tiles and come out
-the same. The last convolution starts at zero, so the residual form starts as the degraded picture itself.
+the same; a guide's map is of the whole picture, and tiles take their crop of it. The last convolution starts at zero, so the residual form starts as the degraded picture itself.
 """
 
 import math
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.channel_norm import ChannelNorm
+from downstream.restore.guide import Added, Guide
 from downstream.restore.process import Images, Times
 from lcl.core.config import config
 
@@ -67,11 +69,14 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
+    guide: Guide | None
+    """None in a network that no encoder was ever to guide."""
+
     def __init__(self, settings: NetworkConfig) -> None:
         """Raises ValueError for settings that do not fit together."""
         super().__init__()
         settings.check()
-        self.settings = settings
+        self.settings, self.guide = settings, None
         widths, time = settings.widths, settings.time_width
         self.time = TimeEmbedding(time)
         self.enter, self.leave = nn.Conv2d(6, widths[0], 3, padding=1), nn.Conv2d(widths[0], 3, 3, padding=1)
@@ -97,15 +102,23 @@ class UNet(nn.Module):
         reach = 2 + sum(4 * number * 2**scale for scale, number in enumerate(blocks[:-1])) + 2 * blocks[-1] * self.stride_px
         return math.ceil(reach / self.stride_px + 1) * self.stride_px
 
-    def forward(self, x_t: Images, degraded: Images, share: Times) -> Images:
-        """Of pixels in [0, 1], at the share t / T of the time."""
+    def grid(self, x: Images) -> tuple[int, int]:
+        """Rows and columns of the coarsest scale."""
+        return x.shape[-2] // self.stride_px, x.shape[-1] // self.stride_px
+
+    def forward(self, x_t: Images, degraded: Images, share: Times, added: Added | None = None) -> Images:
+        """Of pixels in [0, 1], at the share t / T of the time; with what its guide adds, or without."""
         time = self.time(share.to(x_t.dtype))
+        if added is not None and added.time is not None:
+            time = time + added.time
         x = self.enter(torch.cat([x_t, degraded], dim=1).mul(2).sub(1).contiguous(memory_format=torch.channels_last))
         kept = []
         for blocks, down in zip(self.down_blocks, self.down, strict=True):
             x = _through(blocks, x, time)
             kept.append(x)
             x = down(x)
+        if added is not None and added.places is not None:
+            x = x + added.places
         x = _through(self.middle, x, time)
         for blocks, up in zip(reversed(self.up_blocks), reversed(self.up), strict=True):
             x = _through(blocks, up(x) + kept.pop(), time)

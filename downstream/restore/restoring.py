@@ -2,6 +2,8 @@
 
     degraded --mirrored to whole places--> start --network, in tiles, at each step--> x_0, cut to size and to [0, 1]
 
+    with an encoder: + what its guide adds, of the whole picture; from the second step of a consistency model on, of its last estimate
+
 The network is local, so each tile is computed with a margin as wide as it sees, and the tiles change nothing but the last digits of floats: no seams, and no
 blending. The noise of a start is drawn for the whole picture.
 """
@@ -12,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from downstream.restore.consistency import consistent, origin
+from downstream.restore.guide import Added
 from downstream.restore.model_file import Restorer
 from downstream.restore.process import Images, Times
 from downstream.restore.sampling import Method, consistency_steps, many_steps
@@ -39,17 +42,26 @@ def restore(
     height, width = degraded.shape[-2:]
     given = padded(degraded[None].to(trained.device), stride)
 
+    added = network.guide(given, grid=network.grid(given)) if trained.guided else None
+
     def said(x: Images, t: Times) -> Images:
         share = t / process.end
 
-        def part(both: Float[Tensor, "images 6 _ _"]) -> Images:
-            return network(both[:, :3], both[:, 3:], share)
+        def part(both: Float[Tensor, "images 6 _ _"], places: Float[Tensor, "images coarsest _ _"] | None = None) -> Images:
+            return network(both[:, :3], both[:, 3:], share, None if added is None else Added(added.time, places))
 
-        both = torch.cat([x, given], dim=1)
-        return in_tiles(part, both, side=-(-tile_px // stride), margin=network.margin_px // stride, scale=(stride, stride)) if tile_px else part(both)
+        both, places = torch.cat([x, given], dim=1), None if added is None else added.places
+        if not tile_px:
+            return part(both, places)
+        return in_tiles(part, both, side=-(-tile_px // stride), margin=network.margin_px // stride, scale=(stride, stride), beside=places)
 
     def estimate(x: Images, t: Times) -> Images:
         return origin(process, said(x, t), x, given, t, form=trained.settings.form)
+
+    def read_again(x_0: Images) -> None:
+        nonlocal added
+        if added is not None and trained.settings.guide.rereads:
+            added = Added(added.time, network.guide.placed(x_0.clamp(0, 1), grid=network.grid(given)))
 
     if trained.kind == "regression":
         restored = estimate(given, torch.full((1,), process.end, device=given.device))
@@ -63,8 +75,9 @@ def restore(
         else:
             boundary = trained.settings.boundary
             restored = consistency_steps(
-                process, lambda x, t: consistent(process, estimate(x, t), x, t, boundary=boundary), given, generator, num_steps=num_steps, deviation=deviation
-            )
+                process, lambda x, t: consistent(process, estimate(x, t), x, t, boundary=boundary), given, generator, num_steps=num_steps, deviation=deviation,
+                between=read_again,
+            )  # fmt: skip
     return restored[0, :, :height, :width].clamp(0, 1).cpu()
 
 

@@ -28,12 +28,17 @@ def start(process: Process, degraded: Images, generator: torch.Generator, *, dev
     return degraded + process.deviation(t) * _normal(degraded, generator), t
 
 
-def consistency_steps(process: Process, consistent: Estimate, degraded: Images, generator: torch.Generator, *, num_steps: int, deviation: Times | None = None) -> Images:
-    """x_0 by a consistency function at t, t/2, t/4 ... of `num_steps` times, with fresh noise in between (IR-CM, Algorithm 3)."""
+def consistency_steps(
+    process: Process, consistent: Estimate, degraded: Images, generator: torch.Generator, *, num_steps: int, deviation: Times | None = None,
+    between: Callable[[Images], None] | None = None,
+) -> Images:
+    """x_0 by a consistency function at t, t/2, t/4 ... of `num_steps` times, with fresh noise in between (IR-CM, Algorithm 3); `between` is shown each x_0 but the last."""
     x, t = start(process, degraded, generator, deviation=deviation)
     for step in range(num_steps):
         x_0 = consistent(x, t)
         if step < num_steps - 1:
+            if between is not None:
+                between(x_0)
             t = t / 2
             x = process.state(x_0, process.target(x_0, degraded), t, _normal(x, generator))
     return x_0

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from downstream.fit import FitConfig, FitOptimizerConfig
 from downstream.restore.degradations import DegradationConfig
+from downstream.restore.guide import GuideConfig
 from downstream.restore.model_file import RestorerConfig
 from downstream.restore.network import NetworkConfig
 from downstream.restore.objective import ObjectiveConfig
@@ -26,7 +27,9 @@ class TrainRestorerConfig:
     crop_px: Annotated[int, Field(ge=8)] = 128
     """Side of the square crops (IR-CM: 128)."""
     encoder: str = ""
-    """Pretrained encoder for the perceptual term: a run, checkpoint, export or published weights; empty: the term is left out."""
+    """Pretrained encoder for the perceptual term and for --model.guide: a run, checkpoint, export or published weights; it stays as it is. Empty: neither."""
+    detector: str = ""
+    """A detector that was trained on this encoder, whose head the guide takes and keeps; empty: the head is trained with the rest."""
     start_from: str = ""
     """A restorer whose weights are the start, such as one trained as ir_sde, which is how IR-CM starts."""
     degradations: DegradationConfig = DegradationConfig()
@@ -42,6 +45,9 @@ class TrainRestorerConfig:
         self.model.network.check()
         self.objective.check(form=self.model.form)
         self.degradations.check()
+        self._check_encoder()
+        if self.objective.teacher_decay and (self.fit.engine.zero_stage == 3 or self.fit.engine.precision == "bf16"):
+            raise ValueError("objective.teacher_decay averages whole weights of 32 bits: give --fit.engine.zero-stage 0, 1 or 2 and --fit.engine.precision fp32 or mixed, or 0 for it")
         stride = 2 ** (len(self.model.network.widths) - 1)
         if self.crop_px % stride:
             raise ValueError(f"crop_px is {self.crop_px}: a network of {len(self.model.network.widths)} scales takes multiples of {stride}")
@@ -54,6 +60,21 @@ class TrainRestorerConfig:
             if most > 0.999 * limit or not least:
                 raise ValueError(f"degradations.noise_255 goes from {least:g} to {most:g}: a denoising process takes noise above 0 and below model.process.noise_255, {limit:g}")
 
+    @property
+    def uses_perceptual(self) -> bool:
+        return bool(self.encoder) and self.objective.kind != "ir_sde" and self.objective.perceptual_weight > 0
+
+    def _check_encoder(self) -> None:
+        guide = self.model.guide
+        if guide.parts != "off" and not self.encoder:
+            raise ValueError(f"model.guide.parts is {guide.parts}: give --encoder, a checkpoint, run or export")
+        if self.encoder and guide.parts == "off" and not self.uses_perceptual:
+            raise ValueError("--encoder is given and nothing looks through it: give --model.guide.parts both, or a perceptual_weight to a kind other than ir_sde")
+        if self.detector and not guide.describes:
+            raise ValueError("--detector is for the guide's head: give --model.guide.parts head or both with it")
+        if guide.describes and guide.crop_px > self.crop_px:
+            raise ValueError(f"model.guide.crop_px is {guide.crop_px}, crops have {self.crop_px} px: the head reads squares of them, so give a number that is not larger")
+
 
 SMALL = TrainRestorerConfig(
     crop_px=64,
@@ -61,7 +82,7 @@ SMALL = TrainRestorerConfig(
     fit=FitConfig(steps=10_000, batch_items=8, micro_items=8),
 )
 TOY = TrainRestorerConfig(
-    crop_px=16, model=RestorerConfig(network=NetworkConfig(widths=(4, 8), num_blocks=(1, 1), time_width=8)),
+    crop_px=16, model=RestorerConfig(network=NetworkConfig(widths=(4, 8), num_blocks=(1, 1), time_width=8), guide=GuideConfig(width=8, crop_px=16)),
     optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=2)), fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4),
 )  # fmt: skip
 

@@ -47,7 +47,7 @@ def ring_seconds(num_bytes: float, ranks: int, link_bytes: float) -> float:
 def collective_bytes(config: TrainConfig, num_trained: int) -> float:
     """Bytes of an all-reduce that takes as long as all of a step's collectives on parameters: one of gradients, and for ZeRO 3 half as much again
     (Rajbhandari et al. 2020, arXiv:1910.02054, section 7: 2 and 3 times the parameters are sent)."""
-    value_bytes = 2 if config.engine.precision == "bf16" else 4
+    value_bytes = 4 if config.engine.precision == "fp32" else 2
     return (1.5 if config.engine.zero_stage == 3 else 1.0) * value_bytes * num_trained
 
 

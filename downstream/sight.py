@@ -39,10 +39,15 @@ def spread_layers(num_blocks: int, num_layers: int) -> list[int]:
     return sorted({math.ceil((part + 1) * num_blocks / num_layers) - 1 for part in range(num_layers)})
 
 
-def resized(x: Pictures, *, patch_px: int, max_patches: int) -> Float[Tensor, "images 3 new_height new_width"]:
-    """The pictures at whole patches, near their own aspect, as large as `max_patches` allow: bilinear with antialiasing, through which gradients pass."""
+def resized(x: Pictures, *, patch_px: int, max_patches: int, enlarge: bool = True) -> Float[Tensor, "images 3 new_height new_width"]:
+    """The pictures at whole patches, near their own aspect: bilinear with antialiasing, through which gradients pass.
+
+    As large as `max_patches` allow; with `enlarge` False, at their own size where that is smaller.
+    """
     height, width = x.shape[-2:]
     scale = (max_patches * patch_px**2 / (height * width)) ** 0.5
+    if not enlarge:
+        scale = min(1.0, scale)
     rows, columns = grid_within(width * scale, height * scale, patch_px=patch_px, max_patches=max_patches)
     return functional.interpolate(x, size=(rows * patch_px, columns * patch_px), mode="bilinear", align_corners=False, antialias=True)
 

@@ -1,0 +1,93 @@
+"""Pictures to measure restorers on: clean, and spoilt by a seed; pairs of a folder; frames of a video.
+
+    photographs --each task, strengths drawn by (seed, name, task)--> cases      frames --each task, of one strength for all--> cases      GT, LQ --> cases
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from downstream.photographs import list_photographs, read_photograph, to_bytes, to_tensor
+from downstream.restore.degradations import DegradationConfig, Task, degrade, parameters_of
+from downstream.restore.pairs import list_pairs
+from lcl.core.config import from_dict
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+PAIRS = "pairs"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture to restore."""
+
+    name: str
+    task: str
+    clean: Pixels
+    degraded: Pixels
+    kernel: Float[np.ndarray, "side side"] | None = None
+    """What it was blurred with, where that was all."""
+
+
+def pair_cases(folder: Path, *, limit: int, crop_px: int) -> list[Case]:
+    """Of FOLDER/GT and FOLDER/LQ, the first `limit` by name, or all for 0."""
+    return [Case(clean.name, PAIRS, *(middle(read_photograph(path), crop_px) for path in (clean, degraded))) for clean, degraded in list_pairs(folder)[: limit or None]]
+
+
+def made_cases(folder: Path, settings: DegradationConfig, *, seed: int, limit: int, crop_px: int) -> list[Case]:
+    """Each photograph under each task; the same for the same seed and photograph, whichever others are there."""
+    cases = []
+    for path in list_photographs(folder)[: limit or None]:
+        clean = middle(read_photograph(path), crop_px)
+        for task in settings.tasks:
+            rng = np.random.default_rng([seed, *f"{path.name} {task}".encode()])
+            made = degrade(to_tensor(clean), replace(settings, tasks=(task,)), rng)
+            cases.append(Case(path.name, task, clean, to_bytes(made.pixels), None if made.kernel is None else made.kernel.double().numpy()))
+    return cases
+
+
+def frame_cases(folder: Path, settings: DegradationConfig, *, seed: int, limit: int, crop_px: int) -> list[Case]:
+    """Frames in the order of their names, each with noise of its own and all with one strength, the middle of its range.
+
+    Raises ValueError for a single frame, and for frames of several sizes.
+    """
+    cases = made_cases(folder, halfway(settings), seed=seed, limit=limit, crop_px=crop_px)
+    sizes = {case.clean.shape: case.name for case in cases}
+    if len(sizes) > 1:
+        raise ValueError(f"{folder}: frames {' and '.join(list(sizes.values())[:2])} have different sizes; frames of one video have one")
+    if len(cases) < 2 * len(settings.tasks):
+        raise ValueError(f"{folder} holds a single frame: flicker is between two")
+    return cases
+
+
+def halfway(settings: DegradationConfig) -> DegradationConfig:
+    """Every range narrowed to its middle."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return replace(settings, **{name: (sum(value) / 2,) * 2 for name, value in values.items() if isinstance(value[0], float)})
+
+
+def middle(pixels: Pixels, side_px: int) -> Pixels:
+    """At most `side_px` wide and high; 0: all of it."""
+    if not side_px:
+        return pixels
+    top, left = (max(0, (length - side_px) // 2) for length in pixels.shape[:2])
+    return pixels[top : top + side_px, left : left + side_px]
+
+
+def unseen_in_training(task: Task, settings: DegradationConfig, *, tasks: tuple[str, ...], trained: Mapping[str, Any] | None) -> str:
+    """What of a task a model had not met in its training: `task`, `strength` where a range goes beyond that of the training, or nothing, an empty text.
+
+    `tasks` and `trained`, the degradations of its training, are what its file says; None of pairs, whose strengths nobody knows.
+    """
+    if task not in tasks:
+        return "task"
+    if trained is None:
+        return ""
+    before = from_dict(DegradationConfig, trained, origin="the model's file")
+    if task == "mixed" and not set(settings.mixed_parts) <= set(before.mixed_parts):
+        return "task"
+    known = parameters_of(task, before)
+    return "strength" if any(low < known[name][0] or high > known[name][1] for name, (low, high) in parameters_of(task, settings).items()) else ""

@@ -1,0 +1,73 @@
+"""Judges of restored pictures beside pixels: what networks make of them that had no part in the training.
+
+    feature distance   1 - cos of an encoder's tokens of both pictures, the mean over tokens and layers (downstream/sight.py), of whole pictures
+    Frechet distance   |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of mean and covariance of pooled features of squares, all pictures together (Heusel et al. 2017, the "FID" of
+                       an encoder that the user has); left out where there are fewer squares than TIMES_WIDTH times the features' width, for it grows as they get fewer
+    LPIPS              Zhang et al. 2018, by torchmetrics, where PyTorch's cache has the backbone's weights; nothing is downloaded
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+
+from downstream.photographs import to_tensor
+from downstream.restore.token_statistics import squares
+from downstream.sight import Sight, SightConfig
+from lcl.features import Encoder
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+Backbone = Literal["alex", "vgg", "squeeze"]
+TIMES_WIDTH = 2
+MOST_SQUARES = 64  # of a picture
+WEIGHTS: dict[Backbone, str] = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
+"""Files of torchvision's backbones, trained on ImageNet, in PyTorch's cache."""
+
+
+class FeatureJudge:
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self._sight = encoder, Sight(encoder, SightConfig())
+
+    @torch.no_grad()
+    def distance(self, clean: Pixels, restored: Pixels) -> float:
+        return float(self._sight.distance(self._sight.tokens(to_tensor(clean)[None]), to_tensor(restored)[None]))
+
+    @torch.no_grad()
+    def pooled(self, pixels: Pixels) -> Float[np.ndarray, "squares features"]:
+        """Of squares as wide as the encoder was trained on, at full size."""
+        found = squares(to_tensor(pixels)[None], side_px=self.encoder.image_px, most=MOST_SQUARES)
+        return self.encoder(rearrange(found, "1 squares colours rows columns -> squares colours rows columns")).pooled.double().numpy()
+
+
+def frechet_distance(some: Sequence[Float[np.ndarray, "_ features"]], others: Sequence[Float[np.ndarray, "_ features"]]) -> float | None:
+    """Between all features of the one pictures and of the others; None of too few."""
+    x, y = np.concatenate(some), np.concatenate(others)
+    if min(len(x), len(y)) < TIMES_WIDTH * x.shape[1]:
+        return None
+    c, c_hat = (np.cov(one, rowvar=False).reshape(x.shape[1], x.shape[1]) for one in (x, y))
+    values, vectors = np.linalg.eigh(c)
+    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
+    product = np.linalg.eigvalsh(root @ c_hat @ root)  # as many eigenvalues as C C', but of a symmetric matrix
+    return float(np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2) + np.trace(c) + np.trace(c_hat) - 2 * np.sqrt(np.clip(product, 0, None)).sum())
+
+
+class LPIPS:
+    def __init__(self, backbone: Backbone) -> None:
+        """Raises ValueError where the weights are not."""
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        file = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS[backbone]
+        if not file.is_file():
+            raise ValueError(f"--lpips {backbone} needs {file}: put torchvision's file of that name there (or set TORCH_HOME), or leave --lpips out; nothing is downloaded")
+        self._metric = LearnedPerceptualImagePatchSimilarity(net_type=backbone, normalize=True).eval()
+
+    @torch.no_grad()
+    def __call__(self, clean: Pixels, restored: Pixels) -> float:
+        """Of the two pictures alone: 0 for equal ones, lower is better."""
+        found = self._metric(to_tensor(restored)[None], to_tensor(clean)[None])
+        self._metric.reset()
+        return float(found)

@@ -1,0 +1,208 @@
+"""Entry point: what restoration in one to four steps is worth beside regression and a hundred steps, and what a pretrained encoder adds, at equal steps.
+
+    python studies/restoration.py --photographs photos-pd --unseen photos --encoder run --judge other-run --output outputs/restoration --results docs/results/restoration
+
+    row: photographs --train_restorer, one task, kind, seed--> restorer --eval_restorer, photographs not trained on--> quality, seconds --> RESULTS/HASH.json
+
+All rows have the same U-Net, crops and number of steps, and where they have an L_OG the same: L1 alone, so that encoders, and the judge, stay outside of the loss. Rows are
+computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/restoration_page.py` makes tables of them.
+
+Estimated, not measured, in CPU-seconds of a row of 1200 steps of 8 crops of 64 px (0.15 s a step for regression and ir_sde, 0.2 for ir_cm, 0.26 with a guide), with 25 pictures
+of 128 x 128 px to measure on (4 s a megapixel and step) and 20 s to start the commands: regression 200, ir_sde 380, ir_cm 280, with a guide 360. 12 + 12 + 12 rows of `methods`,
+24 of `encoder`, 24 of `ablations` and 4 of classical filters: 7.2 hours.
+"""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from commands import command
+from pydantic import Field
+from random_twin import random_twin_of
+from table import name_of, rows_of, run_study
+
+from downstream.photographs import list_photographs
+from lcl.core.config import config, run_command
+from lcl.core.files import read_json
+from lcl.core.logs import set_up_logging
+from lcl.features import load_encoder
+from lcl.measured import write_result
+
+Positive = Annotated[int, Field(ge=1)]
+Task = Literal["rain", "noise", "low_light", "mixed"]
+TASKS: tuple[Task, ...] = get_args(Task)
+SEEDS = 3
+CROP_PX = 128  # of what is measured: the middle of each picture
+NOT_FINITE = "is not finite"  # in what a training says that diverged
+STRONGER: dict[Task, dict[str, tuple[float, float]]] = {  # than any of the training, which has the presets' strengths
+    "rain": {"rain-streaks": (800.0, 1600.0)},
+    "noise": {"noise-255": (50.0, 75.0)},
+    "low_light": {"low-light-gain": (0.05, 0.1)},
+    "mixed": {"rain-streaks": (800.0, 1600.0), "noise-255": (50.0, 75.0), "low-light-gain": (0.05, 0.1), "jpeg-quality": (5.0, 10.0)},
+}
+
+
+@config
+class RunConfig:
+    """One row: all that decides its numbers, but for the pictures and the encoder themselves."""
+
+    task: Task = "rain"
+    kind: Literal["classical", "regression", "ir_sde", "ir_cm"] = "ir_cm"
+    """classical: the degraded picture and filters, without a training."""
+    form: Literal["residual", "noise"] = "residual"
+    boundary: Literal["time", "noise"] = "time"
+    distance: Literal["squared", "huber", "absolute"] = "squared"
+    stages: Literal["one", "two"] = "one"
+    origin_weight: float = 0.8
+    end_fraction: float = 0.5
+    teacher_decay: float = 0.0
+    encoder: Literal["none", "trained", "random"] = "none"
+    """Whether one guides the network, and with which weights."""
+    steps: Positive = 1200
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+BASE = RunConfig()
+METHODS = {"regression": replace(BASE, kind="regression"), "IR-SDE": replace(BASE, kind="ir_sde", form="noise"), "IR-CM": BASE}
+ABLATIONS = {  # of IR-CM, on rain
+    "no origin loss": replace(BASE, origin_weight=0.0),
+    "noise in place of the residual": replace(BASE, form="noise"),
+    "two stages": replace(BASE, stages="two"),
+    "boundary by noise": replace(BASE, boundary="noise"),
+    "no states more at T": replace(BASE, end_fraction=0.0),
+    "a quarter of the states at T": replace(BASE, end_fraction=0.25),
+    "average as teacher": replace(BASE, teacher_decay=0.99),
+    "as published": replace(BASE, form="noise", distance="absolute", stages="two", end_fraction=0.0),  # but for its start from IR-SDE
+}
+ENCODERS: dict[str, RunConfig] = {"trained encoder": replace(BASE, encoder="trained"), "random encoder": replace(BASE, encoder="random")}
+
+TABLES: dict[str, list[RunConfig]] = {
+    "methods": [replace(BASE, task=task, kind="classical") for task in TASKS]
+    + [replace(row, task=task, seed=seed) for seed in range(SEEDS) for task in TASKS for row in METHODS.values()],
+    "encoder": [replace(row, task=task, seed=seed) for seed in range(SEEDS) for task in TASKS for row in ENCODERS.values()],
+    "ablations": [replace(row, seed=seed) for seed in range(SEEDS) for row in ABLATIONS.values()],
+}  # fmt: skip
+
+
+@config
+class StudyConfig:
+    photographs: str
+    """Folder of photographs that restorers are trained on."""
+    unseen: str
+    """Folder of others, that they are measured on."""
+    encoder: str
+    """A trained encoder (run, checkpoint or export), for the rows with one."""
+    judge: str
+    """Another, which measures the distance of features and has no part in any training."""
+    output: str = "outputs/restoration"
+    """Folder for restorers and the random encoder; may be removed when the study is done."""
+    results: str = "docs/results/restoration"
+    """Folder for the rows' numbers."""
+    tables: tuple[str, ...] = tuple(TABLES)
+    """Which tables of rows, in this order."""
+    hours: Annotated[float, Field(gt=0)] = 8.0
+    """Hours after which no row is started."""
+    jobs: Positive = 2
+    """Rows computed at one time, a thread each."""
+    toy: bool = False
+    """Sizes for a test of the table: a tiny network, few steps and pictures, numbers that say nothing."""
+    row: str = ""
+    """One row, computed in this process; the command starts itself with it."""
+
+
+def main(settings: StudyConfig) -> None:
+    set_up_logging()
+    torch.set_num_threads(1)
+    rows = chosen_rows(settings)
+    if settings.row:
+        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
+        return
+    prepare(rows, settings)
+    run_study(rows, settings, script=Path(__file__))
+
+
+def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
+    """The rows of the chosen tables. Raises ValueError for a table that there is not."""
+    rows = rows_of(TABLES, settings.tables)
+    return [replace(row, steps=4) for row in rows] if settings.toy else rows
+
+
+def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:
+    """Makes what several rows share, where it is missing. Raises ValueError for what no row could be computed with."""
+    for folder in (settings.photographs, settings.unseen):
+        list_photographs(Path(folder))
+    if load_encoder(settings.judge).fingerprint == load_encoder(settings.encoder).fingerprint:
+        raise ValueError("--judge is the encoder that guides: give another, which had no part in any training")
+    if any(row.encoder == "random" for row in rows):
+        encoder_path("random", settings)
+
+
+def encoder_path(weights: Literal["trained", "random"], settings: StudyConfig) -> Path:
+    return Path(settings.encoder) if weights == "trained" else random_twin_of(settings.encoder, Path(settings.output) / "random_encoder")
+
+
+# --- One row
+
+def run_row(row: RunConfig, settings: StudyConfig) -> None:
+    started = time.perf_counter()
+    run = Path(settings.output) / "runs" / name_of(row)
+    measured: dict[str, Any] = {"diverged": False}
+    if row.kind != "classical":
+        measured |= trained(row, run, settings)
+    if not measured["diverged"]:
+        measured["rows"] = evaluated(row, run, settings)
+        if row.kind in ("regression", "ir_cm"):
+            measured["stronger"] = evaluated(row, run, settings, stronger=True)
+    write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured | {"seconds": time.perf_counter() - started})
+    shutil.rmtree(run, ignore_errors=True)
+
+
+def trained(row: RunConfig, run: Path, settings: StudyConfig) -> dict[str, Any]:
+    """Trains the row's restorer, and says how long that took and whether its loss stayed finite; one that did not is a result too."""
+    began = time.perf_counter()
+    try:
+        command("downstream/train_restorer.py", *training_options(row, run, settings))
+    except ValueError as error:
+        if NOT_FINITE not in str(error):
+            raise
+        return {"diverged": True, "said": str(error)}
+    return {"diverged": False, "training_seconds": time.perf_counter() - began}
+
+
+def training_options(row: RunConfig, run: Path, settings: StudyConfig) -> list[Any]:
+    options = {
+        "--preset": "toy" if settings.toy else "small", "--photographs": settings.photographs, "--output": run, "--degradations.tasks": row.task, "--fit.steps": row.steps,
+        "--fit.seed": row.seed, "--fit.save-every": max(1, row.steps // 2), "--fit.keep-checkpoints": 1, "--model.form": row.form, "--model.boundary": row.boundary,
+        "--objective.kind": row.kind, "--objective.distance": row.distance, "--objective.stages": row.stages, "--objective.origin-weight": row.origin_weight,
+        "--objective.end-fraction": row.end_fraction, "--objective.teacher-decay": row.teacher_decay, "--objective.perceptual-weight": 0.0,
+    }  # fmt: skip
+    if row.encoder != "none":
+        options |= {"--encoder": encoder_path(row.encoder, settings), "--model.guide.parts": "both"}
+    return [word for pair in options.items() for word in pair]
+
+
+def evaluated(row: RunConfig, run: Path, settings: StudyConfig, *, stronger: bool = False) -> list[dict[str, Any]]:
+    """What `lcl eval restorer` says of the row's restorer, or of the filters, without single pictures; `stronger` than in its training."""
+    report = run / ("stronger" if stronger else "report")
+    options = {
+        "--photographs": settings.unseen, "--output": report, "--degradations.tasks": row.task, "--crop-px": 48 if settings.toy else CROP_PX,
+        "--max-photographs": 2 if settings.toy else 0, "--judge": settings.judge, "--sheet-pictures": 0, "--sde-steps": 3 if settings.toy else 100,
+    }  # fmt: skip
+    words = [word for pair in options.items() for word in pair]
+    words += ["--baselines", *(("identity", "non-local means", "CLAHE", "Wiener") if row.kind == "classical" else ("identity",))]
+    if row.kind != "classical":
+        words += ["--models", run / "restorer.safetensors", "--steps", *((1, 2) if stronger else (1, 2, 4))]
+    if row.encoder != "none":
+        words += ["--encoder", encoder_path(row.encoder, settings)]
+    if stronger:
+        words += [word for name, ends in STRONGER[row.task].items() for word in (f"--degradations.{name}", *ends)]
+    command("downstream/eval_restorer.py", *words)
+    found = read_json(report / "restoration.json")["measured"]["rows"]
+    return [{name: value for name, value in one.items() if name != "pictures"} for one in found]
+
+
+if __name__ == "__main__":
+    run_command(StudyConfig, main, description=__doc__.splitlines()[0])
