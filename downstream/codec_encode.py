@@ -22,9 +22,9 @@ from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import RefineConfig, Semantic, refine, refine_in_tiles
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.searching import highest_level, lowest_level
-from downstream.codec.sight import Sight, SightConfig
 from downstream.folders import Made, convert, pairs_of
 from downstream.photographs import read_photograph, to_tensor
+from downstream.sight import Sight, SightConfig
 from downstream.tiles import padded
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS, is_transparent, probe_image

@@ -18,8 +18,6 @@ from pydantic import Field
 from rich.table import Table
 
 from downstream.density.archive import CodingConfig, tile_coder
-from downstream.density.contexts import token_statistics
-from downstream.density.diffusion import to_data
 from downstream.density.likelihood import Bound, OdeConfig, Summary, discrete_vlb, ode_nats, summary, vlb
 from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.plain import to_lzma, to_png, to_webp
@@ -28,7 +26,7 @@ from downstream.photographs import list_photographs, read_photograph
 from lcl.core.config import config, run_command
 from lcl.core.logs import progress_bar, set_up_logging
 from lcl.evals.results import console
-from lcl.features import Encoder, load_encoder
+from lcl.features import load_encoder
 from lcl.measured import write_result
 
 log = logging.getLogger(__name__)
@@ -69,14 +67,11 @@ class EvalDensityConfig:
 def main(settings: EvalDensityConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_density(Path(settings.model))
-    encoder = load_encoder(Path(settings.encoder)) if settings.encoder else None
-    if (trained.settings.context.kind == "tokens") != (encoder is not None):
-        raise ValueError(f"--encoder is {settings.encoder!r}, and the model's context is {trained.settings.context.kind}: a context of tokens needs its encoder, others take none")
+    trained = load_density(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
+    trained.check_sight()
     images = read_images(settings, trained)
     u = torch.stack([levels_of(one) for one in images])
     dims = u[0].numel()
-    statistics = None if encoder is None else token_statistics(encoder, to_data(u, levels=trained.settings.levels))
     generator = torch.Generator().manual_seed(settings.seed)
     rounds = -(-len(u) // AT_ONCE)
     with progress_bar("measuring", total=rounds * (1 + 2 * len(settings.coding_steps)) + len(settings.coding_steps) + (settings.ode_images > 0)) as bar:
@@ -84,7 +79,7 @@ def main(settings: EvalDensityConfig) -> None:
         def over_all(bound: Callable[..., Bound], **options: Any) -> Bound:
             parts = []
             for start in range(0, len(u), AT_ONCE):
-                parts.append(bound(trained, u[start : start + AT_ONCE], None if statistics is None else statistics[start : start + AT_ONCE], generator, **options))
+                parts.append(bound(trained, u[start : start + AT_ONCE], generator, **options))
                 bar.advance()
             return Bound(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
@@ -92,7 +87,7 @@ def main(settings: EvalDensityConfig) -> None:
         measured: dict[str, Any] = {"images": len(u), "dims": dims, "vlb": by_terms(continuous, dims=dims)}
         if settings.ode_images:
             some = min(settings.ode_images, len(u))
-            nats = ode_nats(trained, u[:some], None if statistics is None else statistics[:some], generator, settings.ode)
+            nats = ode_nats(trained, u[:some], generator, settings.ode)
             measured["ode"] = as_dict(summary(nats, dims=dims)) | {"images": some, "vlb_of_these": as_dict(summary(continuous.total[:some], dims=dims))}
             bar.advance()
         coded = images[: settings.coded_images]
@@ -101,7 +96,7 @@ def main(settings: EvalDensityConfig) -> None:
             bounds = {name: over_all(discrete_vlb, num_steps=steps, calibrated=name == "elbo") for name in ("elbo", "elbo_uncalibrated")}
             row = {"steps": steps} | {name: by_terms(bound, dims=dims) for name, bound in bounds.items()}
             torch.set_num_threads(1)
-            measured["coded"].append(row | (code(trained, encoder, coded, steps, settings.at_once) if len(coded) else {}))
+            measured["coded"].append(row | (code(trained, coded, steps, settings.at_once) if len(coded) else {}))
             torch.set_num_threads(settings.threads)
             bar.advance()
     if len(coded):
@@ -133,9 +128,9 @@ def squares(pixels: np.ndarray, num: int, *, side_px: int) -> list[np.ndarray]:
     return [pixels[top : top + side_px, left : left + side_px] for top, left in (places[number * len(places) // num] for number in range(num))]
 
 
-def code(trained: TrainedDensity, encoder: Encoder | None, images: list[np.ndarray], steps: int, at_once: int) -> dict[str, Any]:
+def code(trained: TrainedDensity, images: list[np.ndarray], steps: int, at_once: int) -> dict[str, Any]:
     """Bits and seconds of processor time of all images in one stream, decoded again. Raises ValueError if they do not come back."""
-    coder = tile_coder(trained, CodingConfig(steps=steps, at_once=at_once), encoder)
+    coder = tile_coder(trained, CodingConfig(steps=steps, at_once=at_once))
     mosaic = [np.concatenate(images, axis=1)]
     began = time.process_time()
     coded = coder.encode(mosaic, lambda pixels: None)

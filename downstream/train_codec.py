@@ -16,10 +16,10 @@ from torch import Tensor
 from downstream.codec.cca import Auxiliary
 from downstream.codec.model_file import finish, save_codec
 from downstream.codec.objective import CodecObjective
-from downstream.codec.sight import Sight
 from downstream.codec.train_config import PRESETS, TrainCodecConfig
 from downstream.fit import fit
 from downstream.photographs import Crops, list_photographs
+from downstream.sight import Sight
 from lcl.core.config import commit, run_command, to_dict
 from lcl.core.logs import set_up_logging
 from lcl.features import Encoder, load_encoder

@@ -33,8 +33,8 @@ from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import RefineConfig, Semantic, refine
-from downstream.codec.sight import Sight, SightConfig
 from downstream.photographs import list_photographs, to_tensor
+from downstream.sight import Sight, SightConfig
 from lcl.checkpoint import MANIFEST
 from lcl.core.config import config, hash_of, run_command, to_dict
 from lcl.core.files import folder_aside, open_aside, sha256_of, write_json

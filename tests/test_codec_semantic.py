@@ -22,8 +22,8 @@ from downstream.codec.model import Codec
 from downstream.codec.model_file import CodecConfig, TrainedCodec, finish, load_codec, save_codec
 from downstream.codec.objective import CodecObjective, ObjectiveConfig
 from downstream.codec.refine import RefineConfig, Refined, Semantic, reconstruct, refine
-from downstream.codec.sight import Sight, SightConfig, resized, spread_layers
 from downstream.codec.train_config import PRESETS
+from downstream.sight import Sight, SightConfig, resized, spread_layers
 from downstream.tiles import padded
 from lcl.features import Encoder
 from tests.made_encoders import FLEXIBLE, KINDS, SQUARE, checkpoint_of, random_model

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from torch.nn import functional
 
 from downstream.density import archive as archives
 from downstream.density.archive import CodingConfig, Writer, decode, encode, read, sizes, tile_coder
@@ -27,7 +28,11 @@ from downstream.density.model_file import TrainedDensity, load_density, save_den
 from downstream.density.pictures import join, put_together, split, take_apart
 from downstream.density.plain import PACKERS, unpack
 from downstream.density.schedules import NoiseConfig
+from downstream.density.subsets import most_likely
 from downstream.density.unet import UNetConfig
+from downstream.sight import Sight
+from lcl.features import Encoder
+from tests.made_encoders import SQUARE, random_model
 
 UNET = UNetConfig(widths=(8, 8), blocks=1)
 MODELS = {
@@ -55,7 +60,7 @@ def made_model(name: str) -> TrainedDensity:
         for value in model.parameters():
             value += 0.02 * torch.randn(value.shape)
     u = torch.stack([torch.from_numpy(waves(made.size_px, made.size_px, made.channels, seed)).permute(2, 0, 1).long() for seed in range(8)])
-    return TrainedDensity(model, calibrate(model, u, None, aligned=False), {"encoder": ""})
+    return TrainedDensity(model, calibrate(model, u, aligned=False), {})
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +187,7 @@ def test_the_length_is_that_of_the_bound(trained: dict[str, TrainedDensity], nam
     model, num = trained[name], 20 if name == "colour" else 64
     u = torch.stack([torch.from_numpy(waves(8, 8, model.settings.channels, seed)).permute(2, 0, 1).long() for seed in range(num)])
     for steps in (3, 8):
-        wanted = np.mean([float(discrete_vlb(model, u, None, torch.Generator().manual_seed(seed), num_steps=steps).total.sum()) / math.log(2) for seed in range(8)])
+        wanted = np.mean([float(discrete_vlb(model, u, torch.Generator().manual_seed(seed), num_steps=steps).total.sum()) / math.log(2) for seed in range(8)])
         chain, stack, clean, others = Chain(model, steps), BitStack(), FromElsewhere(model, steps), BitStack()
         for one in u:
             chain.encode(stack, one[None].numpy())
@@ -368,22 +373,76 @@ def test_large_planes_become_several_streams(trained: dict[str, TrainedDensity])
 def test_levels_beyond_the_models_are_stored_plainly() -> None:
     settings_of = DensityConfig(channels=1, levels=17, size_px=8, noise=NoiseConfig(kind="linear"), context=ContextConfig(kind="none"), unet=UNET)
     model = DensityModel(settings_of).eval().requires_grad_(False)
-    trained = TrainedDensity(model, torch.ones(33, 1, 1, 1), {"encoder": ""}, "0" * 15 + "7")
+    trained = TrainedDensity(model, torch.ones(33, 1, 1, 1), {}, sha256="0" * 15 + "7")
     files = [("digit.png", png(waves(8, 8, 1) // 16)), ("photo.png", png(waves(8, 8, 1)))]
     assert [pixels_of(data).tolist() for _, data in round_trip(trained, files)] == [pixels_of(data).tolist() for _, data in files]
     with pytest.raises(ValueError, match="beyond the model's 17 levels"):
         Chain(trained, 2).encode(BitStack(), np.full((1, 1, 2, 2), 17))
 
 
-def test_a_context_of_tokens_asks_for_its_encoder() -> None:
-    settings_of = DensityConfig(channels=1, size_px=8, noise=NoiseConfig(width=4), context=ContextConfig(kind="tokens", size=6, chosen=2, width=8), unet=UNET, token_features=10)
-    trained = TrainedDensity(DensityModel(settings_of).eval().requires_grad_(False), torch.ones(33, 1, 1, 1), {"encoder": "abc"}, "0" * 15 + "7")
-    with pytest.raises(ValueError, match="comes from the encoder abc: give it with --encoder"):
-        encode([("w.png", png(waves(8, 8, 1)))], trained, FAST)
-    chain, stack, u = Chain(trained, 3), BitStack(), np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8))
-    chain.encode(stack, u, torch.randn(2, 10))
+# A context from an encoder's tokens
+
+
+TOKENS = DensityConfig(channels=1, size_px=8, noise=NoiseConfig(width=4), context=ContextConfig(kind="tokens", size=6, chosen=2, width=8), unet=UNET)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(random_model(SQUARE))
+
+
+@pytest.fixture(scope="module")
+def of_tokens(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's file."""
+    sight = Sight(encoder, TOKENS.context.sight)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DensityModel(TOKENS, num_features=sight.num_features).eval().requires_grad_(False)
+        for value in model.parameters():
+            value += 0.1 * torch.randn(value.shape)
+    path = tmp_path_factory.mktemp("tokens") / "density.safetensors"
+    save_density(TrainedDensity(model, torch.ones(33, 1, 1, 1), {}, sight.record), path)
+    return path
+
+
+def test_contexts_follow_what_the_encoder_sees(encoder: Encoder, of_tokens: Path) -> None:
+    model = load_density(of_tokens, encoder=encoder).model
+    x = torch.stack([torch.from_numpy(waves(8, 8, 1, seed)).permute(2, 0, 1) for seed in range(12)]).float() / 127.5 - 1
+    logits = model.logits(x)
+    tokens = encoder(functional.interpolate((x + 1) / 2, size=(16, 16), mode="bilinear", antialias=True).expand(-1, 3, -1, -1)).tokens
+    wanted = model.context_logits.layers(torch.cat([tokens.mean(dim=1), tokens.std(dim=1, correction=0)], dim=1))
+    assert torch.allclose(logits, wanted, atol=1e-4) and len({tuple(row) for row in most_likely(logits, 2).tolist()}) > 1
+    assert model.logits(x[:, :, :3, :5]).shape == (12, 6)
+
+
+def test_only_encoding_needs_the_encoder(encoder: Encoder, of_tokens: Path) -> None:
+    pixels = [waves(8, 8, 1, seed) for seed in range(3)]
+    with pytest.raises(ValueError, match=f"this model's context looks at pictures through the encoder {encoder.fingerprint[:16]}: give --encoder"):
+        encode([("w.png", png(pixels[0]))], load_density(of_tokens), FAST)
+    with pytest.raises(ValueError, match="the context of .* was trained with"):
+        load_density(of_tokens, encoder=Encoder(random_model(SQUARE, seed=1)))
+    chain, stack, u = Chain(load_density(of_tokens, encoder=encoder), 3), BitStack(), np.stack([one[None, :, :, 0] for one in pixels]).astype(np.int64)
+    chain.encode(stack, u)
     receiver = BitStack(stack.words())
-    assert np.array_equal(chain.decode(receiver, u.shape), u) and receiver.left_as_seeded(stack.seed_words)
+    assert np.array_equal(Chain(load_density(of_tokens), 3).decode(receiver, u.shape), u) and receiver.left_as_seeded(stack.seed_words)
+
+
+def test_an_encoder_that_has_no_use_is_refused(trained: dict[str, TrainedDensity], encoder: Encoder, tmp_path: Path) -> None:
+    save_density(trained["colour"], tmp_path / "density.safetensors")
+    with pytest.raises(ValueError, match="--encoder is for models whose context comes from an encoder's tokens"):
+        load_density(tmp_path / "density.safetensors", encoder=encoder)
+
+
+def test_a_context_that_is_sent_is_in_the_bound_at_its_full_cost(encoder: Encoder, of_tokens: Path) -> None:
+    model = load_density(of_tokens, encoder=encoder)
+    u = torch.stack([torch.from_numpy(waves(8, 8, 1, seed)).permute(2, 0, 1).long() for seed in range(16)])
+    bounds = [discrete_vlb(model, u, torch.Generator().manual_seed(seed), num_steps=2) for seed in range(4)]
+    assert torch.allclose(bounds[0].context, torch.full((16,), math.log(15)))
+    wanted = np.mean([float(bound.total.sum()) for bound in bounds]) / math.log(2)
+    chain, stack = FromElsewhere(model, 2), BitStack()
+    for one in u:
+        chain.encode(stack, one[None].numpy())
+    assert stack.num_bits - 32 * stack.seed_words - chain.taken_bits == pytest.approx(wanted, rel=0.01)
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:

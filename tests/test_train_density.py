@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from downstream import density_decode, density_encode, density_info, density_sample, density_verify, eval_density
+from downstream.density.archive import CodingConfig
 from downstream.density.contexts import token_maps, token_statistics
 from downstream.density.likelihood import OdeConfig, discrete_vlb, vlb
 from downstream.density.model import DensityModel, error_nats
@@ -22,12 +23,12 @@ from downstream.density.train_config import PRESETS
 from downstream.density.training_images import Digits, read_digits
 from downstream.eval_density import squares
 from downstream.origin_marks import read_mark
+from downstream.sight import EncoderRecord, Sight, SightConfig
 from lcl.core.files import sha256_of
-from lcl.features import random_encoder
+from lcl.features import load_encoder, random_encoder
 from tests.conftest import Run, assert_one_line_error
-from tests.made_encoders import SQUARE
+from tests.made_encoders import SQUARE, checkpoint_of, random_model
 from tests.processes import run_ranks
-from tests.test_density_codec import waves
 from tests.test_train_codec import losses, weights
 
 
@@ -131,7 +132,6 @@ def test_settings_that_do_not_fit_are_named() -> None:
         (replace(toy, model=replace(model, noise=NoiseConfig(kind="scalar"))), "knows no context"),
         (replace(toy, model=replace(model, context=replace(context, kind="tokens"))), "need a frozen encoder"),
         (replace(toy, encoder="somewhere"), "take a frozen encoder"),
-        (replace(toy, model=replace(model, token_features=3)), "follows from the encoder"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             wrong.check()
@@ -142,25 +142,39 @@ def test_settings_that_do_not_fit_are_named() -> None:
 # Parts of the training that no command above reaches
 
 
-def test_tokens_are_a_context_and_can_be_learned_from() -> None:
-    encoder = random_encoder(SQUARE)
-    x = torch.from_numpy(np.stack([waves(16, 16, 3, seed) for seed in range(4)])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    maps, statistics = token_maps(encoder, x), token_statistics(encoder, x)
-    assert maps.shape[:2] == (4, encoder.width) and statistics.shape == (4, 2 * encoder.width)
-    assert torch.allclose(statistics[:, : encoder.width], maps.mean(dim=(2, 3)), atol=1e-5)
-    assert token_statistics(encoder, x[:, :1]).shape == statistics.shape, "grey images too"
+def test_a_grey_image_is_seen_as_colour() -> None:
+    sight = Sight(random_encoder(SQUARE), SightConfig(num_layers=2))
+    x = torch.rand(2, 1, 8, 8) * 2 - 1
+    maps = token_maps(sight, x)
+    assert torch.equal(maps, token_maps(sight, x.expand(-1, 3, -1, -1))) and maps.shape == (2, sight.num_features, 4, 4)
+    assert torch.allclose(token_statistics(maps)[:, : sight.num_features], maps.mean(dim=(2, 3)), atol=1e-5)
 
 
 def test_alignment_teaches_the_denoiser_and_no_one_else() -> None:
     torch.manual_seed(0)
     model = DensityModel(PRESETS["toy"].model)
-    objective = DensityObjective(model, ObjectiveConfig(alignment=1.0), token_width=5)
-    u, tokens = Digits(0).batch(0, range(8)), torch.randn(8, 5, 2, 2)
-    found = objective(u, None, tokens, torch.Generator().manual_seed(0))
-    assert 0 < float(found.metrics["unlike_tokens"]) < 2
+    objective = DensityObjective(model, ObjectiveConfig(alignment=1.0), sight=Sight(random_encoder(SQUARE), SightConfig(num_layers=1)))
+    u = Digits(0).batch(0, range(8))
+    found = objective(u, torch.Generator().manual_seed(0))
+    assert 0 < float(found.metrics["unlike_tokens"]) < 2 and not any(name.startswith("sight") for name, _ in objective.named_parameters())
     aligned = torch.autograd.grad(found.loss, model.unet.first.weight)[0]
-    alone = torch.autograd.grad(DensityObjective(model, ObjectiveConfig())(u, None, None, torch.Generator().manual_seed(0)).loss, model.unet.first.weight)[0]
+    alone = torch.autograd.grad(DensityObjective(model, ObjectiveConfig())(u, torch.Generator().manual_seed(0)).loss, model.unet.first.weight)[0]
     assert not torch.allclose(aligned, alone)
+
+
+def test_a_training_with_an_encoder(run: Run, tmp_path: Path) -> None:
+    """The file names the encoder of its context; that of the alignment alone is nothing that coding needs."""
+    encoder, output = checkpoint_of(random_model(SQUARE), tmp_path / "encoder" / "step-000001"), tmp_path / "run"
+    train(output, "--encoder", encoder, "--model.context.kind", "tokens", "--objective.alignment", 0.5, "--fit.steps", 4)
+    trained = load_density(output / "density.safetensors", encoder=load_encoder(encoder))
+    assert trained.encoder == EncoderRecord(load_encoder(encoder).fingerprint, 24) and {"project.weight"} <= weights(output, "model").keys()
+    picture, archive = tmp_path / "digits.png", tmp_path / "digits.lcld"
+    Image.fromarray(np.concatenate(list(read_digits("test")[:20, :, :, 0]), axis=1)).save(picture)
+    settings = density_encode.EncodeConfig(input=str(picture), output=str(archive), model=str(output / "density.safetensors"), coding=CodingConfig(steps=2))
+    with pytest.raises(ValueError, match="give --encoder"):
+        density_encode.main(settings)
+    density_encode.main(replace(settings, encoder=str(encoder)))
+    density_verify.main(density_verify.VerifyConfig(input=str(archive), model=settings.model, against=str(picture)))
 
 
 def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path) -> None:
@@ -169,9 +183,9 @@ def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path) -> None:
     u = torch.from_numpy(read_digits("test")[:32]).permute(0, 3, 1, 2).long()
     for steps in (0, 3):
         objective = DensityObjective(trained.model, ObjectiveConfig(steps=steps))
-        ours = [float(objective(u, None, None, torch.Generator().manual_seed(seed)).metrics["bits_per_dim"]) for seed in range(60)]
+        ours = [float(objective(u, torch.Generator().manual_seed(seed)).metrics["bits_per_dim"]) for seed in range(60)]
         rng = torch.Generator().manual_seed(0)
-        bounds = [vlb(trained, u, None, rng, num_times=8) if not steps else discrete_vlb(trained, u, None, rng, num_steps=steps, calibrated=False) for _ in range(8)]
+        bounds = [vlb(trained, u, rng, num_times=8) if not steps else discrete_vlb(trained, u, rng, num_steps=steps, calibrated=False) for _ in range(8)]
         theirs = [float(bound.total.mean()) / u[0].numel() / np.log(2) for bound in bounds]
         error = np.hypot(np.std(ours) / np.sqrt(60), np.std(theirs) / np.sqrt(8))
         assert abs(np.mean(ours) - np.mean(theirs)) < 4 * error < 0.2 * np.mean(ours)

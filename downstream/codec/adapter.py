@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.codec.layers import ChannelNorm, Image, NAFBlock, conv
-from downstream.codec.sight import Sight, SightConfig
+from downstream.sight import Sight, SightConfig
 from lcl.core.config import config
 
 

@@ -7,7 +7,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from downstream.codec.integer import IntegerSynthesis, to_integers
 from downstream.codec.mean_scale import MeanScale, MeanScaleConfig
 from downstream.codec.model import Codec, Gains
 from downstream.codec.range_coder import Models
-from downstream.codec.sight import Sight
 from downstream.codec.tables import Table, normal_tables, prior_tables
+from downstream.sight import EncoderRecord
 from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
 from lcl.features import Encoder
@@ -52,14 +52,6 @@ class CodecConfig:
         return codec
 
 
-class EncoderRecord(NamedTuple):
-    """The encoder that an adapter was trained with."""
-
-    fingerprint: str
-    num_features: int
-    """Values of a place of its sight."""
-
-
 @dataclass(frozen=True)
 class TrainedCodec:
     codec: Codec
@@ -77,7 +69,7 @@ class TrainedCodec:
     def check_sight(self) -> None:
         """Raises ValueError if encoding needs an encoder that was not given."""
         if self.encoder is not None and (self.codec.adapter is None or self.codec.adapter.sight is None):
-            raise ValueError(f"this model's analysis looks at pictures through the encoder {self.encoder.fingerprint[:16]}: give --encoder, its checkpoint, run or export (decoding needs none)")
+            raise self.encoder.missing(of="this model's analysis")
 
     def level(self, value: float) -> Float[Tensor, " images"] | None:
         """The level as the codec takes it. Raises ValueError for one that it does not have."""
@@ -101,7 +93,7 @@ def finish(codec: Codec, settings: CodecConfig, lmbdas: tuple[float, ...], about
         latents = [codec.analyse(x, None if codec.gains is None else torch.full((len(x),), len(lmbdas) - 1.0))[1] for x in examples]
         integers = to_integers(codec.h_s, medians.flatten(), [(z - medians).round() + medians for z in latents])
     sight = None if codec.adapter is None else codec.adapter.sight
-    encoder = None if sight is None else EncoderRecord(sight.encoder.fingerprint, sight.num_features)
+    encoder = None if sight is None else sight.record
     return TrainedCodec(codec, EntropyTables(Models(normal_tables()), Models(prior_tables(codec.z_entropy_bottleneck)), integers), settings, lmbdas, about, 0, encoder)
 
 
@@ -131,9 +123,7 @@ def load_codec(path: Path, *, encoder: Encoder | None = None) -> TrainedCodec:
     codec = settings.build(num_features=0 if needed is None else needed.num_features)
     codec.load_state_dict(parts["codec"])
     if needed is not None and encoder is not None:
-        if encoder.fingerprint != needed.fingerprint:
-            raise ValueError(f"--encoder is {encoder.fingerprint[:16]}, and the adapter of {path} was trained with {needed.fingerprint[:16]}: give that one")
-        codec.adapter.sight = Sight(encoder, settings.adapter.sight)
+        codec.adapter.sight = needed.sight(encoder, settings.adapter.sight, of=f"the adapter of {path}")
     integers = IntegerSynthesis.from_tensors(parts["integers"]) if parts["integers"] else None
     tables = EntropyTables(*(Models(_tables_of(parts[part])) for part in ("scales", "channels")), integers)
     return TrainedCodec(codec.eval(), tables, settings, tuple(metadata["lmbdas"]), metadata["about"], found.hash, needed)

@@ -2,7 +2,7 @@
 
     L = mean over images of  lmbda 255^2 MSE + beta (R_y + R_z) + alpha (R_y - R_G) + gamma (1 - cos(F(x), F(x_hat)))      rates in bits per pixel
 
-F are tokens of a frozen encoder (downstream/codec/sight.py): what else than pixels is to come through.
+F are tokens of a frozen encoder (downstream/sight.py): what else than pixels is to come through.
 
 R_G is the rate of y under the auxiliary model G, which sees fewer groups: R_G - R_y is what a group says of the next. Three modes:
 
@@ -26,8 +26,8 @@ from downstream.codec.cca import CCA, Auxiliary
 from downstream.codec.gaussian import LEAST_LIKELIHOOD
 from downstream.codec.model import Codec, Level
 from downstream.codec.rounding import Rounding, training
-from downstream.codec.sight import Sight, SightConfig
 from downstream.fit import Losses
+from downstream.sight import Sight, SightConfig
 from lcl.core.config import config
 
 log = logging.getLogger(__name__)

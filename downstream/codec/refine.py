@@ -20,7 +20,7 @@ from downstream.codec.coding import Latents
 from downstream.codec.image_codec import LATENT_PX
 from downstream.codec.model import Codec, Latent, Level, Reconstruction
 from downstream.codec.rounding import RoundingConfig, relaxing, rounded
-from downstream.codec.sight import Sight
+from downstream.sight import Sight
 from downstream.tiles import in_tiles
 from lcl.core.config import config
 

@@ -27,7 +27,6 @@ from downstream.density.pictures import Layout, Parts, Planes, join, put_togethe
 from downstream.density.plain import pack, pack_bytes, unpack, unpack_bytes
 from downstream.density.tiles import Coded, TileCoder
 from lcl.core.config import config, from_dict, to_dict
-from lcl.features import Encoder
 
 MAGIC, VERSION = b"LCLD", 1
 HEADER = struct.Struct("<4sB3xQI")
@@ -175,19 +174,17 @@ def _comes_back(coder: TileCoder, coded: Coded, pieces: Sequence[Plane], advance
     return all(np.array_equal(ours, theirs) for ours, theirs in zip(found, pieces, strict=True))
 
 
-def tile_coder(trained: TrainedDensity, coding: CodingConfig, encoder: Encoder | None = None) -> TileCoder:
-    """To encode with a model whose context comes from a frozen encoder, that encoder is needed."""
-    return TileCoder(Chain(trained, coding.steps), coding.tile_px or trained.settings.size_px, coding.at_once, encoder)
+def tile_coder(trained: TrainedDensity, coding: CodingConfig) -> TileCoder:
+    return TileCoder(Chain(trained, coding.steps), coding.tile_px or trained.settings.size_px, coding.at_once)
 
 
-def encode(files: Sequence[tuple[str, bytes]], trained: TrainedDensity, coding: CodingConfig, *, encoder: Encoder | None = None, advance: Advance = lambda pixels: None) -> bytes:
+def encode(files: Sequence[tuple[str, bytes]], trained: TrainedDensity, coding: CodingConfig, *, advance: Advance = lambda pixels: None) -> bytes:
     """The archive of these files, by name. `advance` counts pixels as they are coded and decoded again.
 
-    Raises ValueError for a model whose context comes from an encoder, without that encoder.
+    Raises ValueError for a model whose context comes from an encoder and that was loaded without it.
     """
-    if trained.settings.context.kind == "tokens" and (encoder is None or encoder.fingerprint != trained.about["encoder"]):
-        raise ValueError(f"the model's context comes from the encoder {str(trained.about['encoder'])[:16]}: give it with --encoder" + (", this is another one" if encoder is not None else ""))
-    writer = Writer(tile_coder(trained, coding, encoder), coding)
+    trained.check_sight()
+    writer = Writer(tile_coder(trained, coding), coding)
     drafts = []
     for name, data in files:
         parts = take_apart(data)

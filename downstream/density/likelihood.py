@@ -37,7 +37,6 @@ from downstream.density.schedules import Path, with_slope
 from lcl.core.config import config
 
 Levels = Int[Tensor, "images channels height width"]
-Statistics = Float[Tensor, "images features"] | None
 Denoise = Callable[[Images, Gamma], Images]
 """eps_hat of z and gamma."""
 
@@ -70,11 +69,11 @@ def summary(nats: Sequence[float] | Nats, *, dims: int) -> Summary:
 
 
 @torch.no_grad()
-def vlb(trained: TrainedDensity, u: Levels, statistics: Statistics, generator: torch.Generator, *, num_times: int = 32) -> Bound:
+def vlb(trained: TrainedDensity, u: Levels, generator: torch.Generator, *, num_times: int = 32) -> Bound:
     """The bound in continuous time, each image at `num_times` evenly spread times ("dense"), with one context."""
     model, levels = trained.model, trained.settings.levels
     x, ends = to_data(u, levels=levels), model.schedule.ends
-    drawn = model.draw_context(x, statistics, generator)
+    drawn = model.draw_context(x, generator)
     path = model.path(drawn.context, *x.shape[-2:])
     diffusion = torch.zeros(len(x))
     start = torch.rand(len(x), generator=generator)
@@ -86,11 +85,11 @@ def vlb(trained: TrainedDensity, u: Levels, statistics: Statistics, generator: t
 
 
 @torch.no_grad()
-def discrete_vlb(trained: TrainedDensity, u: Levels, statistics: Statistics, generator: torch.Generator, *, num_steps: int, calibrated: bool = True) -> Bound:
+def discrete_vlb(trained: TrainedDensity, u: Levels, generator: torch.Generator, *, num_steps: int, calibrated: bool = True) -> Bound:
     """ELBO_T, what a codec of T steps comes to: every step once. `calibrated`: with the variances that it codes with, else with those of q as in VDM."""
     model, levels = trained.model, trained.settings.levels
     x, ends = to_data(u, levels=levels), model.schedule.ends
-    drawn = model.draw_context(x, statistics, generator)
+    drawn = model.coded_context(x, generator)
     path = model.path(drawn.context, *x.shape[-2:])
     diffusion, ones = torch.zeros(len(x)), torch.ones(len(x))
     for step in range(1, num_steps + 1):
@@ -120,12 +119,12 @@ class OdeConfig:
     """K of the importance-weighted bound (published: 20)."""
 
 
-def ode_nats(trained: TrainedDensity, u: Levels, statistics: Statistics, generator: torch.Generator, settings: OdeConfig) -> Nats:
+def ode_nats(trained: TrainedDensity, u: Levels, generator: torch.Generator, settings: OdeConfig) -> Nats:
     """-log p(u), bounded by K dequantisations, with one context and its KL: -log mean_k p(z_k) / q(z_k | u)."""
     model, levels = trained.model, trained.settings.levels
     x = to_data(u, levels=levels)
     with torch.no_grad():
-        drawn = model.draw_context(x, statistics, generator)
+        drawn = model.draw_context(x, generator)
         path = model.path(drawn.context, *x.shape[-2:])
     weights = []
     for _ in range(settings.samples):

@@ -39,8 +39,6 @@ class TrainDensityConfig:
         if self.needs_encoder != bool(self.encoder):
             needs = "a context of tokens and alignment need" if self.needs_encoder else "only a context of tokens (--model.context.kind tokens) and --objective.alignment take"
             raise ValueError(f"--encoder is {self.encoder!r}: {needs} a frozen encoder")
-        if self.model.token_features:
-            raise ValueError("--model.token-features follows from the encoder: leave it out")
 
     @property
     def needs_encoder(self) -> bool:

@@ -9,7 +9,7 @@ of any size. The price is that what is finer than a pixel of that resized pictur
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from einops import rearrange
@@ -72,6 +72,28 @@ class Sight:
         """1 - cos(F(x), F(x_hat)), the mean over tokens and layers of each picture, from 0 to 2; `wanted` is F(x). x_hat is cut to [0, 1], as a viewer gets it."""
         return 1 - functional.cosine_similarity(wanted, self.tokens(x_hat.clamp(0, 1)), dim=-1).mean(dim=(0, 2))
 
+    @property
+    def record(self) -> "EncoderRecord":
+        return EncoderRecord(self.encoder.fingerprint, self.num_features)
+
     def _look(self, x: Pictures) -> tuple[Tokens, tuple[int, int]]:
         features = self.encoder(resized(x, patch_px=self.encoder.patch_px, max_patches=self.max_patches), self.layers[:-1])
         return torch.stack([*features.layers, features.tokens]), features.grid
+
+
+class EncoderRecord(NamedTuple):
+    """The encoder that a model was trained with, as the model's file names it."""
+
+    fingerprint: str
+    num_features: int
+    """Values of a place of its sight."""
+
+    def sight(self, encoder: Encoder, settings: SightConfig, *, of: str) -> Sight:
+        """How that encoder looks, for `of`, a part of a model. Raises ValueError for another encoder than the one that it was trained with."""
+        if encoder.fingerprint != self.fingerprint:
+            raise ValueError(f"--encoder is {encoder.fingerprint[:16]}, and {of} was trained with {self.fingerprint[:16]}: give that one")
+        return Sight(encoder, settings)
+
+    def missing(self, *, of: str) -> ValueError:
+        """What to raise where `of` has to look and was given no encoder."""
+        return ValueError(f"{of} looks at pictures through the encoder {self.fingerprint[:16]}: give --encoder, its checkpoint, run or export (decoding needs none)")
