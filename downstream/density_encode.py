@@ -46,6 +46,8 @@ def main(settings: EncodeConfig) -> None:
     target = Path(settings.output) if settings.output else source.with_name(source.name + ".lcld")
     if target.is_dir():
         raise ValueError(f"{target} is a folder: give the archive a name")
+    if target.resolve() in {path.resolve() for path in paths}:
+        raise ValueError(f"{target} is an input: give the archive another place")
     trained = load_density(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
     files = [(path.name if source.is_file() else path.relative_to(source).as_posix(), path.read_bytes()) for path in paths]
     with progress_bar("coding, and decoding again", total=2 * sum(picture_px(data) for _, data in files)) as bar:

@@ -55,7 +55,7 @@ def main(config: TrainDensityConfig) -> None:
         set_up_logging(rank=ranks.rank)
         with together():
             config.check()
-            images = open_images(config.source, side_px=config.model.size_px, seed=config.fit.seed)
+            images = open_images(config.source, channels=config.model.channels, side_px=config.model.size_px, seed=config.fit.seed)
             encoder = load_encoder(Path(config.encoder)).to(ranks.device) if config.needs_encoder else None
         task = DensityTask(config, images, encoder)
         inputs = {"images": Input(images.fingerprint, f"the {config.source.kind} in {config.source.folder or 'scikit-learn'}")}

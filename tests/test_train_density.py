@@ -14,14 +14,15 @@ from downstream import density_decode, density_encode, density_info, density_sam
 from downstream.density.archive import CodingConfig
 from downstream.density.contexts import token_maps, token_statistics
 from downstream.density.likelihood import OdeConfig, discrete_vlb, vlb
+from downstream.density.measuring import SamplesConfig
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.model_file import load_density
 from downstream.density.objective import DensityObjective, ObjectiveConfig
 from downstream.density.sampling import ancestral, as_grid
 from downstream.density.schedules import NoiseConfig
 from downstream.density.train_config import PRESETS
-from downstream.density.training_images import Digits, read_digits
-from downstream.eval_density import squares
+from downstream.density.training_images import Digits, SourceConfig, in_channels, read_digits
+from downstream.density.unseen_images import squares
 from downstream.origin_marks import read_mark
 from downstream.sight import EncoderRecord, Sight, SightConfig
 from lcl.core.files import sha256_of
@@ -97,16 +98,28 @@ def test_samples_say_what_they_are(whole: Path, tmp_path: Path) -> None:
 
 
 def test_the_report(whole: Path, tmp_path: Path) -> None:
+    encoder = checkpoint_of(random_model(SQUARE), tmp_path / "encoder" / "step-000001")
     eval_density.main(
         eval_density.EvalDensityConfig(
-            model=str(whole / "density.safetensors"), source="digits", output=str(tmp_path), num_images=6, times=4, ode_images=2, ode=OdeConfig(tolerance=0.1, samples=2),
-            coding_steps=(3, 5), coded_images=4,
+            model=str(whole / "density.safetensors"), source="digits", output=str(tmp_path), num_images=8, times=4, ode_images=2, ode=OdeConfig(tolerance=0.1, samples=2),
+            coding_steps=(3, 5), coded_images=4, samples=SamplesConfig(num=4, steps=(2,), tolerances=(0.5,), columns=2, encoder=str(encoder)),
         )
     )  # fmt: skip
     found = json.loads((tmp_path / "density.json").read_text())["measured"]
-    assert found["vlb"]["standard_error"] > 0 and found["ode"]["images"] == 2 and [row["steps"] for row in found["coded"]] == [3, 5]
-    assert {"PNG", "WebP without loss", "lzma"} <= found["plain"].keys()
-    assert found["vlb"]["bits_per_dim"] == pytest.approx(sum(found["vlb"][name] for name in ("reconstruction", "prior", "diffusion", "context")))
+    assert found["vlb"]["standard_error"] > 0 and found["vlb"]["bits_per_dim"] == pytest.approx(sum(found["vlb"][name] for name in ("reconstruction", "prior", "diffusion", "context")))
+    flows = found["ode"]["bounds"]
+    assert [(one["dequantisation"], one["samples"]) for one in flows] == [(kind, number) for kind in ("uniform", "truncated_normal") for number in (1, 2)] and found["ode"]["images"] == 2
+    assert [row["steps"] for row in found["coded"]] == [3, 5]
+    for row in found["coded"]:
+        assert row["bits_per_dim"] == pytest.approx(sum(row[f"{name}_bits_per_dim"] for name in ("payload", "initial", "header"))) and row["header_bits_per_dim"] > 0
+        assert row["payload_over_elbo"] == pytest.approx(row["payload_bits_per_dim"] / row["elbo_of_these"] - 1)
+    assert found["plain"].keys() == {"PNG", "WebP without loss", "JPEG XL without loss", "lzma"} and found["plain"]["PNG"]["bits_per_dim"] > 0
+    samples = found["samples"]
+    assert [row["way"] for row in samples["ways"]] == ["ancestral_2", "ode_0.5"] and samples["ways"][0]["evaluations"] == 2 and all("kernel_distance" in row for row in samples["ways"])
+    assert samples["features_of"] == load_encoder(encoder).fingerprint and samples["between_halves_of_the_images"]["standard_error"] > 0
+    for row in samples["ways"]:
+        with Image.open(tmp_path / f"{row['way']}.png") as image:
+            assert image.size == (17, 17)
 
 
 def test_mistakes_are_a_line(run: Run, whole: Path, tmp_path: Path) -> None:
@@ -128,6 +141,7 @@ def test_settings_that_do_not_fit_are_named() -> None:
     context, model = toy.model.context, toy.model
     for wrong, said in (
         (replace(toy, model=replace(model, levels=256)), "digits need model.channels"),
+        (replace(toy, source=SourceConfig(folder="photos")), "1 or 3, 256 and any size"),
         (replace(toy, model=replace(model, context=replace(context, chosen=4))), "choose fewer than there are"),
         (replace(toy, model=replace(model, noise=NoiseConfig(kind="scalar"))), "knows no context"),
         (replace(toy, model=replace(model, context=replace(context, kind="tokens"))), "need a frozen encoder"),
@@ -199,6 +213,12 @@ def test_the_error_that_is_expected_changes_nothing_else() -> None:
     cost = error_nats((z - found.eps_hat).square(), found.squared_error).sum()
     gradients = dict(zip(dict(model.named_parameters()), torch.autograd.grad(cost, list(model.parameters()), allow_unused=True), strict=True))
     assert {name for name, value in gradients.items() if value is not None} == {name for name in gradients if name.startswith("error.")}
+
+
+def test_a_grey_model_sees_brightness() -> None:
+    pixels = waves(5, 6, 3)
+    grey = in_channels(pixels, 1)
+    assert grey.shape == (5, 6, 1) and np.abs(grey[..., 0] - pixels @ [0.299, 0.587, 0.114]).max() < 1 and in_channels(pixels, 3) is pixels
 
 
 def test_squares_lie_at_even_distances() -> None:

@@ -23,6 +23,7 @@ LOG_ERROR = (-12.0, 4.0)  # range of the logarithm of an expected squared error;
 @config
 class DensityConfig:
     channels: Literal[1, 3] = 3
+    """1: grey, which codes any pictures band by band."""
     levels: Annotated[int, Field(ge=2, le=256)] = 256
     """Values that a pixel can have: 256, or 17 in the digits of scikit-learn."""
     size_px: Annotated[int, Field(ge=1)] = 32

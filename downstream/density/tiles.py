@@ -54,6 +54,18 @@ class TileCoder:
             raise ValueError("the stream does not end as it began")
         return planes[::-1]
 
+    def probe(self, planes: Sequence[Plane], num: int) -> float:
+        """Bits of a pixel, about, without the initial ones: of so many tiles at even distances."""
+        places = [(plane, place) for plane in planes for batch in self._batches(plane.shape) for place in batch]
+        stack, pixels = BitStack(), 0
+        for plane, place in places[:: max(1, len(places) // num)]:
+            self.chain.encode(stack, _tile(plane, place)[None])
+            pixels += place.height * place.width
+        return (stack.num_bits - 32 * stack.seed_words) / pixels
+
+    def num_tiles(self, shape: Shape) -> int:
+        return -(-shape[0] // self.tile_px) * -(-shape[1] // self.tile_px)
+
     def _batches(self, shape: Shape) -> Iterator[list["Place"]]:
         """Tiles row by row, as many at once as have one size."""
         batch: list[Place] = []
