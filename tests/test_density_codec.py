@@ -472,6 +472,8 @@ def test_a_large_picture_that_the_model_cannot_help_is_not_coded_in_vain(trained
     data = encode([("flat.png", png(flat))], trained["colour"], FAST, advance=counted.append)
     assert 8 <= sum(tiles) <= 17 and sum(counted) == 2 * 900 * 1300, "of 4,674 tiles"
     assert np.array_equal(pixels_of(decode(read(data), None)[0][1]), flat) and len(data) < 3000
+    row = png(waves(1, 20_000, 1))  # longer than WebP's longest side
+    assert np.array_equal(pixels_of(round_trip(trained["grey"], [("row.png", row)])[0][1]), pixels_of(row)) and sum(tiles) < 40
 
 
 def test_large_planes_become_several_streams(trained: dict[str, TrainedDensity]) -> None:

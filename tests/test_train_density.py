@@ -30,6 +30,7 @@ from lcl.features import load_encoder, random_encoder
 from tests.conftest import Run, assert_one_line_error
 from tests.made_encoders import SQUARE, checkpoint_of, random_model
 from tests.processes import run_ranks
+from tests.test_density_codec import waves
 from tests.test_train_codec import losses, weights
 
 

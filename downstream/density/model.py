@@ -121,7 +121,8 @@ class DensityModel(nn.Module):
         return sample(torch.zeros(num, self.settings.context.size), self.settings.context.chosen, generator).to(nothing)
 
     def path(self, context: Float[Tensor, "images size"], height: int, width: int) -> Path:
-        return self.schedule(context, height, width)
+        """One for each image; of a model without a context one for all."""
+        return self.schedule(context if self.context_logits is not None else context[:1], height, width)
 
     def denoise(self, z: Images, gamma: Gamma, context: Float[Tensor, "images size"]) -> Denoised:
         """eps_hat at z, and its expected squared error. The error's part takes features without their gradient: it learns, and changes nothing else."""
