@@ -108,7 +108,7 @@ SIZES: dict[Data, Sizes] = {
     "digits": Sizes(images=297, times=32, ode_images=64, coded_images=297, tolerance=1e-4, samples=SamplesConfig(num=256, steps=(4, 8, 16, 32, 128), tolerances=(1e-1, 1e-2, 1e-3))),
     "photographs": Sizes(images=64, times=32, ode_images=16, coded_images=16, tolerance=1e-3, samples=SamplesConfig(num=64, steps=(8, 32), tolerances=(1e-1, 1e-2))),
 }
-TOY = Sizes(images=8, times=2, ode_images=2, coded_images=4, tolerance=1e-1, samples=SamplesConfig(num=8, steps=(2,), tolerances=(1e-1,)))
+TOY = Sizes(images=8, times=2, ode_images=2, coded_images=4, tolerance=1e-1, samples=SamplesConfig(num=6, steps=(2,), tolerances=(1e-1,)))
 TOY_STEPS, TOY_LABELLED = 4, 60
 
 

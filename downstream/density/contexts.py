@@ -44,7 +44,7 @@ class ConvolutionalContext(nn.Module):
         super().__init__()
         width = settings.width
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU(),
         )  # fmt: skip
         self.out = nn.Linear(width, settings.size)

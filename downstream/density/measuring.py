@@ -160,7 +160,7 @@ def _way(name: str, evaluations: int, began: float, num: int) -> dict[str, Any]:
     return {"way": name, "images": num, "evaluations": evaluations, "seconds_per_image": (time.process_time() - began) / num}
 
 
-def distance(sight: Sight, ours: Levels, theirs: Levels, *, levels: int) -> dict[str, float]:
+def distance(sight: Sight, ours: Levels, theirs: Int[Tensor, "others channels height width"], *, levels: int) -> dict[str, float]:
     """Kernel distance between two sets of images, in the sight's features."""
     found = kernel_distance(*(features(sight, u, levels=levels) for u in (ours, theirs)))
     return {"kernel_distance": found.value, "standard_error": found.standard_error}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from downstream.density.contexts import ContextConfig, ConvolutionalContext, TokenContext
 from downstream.density.diffusion import Gamma, Images, eps_of_v, sigma
 from downstream.density.schedules import NoiseConfig, Path
-from downstream.density.subsets import kl_to_uniform_nats, most_likely, relaxed_sample, sample, uniform_nats
+from downstream.density.subsets import most_likely, relaxed_sample, sample, uniform_nats
 from downstream.density.unet import UNet, UNetConfig
 from lcl.core.config import config
 
@@ -104,8 +104,7 @@ class DensityModel(nn.Module):
         """A context from q(c | x), with the gradient of its exact marginals, and its exact KL."""
         if self.context_logits is None:
             return Drawn(self.no_context(len(x)), x.new_zeros(len(x)))
-        logits, chosen = self.logits(x), self.settings.context.chosen
-        return Drawn(relaxed_sample(logits, chosen, generator), kl_to_uniform_nats(logits, chosen))
+        return Drawn(*relaxed_sample(self.logits(x), self.settings.context.chosen, generator))
 
     def coded_context(self, x: Images, generator: torch.Generator) -> Drawn:
         """The context that a codec takes: drawn, or the likeliest at its full cost where it is sent."""
