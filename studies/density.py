@@ -80,7 +80,7 @@ KINDS = {  # what is compared, three seeds of each
     "MuLAN, convolutional context": RunConfig(noise="polynomial", context="convolutional"),
     "MuLAN, context of tokens": RunConfig(noise="polynomial", context="tokens"),
 }
-STEPS: dict[Data, int] = {"digits": 3000, "photographs": 2000}
+STEPS: dict[Data, int] = {"digits": 3000, "photographs": 1500}
 SEEDS = 3
 FEW_STEPS = 16
 
@@ -105,7 +105,7 @@ class Sizes:
 
 
 SIZES: dict[Data, Sizes] = {
-    "digits": Sizes(images=297, times=32, ode_images=64, coded_images=297, tolerance=1e-4, samples=SamplesConfig(num=256, steps=(4, 8, 16, 32, 128), tolerances=(1e-1, 1e-2, 1e-3))),
+    "digits": Sizes(images=297, times=32, ode_images=64, coded_images=100, tolerance=1e-4, samples=SamplesConfig(num=256, steps=(4, 8, 16, 32, 128), tolerances=(1e-1, 1e-2, 1e-3))),
     "photographs": Sizes(images=64, times=32, ode_images=16, coded_images=16, tolerance=1e-3, samples=SamplesConfig(num=64, steps=(8, 32), tolerances=(1e-1, 1e-2))),
 }
 TOY = Sizes(images=8, times=2, ode_images=2, coded_images=4, tolerance=1e-1, samples=SamplesConfig(num=6, steps=(2,), tolerances=(1e-1,)))
