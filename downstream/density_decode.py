@@ -11,6 +11,7 @@ import tyro
 
 from downstream.density.archive import decode, read
 from downstream.density.model_file import load_density
+from downstream.density.pictures import same_file
 from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
 from lcl.core.logs import progress_bar, set_up_logging
@@ -39,6 +40,9 @@ def main(settings: DecodeConfig) -> None:
     trained = load_density(Path(settings.model)) if settings.model else None
     with progress_bar("decoding", total=sum(piece.height * piece.width for chunk in archive.index.chunks if chunk.kind == "model" for piece in chunk.pieces)) as bar:
         files = decode(archive, trained, advance=lambda pixels: bar.advance(pixels))
+    others = [name for name, data in files if (target / name).exists() and not same_file(data, (target / name).read_bytes())]
+    if others:
+        raise ValueError(f"{target} holds {len(others)} other files of these names ({', '.join(others[:5])}): give another folder")
     for name, data in files:
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)

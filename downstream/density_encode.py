@@ -30,7 +30,7 @@ class EncodeConfig:
     model: str
     """The density model, as train_density.py wrote it."""
     encoder: str = ""
-    """The frozen encoder, for a model whose context comes from it."""
+    """The frozen encoder (checkpoint, run or export), for a model whose context comes from it; decoding needs none."""
     coding: CodingConfig = CodingConfig()
 
 
@@ -46,11 +46,12 @@ def main(settings: EncodeConfig) -> None:
     target = Path(settings.output) if settings.output else source.with_name(source.name + ".lcld")
     if target.is_dir():
         raise ValueError(f"{target} is a folder: give the archive a name")
-    trained = load_density(Path(settings.model))
-    encoder = load_encoder(Path(settings.encoder)) if settings.encoder else None
+    if target.resolve() in {path.resolve() for path in paths}:
+        raise ValueError(f"{target} is an input: give the archive another place")
+    trained = load_density(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
     files = [(path.name if source.is_file() else path.relative_to(source).as_posix(), path.read_bytes()) for path in paths]
     with progress_bar("coding, and decoding again", total=2 * sum(picture_px(data) for _, data in files)) as bar:
-        data = encode(files, trained, settings.coding, encoder=encoder, advance=lambda pixels: bar.advance(pixels))
+        data = encode(files, trained, settings.coding, advance=lambda pixels: bar.advance(pixels))
     with open_aside(target) as file:
         file.write(data)
     found, before = sizes(read(data)), sum(len(data) for _, data in files)

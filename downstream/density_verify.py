@@ -11,7 +11,7 @@ import tyro
 
 from downstream.density.archive import decode, read
 from downstream.density.model_file import load_density
-from downstream.density.pictures import take_apart
+from downstream.density.pictures import same_file
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 
@@ -35,19 +35,11 @@ def main(settings: VerifyConfig) -> None:
     files = decode(archive, load_density(Path(settings.model)) if settings.model else None)
     if settings.against:
         other = Path(settings.against)
-        different = [name for name, data in files if not same(data, other if other.is_file() else other / name)]
+        paths = {name: other if other.is_file() else other / name for name, _ in files}
+        different = [name for name, data in files if not (paths[name].is_file() and same_file(data, paths[name].read_bytes()))]
         if different:
             raise ValueError(f"{len(different)} of {len(files)} files differ from {other}: {', '.join(different[:5])}")
     print(f"{settings.input}: {len(files)} files come back" + (f", the same as in {settings.against}" if settings.against else ""))
-
-
-def same(data: bytes, path: Path) -> bool:
-    """Byte for byte, or for a PNG in its pixels and all other chunks."""
-    if not path.is_file():
-        return False
-    other = path.read_bytes()
-    parts = take_apart(data)
-    return data == other or (parts is not None and parts == take_apart(other))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from lcl.features import Encoder
 
 
 class EncoderRecord(NamedTuple):
-    """The encoder that a model was trained with."""
+    """The encoder that a model was trained with, as the model's file names it."""
 
     fingerprint: str
     num_features: int
@@ -14,8 +14,12 @@ class EncoderRecord(NamedTuple):
     num_statistics: int = 0
     """Values of a picture as a whole that it reads."""
 
+    def missing(self, *, of: str) -> ValueError:
+        """What to raise where `of` has to look and was given no encoder."""
+        return ValueError(f"{of} looks at pictures through the encoder {self.fingerprint[:16]}: give --encoder, its checkpoint, run or export (decoding needs none)")
 
-def check_encoder(encoder: Encoder, fingerprint: str, *, model: str) -> None:
-    """Raises ValueError if this is another encoder than `model`, as an error calls it, was trained with."""
+
+def check_encoder(encoder: Encoder, fingerprint: str, *, of: str) -> None:
+    """Raises ValueError if this is another encoder than the one that `of`, a model or a part of one, was trained with."""
     if encoder.fingerprint != fingerprint:
-        raise ValueError(f"--encoder is {encoder.fingerprint[:16]}, and {model} was trained with {fingerprint[:16]}: give that one")
+        raise ValueError(f"--encoder is {encoder.fingerprint[:16]}, and {of} was trained with {fingerprint[:16]}: give that one")

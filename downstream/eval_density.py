@@ -1,41 +1,40 @@
-"""Entry point: likelihoods of unseen images under a density model, and its coded bits beside plain coders, in one run.
+"""Entry point: likelihoods of unseen images under a density model, its coded bits beside plain coders, and its samples, in one run.
 
     python downstream/eval_density.py --model density.safetensors --source digits --output outputs/density_eval
-    python downstream/eval_density.py --model density.safetensors --source photos --output outputs/density_eval --num-images 64 --coding-steps 16 32 64
+    python downstream/eval_density.py --model density.safetensors --source photos --output outputs/density_eval --num-images 64 --coding-steps 16 32 64 --samples.encoder run
 
-    images --> bound in continuous time, ODE, ELBO_T and bits of the codec for each T, PNG, WebP, lzma --> OUTPUT/density.json
+    images --> bound in continuous time, ODE, ELBO_T and bits of the codec for each T, PNG, WebP, JPEG XL, lzma --> OUTPUT/density.json
+    noise --> samples by numbers of evaluations --> OUTPUT/WAY.png, and their distance to the images in an encoder's features
 """
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import Field
 from rich.table import Table
 
-from downstream.density.archive import CodingConfig, tile_coder
-from downstream.density.contexts import token_statistics
-from downstream.density.diffusion import to_data
-from downstream.density.likelihood import Bound, OdeConfig, Summary, discrete_vlb, ode_nats, summary, vlb
+from downstream.density.likelihood import OdeConfig, discrete_vlb, ode_nats, summary, vlb
+from downstream.density.measuring import AT_ONCE, SamplesConfig, as_dict, by_plain_coders, by_terms, coded, distance, in_batches, sampled
 from downstream.density.model_file import TrainedDensity, load_density
-from downstream.density.plain import to_lzma, to_png, to_webp
-from downstream.density.training_images import levels_of, read_digits
-from downstream.photographs import list_photographs, read_photograph
+from downstream.density.sampling import as_grid
+from downstream.density.training_images import levels_of
+from downstream.density.unseen_images import unseen_images
+from downstream.origin_marks import Mark, save_marked
+from downstream.sight import Sight, SightConfig
 from lcl.core.config import config, run_command
-from lcl.core.logs import progress_bar, set_up_logging
+from lcl.core.logs import Bar, progress_bar, set_up_logging
 from lcl.evals.results import console
-from lcl.features import Encoder, load_encoder
+from lcl.features import load_encoder
 from lcl.measured import write_result
 
 log = logging.getLogger(__name__)
 
 Positive = Annotated[int, Field(ge=1)]
-DIGITS = "digits"
-AT_ONCE = 64
 
 
 @config
@@ -47,7 +46,7 @@ class EvalDensityConfig:
     output: str
     """Folder for the report."""
     encoder: str = ""
-    """The frozen encoder, for a model whose context comes from it."""
+    """The frozen encoder (checkpoint, run or export), for a model whose context comes from it."""
     num_images: Annotated[int, Field(ge=2)] = 297
     """Images, or squares of photographs."""
     times: Positive = 128
@@ -61,134 +60,125 @@ class EvalDensityConfig:
     """The first so many are coded, in one stream."""
     at_once: Positive = 1
     """Of the codec: tiles of one call of the network."""
+    samples: SamplesConfig = SamplesConfig()
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Positive = 1
-    """Of the likelihoods; the codec has one."""
+    """Of the likelihoods and samples; the codec has one."""
 
 
 def main(settings: EvalDensityConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_density(Path(settings.model))
-    encoder = load_encoder(Path(settings.encoder)) if settings.encoder else None
-    if (trained.settings.context.kind == "tokens") != (encoder is not None):
-        raise ValueError(f"--encoder is {settings.encoder!r}, and the model's context is {trained.settings.context.kind}: a context of tokens needs its encoder, others take none")
-    images = read_images(settings, trained)
+    trained = load_density(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
+    trained.check_sight()
+    sight = Sight(load_encoder(Path(settings.samples.encoder)), SightConfig(num_layers=1)) if settings.samples.encoder else None
+    if sight is not None and 0 < settings.samples.num < 4:
+        raise ValueError(f"--samples.num {settings.samples.num}: a kernel distance with its standard error needs four images or more")
+    images = unseen_images(settings.source, trained.settings, num=settings.num_images)
     u = torch.stack([levels_of(one) for one in images])
-    dims = u[0].numel()
-    statistics = None if encoder is None else token_statistics(encoder, to_data(u, levels=trained.settings.levels))
+    measured: dict[str, Any] = {"images": len(u), "dims": u[0].numel(), "model": {"hash": f"{trained.hash:016x}", "about": dict(trained.about)}}
     generator = torch.Generator().manual_seed(settings.seed)
-    rounds = -(-len(u) // AT_ONCE)
-    with progress_bar("measuring", total=rounds * (1 + 2 * len(settings.coding_steps)) + len(settings.coding_steps) + (settings.ode_images > 0)) as bar:
-
-        def over_all(bound: Callable[..., Bound], **options: Any) -> Bound:
-            parts = []
-            for start in range(0, len(u), AT_ONCE):
-                parts.append(bound(trained, u[start : start + AT_ONCE], None if statistics is None else statistics[start : start + AT_ONCE], generator, **options))
-                bar.advance()
-            return Bound(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
-
-        continuous = over_all(vlb, num_times=settings.times)
-        measured: dict[str, Any] = {"images": len(u), "dims": dims, "vlb": by_terms(continuous, dims=dims)}
-        if settings.ode_images:
-            some = min(settings.ode_images, len(u))
-            nats = ode_nats(trained, u[:some], None if statistics is None else statistics[:some], generator, settings.ode)
-            measured["ode"] = as_dict(summary(nats, dims=dims)) | {"images": some, "vlb_of_these": as_dict(summary(continuous.total[:some], dims=dims))}
-            bar.advance()
-        coded = images[: settings.coded_images]
-        measured["coded"] = []
-        for steps in settings.coding_steps:
-            bounds = {name: over_all(discrete_vlb, num_steps=steps, calibrated=name == "elbo") for name in ("elbo", "elbo_uncalibrated")}
-            row = {"steps": steps} | {name: by_terms(bound, dims=dims) for name, bound in bounds.items()}
-            torch.set_num_threads(1)
-            measured["coded"].append(row | (code(trained, encoder, coded, steps, settings.at_once) if len(coded) else {}))
-            torch.set_num_threads(settings.threads)
-            bar.advance()
-    if len(coded):
-        measured["plain"] = plain_bits_per_dim(coded)
-    measured["model"] = {"hash": f"{trained.hash:016x}", "about": dict(trained.about)}
+    with progress_bar("measuring", total=num_parts(settings, len(u))) as bar:
+        measured |= likelihoods(trained, u, generator, settings, bar)
+        measured["coded"] = [coding(trained, images, u, generator, steps, settings, bar) for steps in settings.coding_steps]
+        if settings.coded_images:
+            measured["plain"] = by_plain_coders(images[: settings.coded_images])
+        if settings.samples.num:
+            measured["samples"] = samples(trained, u, sight, generator, settings, bar)
     write_result(Path(settings.output) / "density.json", settings, measured)
     show(measured)
     log.info("%s/density.json", settings.output)
 
 
-def read_images(settings: EvalDensityConfig, trained: TrainedDensity) -> list[np.ndarray]:
-    """Squares of the model's size, of its levels. Raises ValueError for images of another kind than the model's."""
-    digits = settings.source == DIGITS
-    if digits != (trained.settings.channels == 1):
-        raise ValueError(f"--source {settings.source}: the model is of {trained.settings.channels} channels and {trained.settings.levels} levels, which {'digits' if digits else 'photographs'} are not")
-    if digits:
-        return list(read_digits("test")[: settings.num_images])
-    side, files = trained.settings.size_px, list_photographs(Path(settings.source))
-    each = -(-settings.num_images // len(files))
-    found = [square for path in files for square in squares(read_photograph(path), each, side_px=side)]
-    return found[: settings.num_images]
+def num_parts(settings: EvalDensityConfig, num_images: int) -> int:
+    ways = len(settings.samples.steps) + len(settings.samples.tolerances) if settings.samples.num else 0
+    flows = len(settings.ode.dequantisations) if settings.ode_images else 0
+    return -(-num_images // AT_ONCE) * (1 + 2 * len(settings.coding_steps)) + len(settings.coding_steps) + flows + ways
 
 
-def squares(pixels: np.ndarray, num: int, *, side_px: int) -> list[np.ndarray]:
-    """So many squares at even distances over a grid of whole squares. Raises ValueError for a picture with fewer."""
-    places = [(top, left) for top in range(0, pixels.shape[0] - side_px + 1, side_px) for left in range(0, pixels.shape[1] - side_px + 1, side_px)]
-    if len(places) < num:
-        raise ValueError(f"a photograph of {pixels.shape[1]} x {pixels.shape[0]} has no {num} squares of {side_px} px: give more photographs, or a smaller --num-images")
-    return [pixels[top : top + side_px, left : left + side_px] for top, left in (places[number * len(places) // num] for number in range(num))]
+def likelihoods(trained: TrainedDensity, u: torch.Tensor, generator: torch.Generator, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:
+    """The bound in continuous time, and the ODE of the first images by each dequantisation, for 1 and all K of them."""
+    dims = u[0].numel()
+    bound = in_batches(vlb, trained, u, generator, advance=bar.advance, num_times=settings.times)
+    if not settings.ode_images:
+        return {"vlb": by_terms(bound, dims=dims)}
+    few, flows = u[: settings.ode_images], []
+    for kind in settings.ode.dequantisations:
+        began = time.process_time()
+        nats = ode_nats(trained, few, generator, tolerance=settings.ode.tolerance, samples=settings.ode.samples, dequantisation=kind)
+        seconds = (time.process_time() - began) / len(few) / len(nats)
+        flows += [{"dequantisation": kind, "samples": number, "seconds_per_image_and_sample": seconds} | as_dict(summary(nats[number - 1], dims=dims)) for number in sorted({1, len(nats)})]
+        bar.advance()
+    return {"vlb": by_terms(bound, dims=dims), "ode": {"images": len(few), "vlb_of_these": as_dict(summary(bound.total[: len(few)], dims=dims)), "bounds": flows}}
 
 
-def code(trained: TrainedDensity, encoder: Encoder | None, images: list[np.ndarray], steps: int, at_once: int) -> dict[str, Any]:
-    """Bits and seconds of processor time of all images in one stream, decoded again. Raises ValueError if they do not come back."""
-    coder = tile_coder(trained, CodingConfig(steps=steps, at_once=at_once), encoder)
-    mosaic = [np.concatenate(images, axis=1)]
-    began = time.process_time()
-    coded = coder.encode(mosaic, lambda pixels: None)
-    encoded = time.process_time()
-    back = coder.decode(coded, [mosaic[0].shape], lambda pixels: None)
-    if not np.array_equal(back[0], mosaic[0]):
-        raise ValueError(f"with {steps} steps the images do not come back")
-    dims = mosaic[0].size
-    return {
-        "images": len(images), "net_bits_per_dim": 32 * (len(coded.words) - coded.seed_words) / dims, "initial_bits_per_dim": 32 * coded.seed_words / dims,
-        "bits_per_dim": 32 * len(coded.words) / dims, "encode_seconds": encoded - began, "decode_seconds": time.process_time() - encoded,
-    }  # fmt: skip
+def coding(trained: TrainedDensity, images: list[np.ndarray], u: torch.Tensor, generator: torch.Generator, steps: int, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:
+    """ELBO_T with calibrated variances and without, and what the codec makes of the first images beside ELBO_T of the same."""
+    dims = u[0].numel()
+    calibrated, plain = (in_batches(discrete_vlb, trained, u, generator, advance=bar.advance, num_steps=steps, calibrated=one) for one in (True, False))
+    row: dict[str, Any] = {"steps": steps, "elbo": by_terms(calibrated, dims=dims), "elbo_uncalibrated": by_terms(plain, dims=dims)}
+    if settings.coded_images:
+        torch.set_num_threads(1)
+        row |= coded(trained, images[: settings.coded_images], steps=steps, at_once=settings.at_once)
+        torch.set_num_threads(settings.threads)
+        row["elbo_of_these"] = float(calibrated.total[: settings.coded_images].mean()) / dims / np.log(2)
+        row["payload_over_elbo"] = row["payload_bits_per_dim"] / row["elbo_of_these"] - 1
+    bar.advance()
+    return row
 
 
-def plain_bits_per_dim(images: list[np.ndarray]) -> dict[str, float]:
-    """All images as one picture, nearly square, which is kinder to these coders than one file for each."""
-    columns = int(np.ceil(np.sqrt(len(images))))
-    rows = -(-len(images) // columns)
-    blank = [np.zeros_like(images[0])] * (rows * columns - len(images))
-    filled = [*images, *blank]
-    picture = np.concatenate([np.concatenate(filled[row * columns : (row + 1) * columns], axis=1) for row in range(rows)], axis=0)
-    dims = sum(one.size for one in images)
-    webp = to_webp(picture)
-    found = {"PNG": to_png(picture), "WebP without loss": webp, "lzma": to_lzma(np.concatenate(images, axis=0))}
-    return {name: 8 * len(data) / dims for name, data in found.items() if data is not None}
-
-
-def by_terms(bound: Bound, *, dims: int) -> dict[str, float]:
-    return as_dict(summary(bound.total, dims=dims)) | {name: summary(value, dims=dims).bits_per_dim for name, value in bound._asdict().items()}
-
-
-def as_dict(found: Summary) -> dict[str, float]:
-    return {"bits_per_dim": found.bits_per_dim, "standard_error": found.standard_error}
+def samples(trained: TrainedDensity, u: torch.Tensor, sight: Sight | None, generator: torch.Generator, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:
+    """A grid of each way, and its distance to the images beside that between their halves."""
+    levels, rows = trained.settings.levels, []
+    for row, found in sampled(trained, settings.samples, generator, advance=bar.advance):
+        pixels = as_grid(found, levels=levels, columns=settings.samples.columns).numpy()
+        mark = Mark("trainedAlgorithmicMedia", trained.sha256, settings=f"{len(found)} samples, {row['way']}, seed {settings.seed}")
+        save_marked(Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]), Path(settings.output) / f"{row['way']}.png", mark)
+        rows.append(row | (distance(sight, found, u, levels=levels) if sight is not None else {}))
+    if sight is None:
+        return {"ways": rows}
+    mixed = u[torch.randperm(len(u), generator=generator)]
+    return {"ways": rows, "features_of": sight.encoder.fingerprint, "between_halves_of_the_images": distance(sight, *mixed.chunk(2), levels=levels)}
 
 
 def show(measured: dict[str, Any]) -> None:
-    table = Table(title=f"bits per dimension, {measured['images']} images of {measured['dims']} dimensions", title_justify="left")
-    for column in ("what", "bits per dim", "standard error", "coded, net", "with initial bits", "encode s", "decode s"):
+    table = Table(title=f"bits per dimension, {measured['images']} images of {measured['dims']} dimensions; seconds of processor time, of an image", title_justify="left")
+    for column in ("what", "bits per dim", "standard error", "payload", "initial", "header", "file", "encode s", "decode s"):
         table.add_column(column)
     table.add_row("bound, continuous time", *numbers(measured["vlb"]))
     if "ode" in measured:
-        table.add_row(f"bound, the first {measured['ode']['images']} images", *numbers(measured["ode"]["vlb_of_these"]))
-        table.add_row("ODE, the same", *numbers(measured["ode"]))
+        flow = measured["ode"]
+        table.add_row(f"bound, the first {flow['images']} images", *numbers(flow["vlb_of_these"]))
+        for one in flow["bounds"]:
+            table.add_row(f"ODE, the same, {one['dequantisation'].replace('_', ' ')}, K = {one['samples']}", *numbers(one))
     for row in measured["coded"]:
-        coded = [f"{row[key]:.3f}" for key in ("net_bits_per_dim", "bits_per_dim", "encode_seconds", "decode_seconds")] if "images" in row else []
-        table.add_row(f"ELBO, {row['steps']} steps", *numbers(row["elbo"]), *coded)
-    for name, value in measured.get("plain", {}).items():
-        table.add_row(name, "", "", "", f"{value:.3f}")
+        parts = [f"{row[f'{name}bits_per_dim']:.3f}" for name in ("payload_", "initial_", "header_", "")] + seconds(row, row["images"]) if "images" in row else []
+        table.add_row(f"ELBO, {row['steps']} steps", *numbers(row["elbo"]), *parts)
+    for name, found in measured.get("plain", {}).items():
+        num = measured["coded"][0]["images"] if measured["coded"] else measured["images"]
+        table.add_row(name, *([""] * 5 + [f"{found['bits_per_dim']:.3f}", *seconds(found, num)] if found is not None else ["not installed"]))
+    console().print(table)
+    if "samples" in measured:
+        show_samples(measured["samples"])
+
+
+def show_samples(measured: dict[str, Any]) -> None:
+    table = Table(title="samples; kernel distances in features of the project's own encoder" if "features_of" in measured else "samples", title_justify="left")
+    for column in ("way", "evaluations", "s for an image", "kernel distance", "standard error"):
+        table.add_column(column)
+    floor = [{"way": "halves of the images", **measured["between_halves_of_the_images"]}] if "features_of" in measured else []
+    for row in [*measured["ways"], *floor]:
+        cost = (str(row["evaluations"]), f"{row['seconds_per_image']:.3f}") if "evaluations" in row else ("", "")
+        table.add_row(row["way"], *cost, *([f"{row['kernel_distance']:.4f}", f"{row['standard_error']:.4f}"] if "kernel_distance" in row else []))
     console().print(table)
 
 
 def numbers(found: dict[str, float]) -> tuple[str, str]:
     return f"{found['bits_per_dim']:.4f}", f"{found['standard_error']:.4f}"
+
+
+def seconds(found: dict[str, float], num: int) -> list[str]:
+    return [f"{found[name] / num:.4f}" for name in ("encode_seconds", "decode_seconds")]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from downstream.encoder_record import EncoderRecord
 from lcl.core.config import config
 from lcl.crops import grid_within
 from lcl.features import Encoder
@@ -76,6 +77,10 @@ class Sight:
     def distance(self, wanted: Tokens, x_hat: Pictures) -> Float[Tensor, " images"]:
         """1 - cos(F(x), F(x_hat)), the mean over tokens and layers of each picture, from 0 to 2; `wanted` is F(x). x_hat is cut to [0, 1], as a viewer gets it."""
         return 1 - functional.cosine_similarity(wanted, self.tokens(x_hat.clamp(0, 1)), dim=-1).mean(dim=(0, 2))
+
+    @property
+    def record(self) -> EncoderRecord:
+        return EncoderRecord(self.encoder.fingerprint, self.num_features)
 
     def _look(self, x: Pictures) -> tuple[Tokens, tuple[int, int]]:
         features = self.encoder(resized(x, patch_px=self.encoder.patch_px, max_patches=self.max_patches), self.layers[:-1])

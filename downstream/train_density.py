@@ -4,9 +4,9 @@
     deepspeed --num_gpus 2 downstream/train_density.py --preset small --source.folder photos --output outputs/density  (two)
 
     images --> objective --> step-N, metrics.jsonl; in the end OUTPUT/density.safetensors, the file that `lcl density` takes
+    with --encoder: images --frozen encoder--> tokens --> the context, or what the denoiser's middle is to be like
 """
 
-import dataclasses
 import logging
 from pathlib import Path
 
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from downstream.density.calibration import calibrate
-from downstream.density.contexts import token_maps, token_statistics
-from downstream.density.diffusion import to_data
+from downstream.density.contexts import TokenContext
 from downstream.density.model import DensityModel
 from downstream.density.model_file import TrainedDensity, save_density
 from downstream.density.objective import DensityObjective
 from downstream.density.train_config import PRESETS, TrainDensityConfig
 from downstream.density.training_images import Digits, Patches, open_images
 from downstream.fit import fit
+from downstream.sight import Sight
 from lcl.core.config import commit, run_command, to_dict
 from lcl.core.logs import set_up_logging
 from lcl.features import Encoder, load_encoder
@@ -33,29 +33,19 @@ log = logging.getLogger(__name__)
 class DensityTask:
     def __init__(self, config: TrainDensityConfig, images: Patches | Digits, encoder: Encoder | None) -> None:
         torch.manual_seed(config.fit.seed)
-        width = 0 if encoder is None else encoder.width
-        settings = dataclasses.replace(config.model, token_features=2 * width if config.model.context.kind == "tokens" else 0)
-        self.module = DensityObjective(DensityModel(settings), config.objective, token_width=width)
+        sight = Sight(encoder, config.model.context.sight) if encoder is not None and config.model.context.kind == "tokens" else None
+        model = DensityModel(config.model, num_features=0 if sight is None else sight.num_features)
+        if isinstance(model.context_logits, TokenContext):
+            model.context_logits.sight = sight
+        self.record = None if sight is None else sight.record
+        self.module = DensityObjective(model, config.objective, sight=Sight(encoder, config.objective.sight) if encoder is not None and config.objective.alignment else None)
         self.config, self.images, self.encoder = config, images, encoder
 
-    def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None, torch.Generator]:
-        u = self.images.batch(step, items)
-        return u, self.statistics(u), self.tokens(u), noise
+    def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, torch.Generator]:
+        return self.images.batch(step, items), noise
 
     def before_step(self, step: int) -> None:
         pass
-
-    def statistics(self, u: Tensor) -> Tensor | None:
-        if self.config.model.context.kind != "tokens":
-            return None
-        assert self.encoder is not None
-        return token_statistics(self.encoder, to_data(u, levels=self.config.model.levels))
-
-    def tokens(self, u: Tensor) -> Tensor | None:
-        if not self.config.objective.alignment:
-            return None
-        assert self.encoder is not None
-        return token_maps(self.encoder, to_data(u, levels=self.config.model.levels))
 
 
 def main(config: TrainDensityConfig) -> None:
@@ -65,8 +55,8 @@ def main(config: TrainDensityConfig) -> None:
         set_up_logging(rank=ranks.rank)
         with together():
             config.check()
-            images = open_images(config.source, side_px=config.model.size_px, seed=config.fit.seed)
-            encoder = load_encoder(Path(config.encoder)) if config.needs_encoder else None
+            images = open_images(config.source, channels=config.model.channels, side_px=config.model.size_px, seed=config.fit.seed)
+            encoder = load_encoder(Path(config.encoder)).to(ranks.device) if config.needs_encoder else None
         task = DensityTask(config, images, encoder)
         inputs = {"images": Input(images.fingerprint, f"the {config.source.kind} in {config.source.folder or 'scikit-learn'}")}
         if encoder is not None:
@@ -82,15 +72,17 @@ def main(config: TrainDensityConfig) -> None:
 def write_model(task: DensityTask, config: TrainDensityConfig, weights: dict[str, Tensor]) -> None:
     prefix = "model."
     model = task.module.model.cpu().eval()
+    if task.encoder is not None:
+        task.encoder.cpu()
     model.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)})
     u = task.images.batch(0, range(config.calibration_images))
-    calibration = calibrate(model, u, task.statistics(u), aligned=config.source.kind == "digits")
+    calibration = calibrate(model, u, aligned=config.source.kind == "digits")
     about = {
         "source": to_dict(config.source), "images": task.images.fingerprint, "num_images": len(task.images), "steps": config.fit.steps, "seed": config.fit.seed,
-        "encoder": task.encoder.fingerprint if task.encoder is not None else "", "commit": commit(),
+        "alignment": task.encoder.fingerprint if task.encoder is not None and config.objective.alignment else "", "commit": commit(),
     }  # fmt: skip
     path = Path(config.output) / "density.safetensors"
-    save_density(TrainedDensity(model, calibration, about), path)
+    save_density(TrainedDensity(model, calibration, about, task.record), path)
     log.info("%s: %.2f MB", path, path.stat().st_size / 1e6)
 
 

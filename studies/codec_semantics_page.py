@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from codec_semantics import ALL_LEVELS, CODECS, REFINED, SEEDS, SIDE_PX, TABLES, CodecRow, RunConfig
 from jaxtyping import Float
-from scipy import stats
+from seeds import over_seeds
 from table import name_of, read_rows
 
 from lcl.core.config import config, run_command
@@ -24,6 +24,8 @@ from lcl.evals.intervals import Estimate, clustered_bootstrap
 matplotlib.use("svg")
 matplotlib.rcParams |= {"svg.hashsalt": "lcl", "svg.fonttype": "none"}  # the same numbers give the same bytes; text stays text
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
+
+OUTSIDE = "outside of the curve"
 
 Values = Float[np.ndarray, " images"]
 Rows = Mapping[str, Mapping[str, Any]]
@@ -122,7 +124,7 @@ def refinement_part(rows: Rows) -> str:
             cells += [f"{100 * (point.bpp.mean() / plain.bpp.mean() - 1):+.1f}", said(paired(point.psnr_db - plain.psnr_db, point.ids), digits=2)]
             cells += [said(paired(100 * (point.accuracy - plain.accuracy), point.ids)), said(paired(plain.nats - point.nats, point.ids), digits=3)]
             at_rate = [at_equal_rate(point, curve, name) for name in ("accuracy", "nats")]
-            cells += ["outside of the curve"] * 2 if at_rate[0] is None else [said(paired(100 * at_rate[0], point.ids)), said(paired(-at_rate[1], point.ids), digits=3)]
+            cells += [OUTSIDE] * 2 if at_rate[0] is None else [said(paired(100 * at_rate[0], point.ids)), said(paired(-at_rate[1], point.ids), digits=3)]
         lines.append("| " + " | ".join(cells + [""] * (11 - len(cells))) + " |")
         count += 1
     return "\n".join(lines) if count else ""
@@ -139,7 +141,7 @@ def training_part(rows: Rows) -> str:
         done = [(measured, plain) for seed in range(SEEDS) if (measured := _of_codec(rows, codec, seed)) and (plain := _of_codec(rows, CODECS["plain"], seed))]
         if done and kind != "plain":
             gains = {name: [one for pair in done if (one := _gain(*pair, name)) is not None] for name in ("psnr_db", "accuracy", "nats")}
-            cells = [over_seeds(gains["psnr_db"], digits=3), over_seeds([100 * one for one in gains["accuracy"]]), over_seeds([-one for one in gains["nats"]], digits=3)]
+            cells = [over_seeds(gains["psnr_db"], digits=3, none=OUTSIDE), over_seeds([100 * one for one in gains["accuracy"]], none=OUTSIDE), over_seeds([-one for one in gains["nats"]], digits=3, none=OUTSIDE)]
             lines.append(f"| {kind} | {len(done)} | {done[0][0]['parameters']['adapter']:,} | {' | '.join(cells)} |")
             count += 1
     return "\n".join(lines) if count else ""
@@ -163,17 +165,6 @@ def spelled(row: RunConfig) -> str:
 
 def said(estimate: Estimate, *, digits: int = 1) -> str:
     return f"{estimate.value:+.{digits}f} ({estimate.low:+.{digits}f} to {estimate.high:+.{digits}f})"
-
-
-def over_seeds(values: Sequence[float], *, digits: int = 1) -> str:
-    """Mean and interval of values that may be negative; the mean alone of one seed."""
-    if not values:
-        return "outside of the curve"
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:+.{digits}f} (one seed)"
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
 
 
 # --- The picture

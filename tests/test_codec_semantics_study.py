@@ -28,7 +28,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
     import pixel_judge
 
     yield type("Study", (), {"rows": codec_semantics, "page": codec_semantics_page, "judge": pixel_judge})
-    for name in ("codec_semantics", "codec_semantics_page", "pixel_judge", "table"):
+    for name in ("codec_semantics", "codec_semantics_page", "pixel_judge", "seeds", "table"):
         sys.modules.pop(name, None)
 
 

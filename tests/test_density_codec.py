@@ -1,6 +1,7 @@
 """The lossless codec: any stack, any picture, any file comes back; its length is that of the bound; damage is an error."""
 
 import io
+import json
 import math
 import struct
 import zlib
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from torch.nn import functional
 
 from downstream.density import archive as archives
 from downstream.density.archive import CodingConfig, Writer, decode, encode, read, sizes, tile_coder
@@ -24,10 +26,15 @@ from downstream.density.contexts import ContextConfig
 from downstream.density.likelihood import discrete_vlb
 from downstream.density.model import DensityConfig, DensityModel
 from downstream.density.model_file import TrainedDensity, load_density, save_density
-from downstream.density.pictures import join, put_together, split, take_apart
-from downstream.density.plain import PACKERS, unpack
+from downstream.density.pictures import Layout, Parts, Planes, join, put_together, split, take_apart, with_range
+from downstream.density.plain import PACKERS, from_jxl, to_jxl, unpack
 from downstream.density.schedules import NoiseConfig
+from downstream.density.subsets import most_likely
 from downstream.density.unet import UNetConfig
+from downstream.sight import Sight
+from lcl.core.config import to_dict
+from lcl.features import Encoder
+from tests.made_encoders import SQUARE, random_model
 
 UNET = UNetConfig(widths=(8, 8), blocks=1)
 MODELS = {
@@ -55,7 +62,7 @@ def made_model(name: str) -> TrainedDensity:
         for value in model.parameters():
             value += 0.02 * torch.randn(value.shape)
     u = torch.stack([torch.from_numpy(waves(made.size_px, made.size_px, made.channels, seed)).permute(2, 0, 1).long() for seed in range(8)])
-    return TrainedDensity(model, calibrate(model, u, None, aligned=False), {"encoder": ""})
+    return TrainedDensity(model, calibrate(model, u, aligned=False), {})
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +189,7 @@ def test_the_length_is_that_of_the_bound(trained: dict[str, TrainedDensity], nam
     model, num = trained[name], 20 if name == "colour" else 64
     u = torch.stack([torch.from_numpy(waves(8, 8, model.settings.channels, seed)).permute(2, 0, 1).long() for seed in range(num)])
     for steps in (3, 8):
-        wanted = np.mean([float(discrete_vlb(model, u, None, torch.Generator().manual_seed(seed), num_steps=steps).total.sum()) / math.log(2) for seed in range(8)])
+        wanted = np.mean([float(discrete_vlb(model, u, torch.Generator().manual_seed(seed), num_steps=steps).total.sum()) / math.log(2) for seed in range(8)])
         chain, stack, clean, others = Chain(model, steps), BitStack(), FromElsewhere(model, steps), BitStack()
         for one in u:
             chain.encode(stack, one[None].numpy())
@@ -234,6 +241,15 @@ def tiff(values: np.ndarray, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def smaller_copy() -> bytes:
+    """A picture and a smaller one behind it, as maps have them."""
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for side in (20, 10):
+            writer.write(waves(side, side, 1)[..., 0], photometric="minisblack", metadata=None)
+    return buffer.getvalue()
+
+
 def files_of_all_kinds() -> dict[str, bytes]:
     rng = np.random.default_rng(0)
     text = PngImagePlugin.PngInfo()
@@ -250,7 +266,12 @@ def files_of_all_kinds() -> dict[str, bytes]:
         "deep.png": deep_png.getvalue(), "palette.png": palette.getvalue(), "photo.jpg": jpeg.getvalue(), "some.gif": gif.getvalue(),
         "deep.tif": tiff(deep[..., 0], description="a scan"), "big_endian.tif": tiff(deep[..., 0], byteorder=">"), "bands.tif": tiff(np.moveaxis(waves(20, 30, 7), 2, 0), photometric="minisblack", planarconfig="separate"),
         "colour.tif": tiff(waves(20, 30, 3), photometric="rgb", rowsperstrip=7), "float.tif": tiff(rng.normal(size=(9, 11)).astype(np.float32)), "packed.tif": tiff(waves(20, 30, 3), compression="zlib", photometric="rgb"),
-        "pages.tif": tiff(np.stack([waves(9, 9, 1)[..., 0]] * 3), photometric="minisblack"), "signed.tif": tiff(rng.integers(-99, 99, (9, 11)).astype(np.int16)), "empty.bin": b"", "notes.txt": "no picture".encode() * 20,
+        "pages.tif": tiff(np.stack([waves(9, 9, 1, seed)[..., 0] for seed in range(3)]), photometric="minisblack"), "signed.tif": tiff(rng.integers(-99, 99, (9, 11)).astype(np.int16)),
+        "tiled.tif": tiff(waves(40, 50, 3), photometric="rgb", tile=(16, 32)), "big.tif": tiff(deep[..., 0], bigtiff=True), "alpha.tif": tiff(waves(9, 11, 4), photometric="rgb", extrasamples=["unassalpha"]),
+        "infrared.tif": tiff(waves(9, 11, 4), photometric="rgb", extrasamples=["unspecified"]), "small.tif": smaller_copy(), "scan.tif": tiff(rng.integers(-1024, 3072, (12, 13)).astype(np.int16)),
+        "wide.tif": tiff(rng.integers(0, 1 << 40, (5, 6)).astype(np.uint64), photometric="minisblack"), "bytes.tif": tiff(rng.integers(-128, 128, (5, 6)).astype(np.int8)),
+        "planes.tif": tiff(rng.normal(size=(3, 5, 6)).astype(np.float32), photometric="minisblack", planarconfig="separate"), "bits.tif": tiff(rng.integers(0, 2, (9, 16)).astype(bool)),
+        "dot.png": png(waves(1, 1, 4)), "row.png": png(waves(1, 77, 1)), "empty.bin": b"", "notes.txt": "no picture".encode() * 20,
         "cut.png": png(waves(20, 30, 3))[:-30], "lies.tif": b"II*\0" + b"\xff" * 40,
     }  # fmt: skip
 
@@ -274,7 +295,10 @@ def test_files_of_all_kinds_come_back_with_their_metadata(trained: dict[str, Tra
 
 def test_which_files_are_taken_apart() -> None:
     taken = {name for name, data in files_of_all_kinds().items() if take_apart(data) is not None}
-    assert taken == {"text.png", "profile.png", "deep.png", "deep.tif", "big_endian.tif", "bands.tif", "colour.tif", "float.tif", "signed.tif"}
+    assert taken == {
+        "text.png", "profile.png", "deep.png", "dot.png", "row.png", "deep.tif", "big_endian.tif", "bands.tif", "colour.tif", "float.tif", "signed.tif", "pages.tif", "tiled.tif", "big.tif", "alpha.tif",
+        "infrared.tif", "small.tif", "scan.tif", "wide.tif", "bytes.tif", "planes.tif",
+    }  # fmt: skip
     for name in taken:
         parts = take_apart(files_of_all_kinds()[name])
         assert parts is not None and join(split(parts.samples, parts.layout), parts.layout) == parts.samples
@@ -282,14 +306,77 @@ def test_which_files_are_taken_apart() -> None:
             assert put_together(parts) == files_of_all_kinds()[name]
 
 
+def parts_of(name: str) -> tuple[Layout, Planes]:
+    parts = take_apart(files_of_all_kinds()[name])
+    assert parts is not None
+    return parts.layout, split(parts.samples, parts.layout)
+
+
+def test_deep_samples_become_a_picture_of_the_bits_in_use() -> None:
+    """12 bits of 16: their highest eight, which rise with the value, signed or not, and one plane of four."""
+    values = np.random.default_rng(0).integers(-1024, 3072, (12, 13)).astype(np.int16)
+    values[0, :2] = -1024, 3071
+    parts = take_apart(tiff(values))
+    assert parts is not None and parts.layout.shift == 4
+    planes = split(parts.samples, parts.layout)
+    assert np.array_equal(planes.pictures[0][..., 0], (values.astype(int) + 1024) >> 4) and np.array_equal(planes.others[0][..., 0], (values.astype(int) + 1024) & 15)
+    assert len(parts_of("wide.tif")[1].others) == 4 and parts_of("signed.tif")[1].others == ()
+
+
+def test_pages_and_tiles_lie_below_each_other_and_bands_are_what_the_file_says() -> None:
+    assert [parts_of(name)[0].shape for name in ("pages.tif", "tiled.tif", "small.tif")] == [(27, 9, 1), (96, 32, 3), (20, 20, 1)]
+    assert np.array_equal(parts_of("pages.tif")[1].pictures[0][9:18], waves(9, 9, 1, 1))
+    for name, colours, others in (("alpha.tif", (3,), 1), ("infrared.tif", (3, 1), 0), ("bands.tif", (1,) * 7, 0), ("profile.png", (3,), 1)):
+        layout, planes = parts_of(name)
+        assert (layout.colours, len(planes.others)) == (colours, others), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4"]), planar=st.booleans(), big_endian=st.booleans())
+def test_any_samples_come_back(data: st.DataObject, kind: str, planar: bool, big_endian: bool) -> None:
+    height, width, bands = (data.draw(st.integers(1, 4)) for _ in range(3))
+    size = int(kind[1])
+    samples = data.draw(st.binary(min_size=height * width * bands * size, max_size=height * width * bands * size))
+    colours = (3,) if bands > 2 else (1,)
+    layout = Layout(height=height, width=width, bands=bands, bytes=size, colours=colours, planar=planar, big_endian=big_endian, kind={"u": "unsigned", "i": "signed", "f": "other"}[kind[0]])
+    layout = with_range(layout, samples)
+    assert join(split(samples, layout), layout) == samples
+
+
+def test_bytes_that_are_nearly_a_file_come_back(trained: dict[str, TrainedDensity]) -> None:
+    """TIFFs and PNGs with bytes changed: whatever a decoder makes of them, they are what comes back."""
+    rng = np.random.default_rng(0)
+    for name in ("colour.tif", "tiled.tif", "small.tif", "text.png"):
+        original, changed = files_of_all_kinds()[name], []
+        for number in range(40):
+            data = bytearray(original)
+            for place in rng.integers(0, min(len(data), 400), 3):
+                data[place] = int(rng.integers(256))
+            changed.append((f"{number}-{name}", bytes(data)))
+        parts = [take_apart(data) for _, data in changed]
+        for (one, data), found in zip(changed, parts, strict=True):
+            if found is not None:
+                again = put_together(Parts(found.form, found.rest, join(split(found.samples, found.layout), found.layout), found.layout))
+                assert again == data if found.form == "tiff" else take_apart(again) == found, one
+
+
 @pytest.mark.parametrize("kind", PACKERS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_plain_coders_lose_nothing(kind: str, channels: int) -> None:
     plane = waves(17, 23, channels)
     packed = PACKERS[kind](plane)
+    assert PACKERS[kind](np.zeros((1, 1, channels), dtype=np.uint8)) is not None
     assert packed is not None and np.array_equal(unpack(kind, packed, height=17, width=23, channels=channels), plane)
     with pytest.raises(ValueError, match="damaged"):
         unpack(kind, packed[: len(packed) // 2], height=17, width=23, channels=channels)
+
+
+def test_jpeg_xl_loses_nothing() -> None:
+    pytest.importorskip("imagecodecs", reason="needs imagecodecs, of the extra peers")
+    for channels in (1, 3):
+        plane = waves(17, 23, channels)
+        packed = to_jxl(plane)
+        assert packed is not None and np.array_equal(from_jxl(packed, plane.shape), plane)
 
 
 @pytest.fixture(scope="module")
@@ -345,17 +432,48 @@ def test_other_numbers_are_an_error_and_no_wrong_picture(archive: bytes, trained
         decode(read(archive), trained["colour"])
 
 
-def test_a_name_outside_of_the_folder_is_an_error(trained: dict[str, TrainedDensity]) -> None:
-    for name in ("../x", "/etc/x", "a/../../x", ""):
+def test_a_name_outside_of_the_folder_is_an_error(trained: dict[str, TrainedDensity], monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is read, and before it is written: what cannot be decoded is not encoded."""
+    for name in ("../x", "/etc/x", "a/../../x", "", "a\\b"):
         with pytest.raises(ValueError, match="outside of its folder"):
-            round_trip(trained["grey"], [(name, b"data")])
+            encode([(name, b"data")], trained["grey"], FAST)
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "safe_name", lambda name: name)
+        data = encode([("../x", b"data")], trained["grey"], FAST)
+    with pytest.raises(ValueError, match="outside of its folder"):
+        decode(read(data), trained["grey"])
 
 
 def test_an_index_that_no_encoder_wrote_is_an_error(archive: bytes) -> None:
-    body = zlib.compress(b'{"entries": 3}')
-    front = struct.pack("<4sB3xQI", b"LCLD", 1, 0, len(body))
+    def with_index(index: Any) -> bytes:
+        body = zlib.compress(json.dumps(index).encode())
+        front = struct.pack("<4sB3xQI", b"LCLD", archives.VERSION, 0, len(body))
+        return front + struct.pack("<I", zlib.crc32(body, zlib.crc32(front))) + body
+
     with pytest.raises(ValueError, match="the archive's index"):
-        read(front + struct.pack("<I", zlib.crc32(body, zlib.crc32(front))) + body)
+        read(with_index({"entries": 3}))
+    index = to_dict(read(archive).index)
+    piece = {"height": 1 << 30, "width": 1 << 30, "channels": 3}
+    for wrong in ({"pieces": [piece]}, {"seed_words": 1 << 40}):
+        with pytest.raises(ValueError, match="other sizes than their pieces"):
+            read(with_index(index | {"chunks": [index["chunks"][0] | wrong]}))
+    layout = to_dict(Layout(height=4, width=4, bands=1, bytes=3, colours=(1,)))
+    text = {"kind": "stored", "length": 0, "crc": 0, "content_length": 0, "content_crc": 0, "pieces": [], "seed_words": 0}
+    for layout_of in (layout, layout | {"bytes": 2, "least": 1 << 40}):
+        entry = {"name": "x", "form": "png", "rest": 0, "layout": layout_of, "pictures": [], "others": []}
+        with pytest.raises(ValueError, match="says what no encoder writes"):
+            decode(read(with_index(index | {"chunks": [text], "entries": [entry]})), None)
+
+
+def test_a_large_picture_that_the_model_cannot_help_is_not_coded_in_vain(trained: dict[str, TrainedDensity], monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles, encoded = [], Chain.encode
+    monkeypatch.setattr(Chain, "encode", lambda self, stack, u: (tiles.append(len(u)), encoded(self, stack, u)))
+    flat, counted = np.full((900, 1300, 3), 200, dtype=np.uint8), []
+    data = encode([("flat.png", png(flat))], trained["colour"], FAST, advance=counted.append)
+    assert 8 <= sum(tiles) <= 17 and sum(counted) == 2 * 900 * 1300, "of 4,674 tiles"
+    assert np.array_equal(pixels_of(decode(read(data), None)[0][1]), flat) and len(data) < 3000
+    row = png(waves(1, 20_000, 1))  # longer than WebP's longest side
+    assert np.array_equal(pixels_of(round_trip(trained["grey"], [("row.png", row)])[0][1]), pixels_of(row)) and sum(tiles) < 40
 
 
 def test_large_planes_become_several_streams(trained: dict[str, TrainedDensity]) -> None:
@@ -368,22 +486,76 @@ def test_large_planes_become_several_streams(trained: dict[str, TrainedDensity])
 def test_levels_beyond_the_models_are_stored_plainly() -> None:
     settings_of = DensityConfig(channels=1, levels=17, size_px=8, noise=NoiseConfig(kind="linear"), context=ContextConfig(kind="none"), unet=UNET)
     model = DensityModel(settings_of).eval().requires_grad_(False)
-    trained = TrainedDensity(model, torch.ones(33, 1, 1, 1), {"encoder": ""}, "0" * 15 + "7")
+    trained = TrainedDensity(model, torch.ones(33, 1, 1, 1), {}, sha256="0" * 15 + "7")
     files = [("digit.png", png(waves(8, 8, 1) // 16)), ("photo.png", png(waves(8, 8, 1)))]
     assert [pixels_of(data).tolist() for _, data in round_trip(trained, files)] == [pixels_of(data).tolist() for _, data in files]
     with pytest.raises(ValueError, match="beyond the model's 17 levels"):
         Chain(trained, 2).encode(BitStack(), np.full((1, 1, 2, 2), 17))
 
 
-def test_a_context_of_tokens_asks_for_its_encoder() -> None:
-    settings_of = DensityConfig(channels=1, size_px=8, noise=NoiseConfig(width=4), context=ContextConfig(kind="tokens", size=6, chosen=2, width=8), unet=UNET, token_features=10)
-    trained = TrainedDensity(DensityModel(settings_of).eval().requires_grad_(False), torch.ones(33, 1, 1, 1), {"encoder": "abc"}, "0" * 15 + "7")
-    with pytest.raises(ValueError, match="comes from the encoder abc: give it with --encoder"):
-        encode([("w.png", png(waves(8, 8, 1)))], trained, FAST)
-    chain, stack, u = Chain(trained, 3), BitStack(), np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8))
-    chain.encode(stack, u, torch.randn(2, 10))
+# A context from an encoder's tokens
+
+
+TOKENS = DensityConfig(channels=1, size_px=8, noise=NoiseConfig(width=4), context=ContextConfig(kind="tokens", size=6, chosen=2, width=8), unet=UNET)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(random_model(SQUARE))
+
+
+@pytest.fixture(scope="module")
+def of_tokens(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's file."""
+    sight = Sight(encoder, TOKENS.context.sight)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DensityModel(TOKENS, num_features=sight.num_features).eval().requires_grad_(False)
+        for value in model.parameters():
+            value += 0.1 * torch.randn(value.shape)
+    path = tmp_path_factory.mktemp("tokens") / "density.safetensors"
+    save_density(TrainedDensity(model, torch.ones(33, 1, 1, 1), {}, sight.record), path)
+    return path
+
+
+def test_contexts_follow_what_the_encoder_sees(encoder: Encoder, of_tokens: Path) -> None:
+    model = load_density(of_tokens, encoder=encoder).model
+    x = torch.stack([torch.from_numpy(waves(8, 8, 1, seed)).permute(2, 0, 1) for seed in range(12)]).float() / 127.5 - 1
+    logits = model.logits(x)
+    tokens = encoder(functional.interpolate((x + 1) / 2, size=(16, 16), mode="bilinear", antialias=True).expand(-1, 3, -1, -1)).tokens
+    wanted = model.context_logits.layers(torch.cat([tokens.mean(dim=1), tokens.std(dim=1, correction=0)], dim=1))
+    assert torch.allclose(logits, wanted, atol=1e-4) and len({tuple(row) for row in most_likely(logits, 2).tolist()}) > 1
+    assert model.logits(x[:, :, :3, :5]).shape == (12, 6)
+
+
+def test_only_encoding_needs_the_encoder(encoder: Encoder, of_tokens: Path) -> None:
+    pixels = [waves(8, 8, 1, seed) for seed in range(3)]
+    with pytest.raises(ValueError, match=f"this model's context looks at pictures through the encoder {encoder.fingerprint[:16]}: give --encoder"):
+        encode([("w.png", png(pixels[0]))], load_density(of_tokens), FAST)
+    with pytest.raises(ValueError, match="the context of .* was trained with"):
+        load_density(of_tokens, encoder=Encoder(random_model(SQUARE, seed=1)))
+    chain, stack, u = Chain(load_density(of_tokens, encoder=encoder), 3), BitStack(), np.stack([one[None, :, :, 0] for one in pixels]).astype(np.int64)
+    chain.encode(stack, u)
     receiver = BitStack(stack.words())
-    assert np.array_equal(chain.decode(receiver, u.shape), u) and receiver.left_as_seeded(stack.seed_words)
+    assert np.array_equal(Chain(load_density(of_tokens), 3).decode(receiver, u.shape), u) and receiver.left_as_seeded(stack.seed_words)
+
+
+def test_an_encoder_that_has_no_use_is_refused(trained: dict[str, TrainedDensity], encoder: Encoder, tmp_path: Path) -> None:
+    save_density(trained["colour"], tmp_path / "density.safetensors")
+    with pytest.raises(ValueError, match="--encoder is for models whose context comes from an encoder's tokens"):
+        load_density(tmp_path / "density.safetensors", encoder=encoder)
+
+
+def test_a_context_that_is_sent_is_in_the_bound_at_its_full_cost(encoder: Encoder, of_tokens: Path) -> None:
+    model = load_density(of_tokens, encoder=encoder)
+    u = torch.stack([torch.from_numpy(waves(8, 8, 1, seed)).permute(2, 0, 1).long() for seed in range(16)])
+    bounds = [discrete_vlb(model, u, torch.Generator().manual_seed(seed), num_steps=2) for seed in range(4)]
+    assert torch.allclose(bounds[0].context, torch.full((16,), math.log(15)))
+    wanted = np.mean([float(bound.total.sum()) for bound in bounds]) / math.log(2)
+    chain, stack = FromElsewhere(model, 2), BitStack()
+    for one in u:
+        chain.encode(stack, one[None].numpy())
+    assert stack.num_bits - 32 * stack.seed_words - chain.taken_bits == pytest.approx(wanted, rel=0.01)
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from downstream.density.diffusion import (
     to_data,
     to_levels,
 )  # fmt: skip
+from downstream.density.kernel_distance import kernel_distance, squared_distance
 from downstream.density.likelihood import dequantise, importance_bound, ode_log_density, summary
 from downstream.density.schedules import Ends, NoiseConfig, Path, ends_for, linear_path, polynomial_path, with_slope
 from downstream.density.subsets import kl_to_uniform_nats, log_normaliser, log_probability, marginals, most_likely, relaxed_sample, sample, uniform_nats
@@ -125,7 +126,8 @@ def test_samples_have_their_probabilities() -> None:
 def test_a_relaxed_sample_has_the_gradient_of_the_marginals() -> None:
     logits = torch.randn(4, 6, generator=rng(), dtype=torch.float64, requires_grad=True)
     weights = torch.randn(4, 6, generator=rng(1), dtype=torch.float64)
-    found = relaxed_sample(logits, 3, rng())
+    found, nats = relaxed_sample(logits, 3, rng())
+    assert torch.equal(found.detach().round().bool(), sample(logits.detach(), 3, rng())) and torch.allclose(nats, kl_to_uniform_nats(logits, 3))
     assert set(found.detach().round(decimals=9).flatten().tolist()) == {0.0, 1.0} and (found.sum(dim=1) - 3).abs().max() < 1e-9
     ours = torch.autograd.grad((found * weights).sum(), logits)[0]
     assert torch.allclose(ours, torch.autograd.grad((marginals(logits, 3) * weights).sum(), logits)[0])
@@ -363,3 +365,22 @@ def test_a_summary_has_the_standard_error_of_the_mean() -> None:
     assert found.bits_per_dim == pytest.approx(7 / 3) and found.standard_error == pytest.approx(np.std([1, 2, 4], ddof=1) / math.sqrt(3))
     with pytest.raises(ValueError, match="two images"):
         summary([1.0], dims=1)
+
+
+# Distances of samples
+
+
+def slow_distance(ours: Tensor, theirs: Tensor) -> float:
+    kernel = lambda x, y: float((x @ y / len(x) + 1) ** 3)  # noqa: E731
+    within = [[kernel(x, y) for i, x in enumerate(one) for j, y in enumerate(one) if i != j] for one in (ours, theirs)]
+    return sum(map(np.mean, within)) - 2 * float(np.mean([kernel(x, y) for x in ours for y in theirs]))
+
+
+def test_a_kernel_distance_is_its_sum_over_pairs_and_zero_in_the_mean_of_equals() -> None:
+    ours, theirs = torch.randn(7, 3, generator=rng(), dtype=torch.float64), torch.randn(5, 3, generator=rng(1), dtype=torch.float64) + 0.5
+    assert squared_distance(ours, theirs) == pytest.approx(slow_distance(ours, theirs))
+    drawn = [torch.randn(200, 6, generator=rng(seed)) for seed in range(2)]
+    same, other = kernel_distance(*drawn), kernel_distance(drawn[0], drawn[1] + 1.0)
+    assert abs(same.value) < 4 * same.standard_error and other.value > 4 * other.standard_error > 0
+    with pytest.raises(ValueError, match="needs four images or more"):
+        kernel_distance(ours[:3], theirs)

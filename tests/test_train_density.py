@@ -11,21 +11,25 @@ import torch
 from PIL import Image
 
 from downstream import density_decode, density_encode, density_info, density_sample, density_verify, eval_density
+from downstream.density.archive import CodingConfig
 from downstream.density.contexts import token_maps, token_statistics
 from downstream.density.likelihood import OdeConfig, discrete_vlb, vlb
+from downstream.density.measuring import SamplesConfig
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.model_file import load_density
 from downstream.density.objective import DensityObjective, ObjectiveConfig
 from downstream.density.sampling import ancestral, as_grid
 from downstream.density.schedules import NoiseConfig
 from downstream.density.train_config import PRESETS
-from downstream.density.training_images import Digits, read_digits
-from downstream.eval_density import squares
+from downstream.density.training_images import Digits, SourceConfig, in_channels, read_digits
+from downstream.density.unseen_images import squares
+from downstream.encoder_record import EncoderRecord
 from downstream.origin_marks import read_mark
+from downstream.sight import Sight, SightConfig
 from lcl.core.files import sha256_of
-from lcl.features import random_encoder
+from lcl.features import load_encoder, random_encoder
 from tests.conftest import Run, assert_one_line_error
-from tests.made_encoders import SQUARE
+from tests.made_encoders import SQUARE, checkpoint_of, random_model
 from tests.processes import run_ranks
 from tests.test_density_codec import waves
 from tests.test_train_codec import losses, weights
@@ -96,16 +100,28 @@ def test_samples_say_what_they_are(whole: Path, tmp_path: Path) -> None:
 
 
 def test_the_report(whole: Path, tmp_path: Path) -> None:
+    encoder = checkpoint_of(random_model(SQUARE), tmp_path / "encoder" / "step-000001")
     eval_density.main(
         eval_density.EvalDensityConfig(
-            model=str(whole / "density.safetensors"), source="digits", output=str(tmp_path), num_images=6, times=4, ode_images=2, ode=OdeConfig(tolerance=0.1, samples=2),
-            coding_steps=(3, 5), coded_images=4,
+            model=str(whole / "density.safetensors"), source="digits", output=str(tmp_path), num_images=8, times=4, ode_images=2, ode=OdeConfig(tolerance=0.1, samples=2),
+            coding_steps=(3, 5), coded_images=4, samples=SamplesConfig(num=4, steps=(2,), tolerances=(0.5,), columns=2, encoder=str(encoder)),
         )
     )  # fmt: skip
     found = json.loads((tmp_path / "density.json").read_text())["measured"]
-    assert found["vlb"]["standard_error"] > 0 and found["ode"]["images"] == 2 and [row["steps"] for row in found["coded"]] == [3, 5]
-    assert {"PNG", "WebP without loss", "lzma"} <= found["plain"].keys()
-    assert found["vlb"]["bits_per_dim"] == pytest.approx(sum(found["vlb"][name] for name in ("reconstruction", "prior", "diffusion", "context")))
+    assert found["vlb"]["standard_error"] > 0 and found["vlb"]["bits_per_dim"] == pytest.approx(sum(found["vlb"][name] for name in ("reconstruction", "prior", "diffusion", "context")))
+    flows = found["ode"]["bounds"]
+    assert [(one["dequantisation"], one["samples"]) for one in flows] == [(kind, number) for kind in ("uniform", "truncated_normal") for number in (1, 2)] and found["ode"]["images"] == 2
+    assert [row["steps"] for row in found["coded"]] == [3, 5]
+    for row in found["coded"]:
+        assert row["bits_per_dim"] == pytest.approx(sum(row[f"{name}_bits_per_dim"] for name in ("payload", "initial", "header"))) and row["header_bits_per_dim"] > 0
+        assert row["payload_over_elbo"] == pytest.approx(row["payload_bits_per_dim"] / row["elbo_of_these"] - 1)
+    assert found["plain"].keys() == {"PNG", "WebP without loss", "JPEG XL without loss", "lzma"} and found["plain"]["PNG"]["bits_per_dim"] > 0
+    samples = found["samples"]
+    assert [row["way"] for row in samples["ways"]] == ["ancestral_2", "ode_0.5"] and samples["ways"][0]["evaluations"] == 2 and all("kernel_distance" in row for row in samples["ways"])
+    assert samples["features_of"] == load_encoder(encoder).fingerprint and samples["between_halves_of_the_images"]["standard_error"] > 0
+    for row in samples["ways"]:
+        with Image.open(tmp_path / f"{row['way']}.png") as image:
+            assert image.size == (17, 17)
 
 
 def test_mistakes_are_a_line(run: Run, whole: Path, tmp_path: Path) -> None:
@@ -127,11 +143,11 @@ def test_settings_that_do_not_fit_are_named() -> None:
     context, model = toy.model.context, toy.model
     for wrong, said in (
         (replace(toy, model=replace(model, levels=256)), "digits need model.channels"),
+        (replace(toy, source=SourceConfig(folder="photos")), "1 or 3, 256 and any size"),
         (replace(toy, model=replace(model, context=replace(context, chosen=4))), "choose fewer than there are"),
         (replace(toy, model=replace(model, noise=NoiseConfig(kind="scalar"))), "knows no context"),
         (replace(toy, model=replace(model, context=replace(context, kind="tokens"))), "need a frozen encoder"),
         (replace(toy, encoder="somewhere"), "take a frozen encoder"),
-        (replace(toy, model=replace(model, token_features=3)), "follows from the encoder"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             wrong.check()
@@ -142,25 +158,39 @@ def test_settings_that_do_not_fit_are_named() -> None:
 # Parts of the training that no command above reaches
 
 
-def test_tokens_are_a_context_and_can_be_learned_from() -> None:
-    encoder = random_encoder(SQUARE)
-    x = torch.from_numpy(np.stack([waves(16, 16, 3, seed) for seed in range(4)])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    maps, statistics = token_maps(encoder, x), token_statistics(encoder, x)
-    assert maps.shape[:2] == (4, encoder.width) and statistics.shape == (4, 2 * encoder.width)
-    assert torch.allclose(statistics[:, : encoder.width], maps.mean(dim=(2, 3)), atol=1e-5)
-    assert token_statistics(encoder, x[:, :1]).shape == statistics.shape, "grey images too"
+def test_a_grey_image_is_seen_as_colour() -> None:
+    sight = Sight(random_encoder(SQUARE), SightConfig(num_layers=2))
+    x = torch.rand(2, 1, 8, 8) * 2 - 1
+    maps = token_maps(sight, x)
+    assert torch.equal(maps, token_maps(sight, x.expand(-1, 3, -1, -1))) and maps.shape == (2, sight.num_features, 4, 4)
+    assert torch.allclose(token_statistics(maps)[:, : sight.num_features], maps.mean(dim=(2, 3)), atol=1e-5)
 
 
 def test_alignment_teaches_the_denoiser_and_no_one_else() -> None:
     torch.manual_seed(0)
     model = DensityModel(PRESETS["toy"].model)
-    objective = DensityObjective(model, ObjectiveConfig(alignment=1.0), token_width=5)
-    u, tokens = Digits(0).batch(0, range(8)), torch.randn(8, 5, 2, 2)
-    found = objective(u, None, tokens, torch.Generator().manual_seed(0))
-    assert 0 < float(found.metrics["unlike_tokens"]) < 2
+    objective = DensityObjective(model, ObjectiveConfig(alignment=1.0), sight=Sight(random_encoder(SQUARE), SightConfig(num_layers=1)))
+    u = Digits(0).batch(0, range(8))
+    found = objective(u, torch.Generator().manual_seed(0))
+    assert 0 < float(found.metrics["unlike_tokens"]) < 2 and not any(name.startswith("sight") for name, _ in objective.named_parameters())
     aligned = torch.autograd.grad(found.loss, model.unet.first.weight)[0]
-    alone = torch.autograd.grad(DensityObjective(model, ObjectiveConfig())(u, None, None, torch.Generator().manual_seed(0)).loss, model.unet.first.weight)[0]
+    alone = torch.autograd.grad(DensityObjective(model, ObjectiveConfig())(u, torch.Generator().manual_seed(0)).loss, model.unet.first.weight)[0]
     assert not torch.allclose(aligned, alone)
+
+
+def test_a_training_with_an_encoder(run: Run, tmp_path: Path) -> None:
+    """The file names the encoder of its context; that of the alignment alone is nothing that coding needs."""
+    encoder, output = checkpoint_of(random_model(SQUARE), tmp_path / "encoder" / "step-000001"), tmp_path / "run"
+    train(output, "--encoder", encoder, "--model.context.kind", "tokens", "--objective.alignment", 0.5, "--fit.steps", 4)
+    trained = load_density(output / "density.safetensors", encoder=load_encoder(encoder))
+    assert trained.encoder == EncoderRecord(load_encoder(encoder).fingerprint, 24) and {"project.weight"} <= weights(output, "model").keys()
+    picture, archive = tmp_path / "digits.png", tmp_path / "digits.lcld"
+    Image.fromarray(np.concatenate(list(read_digits("test")[:20, :, :, 0]), axis=1)).save(picture)
+    settings = density_encode.EncodeConfig(input=str(picture), output=str(archive), model=str(output / "density.safetensors"), coding=CodingConfig(steps=2))
+    with pytest.raises(ValueError, match="give --encoder"):
+        density_encode.main(settings)
+    density_encode.main(replace(settings, encoder=str(encoder)))
+    density_verify.main(density_verify.VerifyConfig(input=str(archive), model=settings.model, against=str(picture)))
 
 
 def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path) -> None:
@@ -169,9 +199,9 @@ def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path) -> None:
     u = torch.from_numpy(read_digits("test")[:32]).permute(0, 3, 1, 2).long()
     for steps in (0, 3):
         objective = DensityObjective(trained.model, ObjectiveConfig(steps=steps))
-        ours = [float(objective(u, None, None, torch.Generator().manual_seed(seed)).metrics["bits_per_dim"]) for seed in range(60)]
+        ours = [float(objective(u, torch.Generator().manual_seed(seed)).metrics["bits_per_dim"]) for seed in range(60)]
         rng = torch.Generator().manual_seed(0)
-        bounds = [vlb(trained, u, None, rng, num_times=8) if not steps else discrete_vlb(trained, u, None, rng, num_steps=steps, calibrated=False) for _ in range(8)]
+        bounds = [vlb(trained, u, rng, num_times=8) if not steps else discrete_vlb(trained, u, rng, num_steps=steps, calibrated=False) for _ in range(8)]
         theirs = [float(bound.total.mean()) / u[0].numel() / np.log(2) for bound in bounds]
         error = np.hypot(np.std(ours) / np.sqrt(60), np.std(theirs) / np.sqrt(8))
         assert abs(np.mean(ours) - np.mean(theirs)) < 4 * error < 0.2 * np.mean(ours)
@@ -185,6 +215,12 @@ def test_the_error_that_is_expected_changes_nothing_else() -> None:
     cost = error_nats((z - found.eps_hat).square(), found.squared_error).sum()
     gradients = dict(zip(dict(model.named_parameters()), torch.autograd.grad(cost, list(model.parameters()), allow_unused=True), strict=True))
     assert {name for name, value in gradients.items() if value is not None} == {name for name in gradients if name.startswith("error.")}
+
+
+def test_a_grey_model_sees_brightness() -> None:
+    pixels = waves(5, 6, 3)
+    grey = in_channels(pixels, 1)
+    assert grey.shape == (5, 6, 1) and np.abs(grey[..., 0] - pixels @ [0.299, 0.587, 0.114]).max() < 1 and in_channels(pixels, 3) is pixels
 
 
 def test_squares_lie_at_even_distances() -> None:

@@ -70,7 +70,7 @@ class TrainedCodec:
     def check_sight(self) -> None:
         """Raises ValueError if encoding needs an encoder that was not given."""
         if self.encoder is not None and (self.codec.adapter is None or self.codec.adapter.sight is None):
-            raise ValueError(f"this model's analysis looks at pictures through the encoder {self.encoder.fingerprint[:16]}: give --encoder, its checkpoint, run or export (decoding needs none)")
+            raise self.encoder.missing(of="this model's analysis")
 
     def level(self, value: float) -> Float[Tensor, " images"] | None:
         """The level as the codec takes it. Raises ValueError for one that it does not have."""
@@ -94,7 +94,7 @@ def finish(codec: Codec, settings: CodecConfig, lmbdas: tuple[float, ...], about
         latents = [codec.analyse(x, None if codec.gains is None else torch.full((len(x),), len(lmbdas) - 1.0))[1] for x in examples]
         integers = to_integers(codec.h_s, medians.flatten(), [(z - medians).round() + medians for z in latents])
     sight = None if codec.adapter is None else codec.adapter.sight
-    encoder = None if sight is None else EncoderRecord(sight.encoder.fingerprint, sight.num_features)
+    encoder = None if sight is None else sight.record
     return TrainedCodec(codec, EntropyTables(Models(normal_tables()), Models(prior_tables(codec.z_entropy_bottleneck)), integers), settings, lmbdas, about, 0, encoder)
 
 
@@ -124,7 +124,7 @@ def load_codec(path: Path, *, encoder: Encoder | None = None) -> TrainedCodec:
     codec = settings.build(num_features=0 if needed is None else needed.num_features)
     codec.load_state_dict(parts["codec"])
     if needed is not None and encoder is not None:
-        check_encoder(encoder, needed.fingerprint, model=f"the adapter of {path}")
+        check_encoder(encoder, needed.fingerprint, of=f"the adapter of {path}")
         codec.adapter.sight = Sight(encoder, settings.adapter.sight)
     integers = IntegerSynthesis.from_tensors(parts["integers"]) if parts["integers"] else None
     tables = EntropyTables(*(Models(_tables_of(parts[part])) for part in ("scales", "channels")), integers)

@@ -1,4 +1,4 @@
-"""Archives of image files, format LCLD version 1, little-endian.
+"""Archives of image files, format LCLD version 2, little-endian.
 
     magic "LCLD" | version u8 | three zeros | model u64 | length of the index u32 | CRC-32 u32 of what is before and of the index | index | chunks
 
@@ -27,12 +27,13 @@ from downstream.density.pictures import Layout, Parts, Planes, join, put_togethe
 from downstream.density.plain import pack, pack_bytes, unpack, unpack_bytes
 from downstream.density.tiles import Coded, TileCoder
 from lcl.core.config import config, from_dict, to_dict
-from lcl.features import Encoder
 
-MAGIC, VERSION = b"LCLD", 1
+MAGIC, VERSION = b"LCLD", 2
 HEADER = struct.Struct("<4sB3xQI")
 CRC = struct.Struct("<I")
 MAX_INDEX_BYTES = 1 << 28
+PROBED_TILES, TRIED_TILES = 8, 128  # of a stream of more tiles than the second, so many are tried before all are
+PROBE_MARGIN = 1.1
 
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
 Count = Annotated[int, Field(ge=0)]
@@ -47,7 +48,7 @@ class CodingConfig:
     """Side of the tiles; 0: of the images that the model was trained on."""
     at_once: Annotated[int, Field(ge=1)] = 1
     """Tiles of one call of the network: faster, and as many times the initial bits."""
-    chunk_px: Annotated[int, Field(ge=1)] = 1 << 20
+    chunk_px: Annotated[int, Field(ge=1, le=1 << 26)] = 1 << 20
     """Pixels of a stream, about: what damage can take with it, and what the initial bits are paid for."""
 
 
@@ -145,26 +146,40 @@ class Writer:
         if not waiting:
             return
         pieces = [piece for piece, _, _ in waiting]
-        coded = self.coder.encode(pieces, advance)
-        payload = coded.words.astype("<u4").tobytes()
         plain = [pack(piece) for piece in pieces]
-        if len(payload) < sum(len(data) for _, data in plain) and _comes_back(self.coder, coded, pieces, advance):
-            chunk = self._chunk("model", payload, content=b"".join(piece.tobytes() for piece in pieces), pieces=pieces, seed_words=coded.seed_words)
+        found = self._stream(pieces, sum(len(data) for _, data in plain), advance)
+        if found is not None:
+            payload, seed_words = found
+            chunk = self._chunk("model", payload, content=b"".join(piece.tobytes() for piece in pieces), pieces=pieces, seed_words=seed_words)
             for number, (_, places, place) in enumerate(waiting):
                 places[place] = (chunk, number)
         else:
             for (kind, data), (piece, places, place) in zip(plain, waiting, strict=True):
                 places[place] = (self._chunk(kind, data, content=piece.tobytes(), pieces=[piece]), 0)
 
+    def _stream(self, pieces: Sequence[Plane], plain_bytes: int, advance: Advance) -> tuple[bytes, int] | None:
+        """The model's stream and its seed words, where it comes back and is smaller than plain coders; of a long one of which that cannot be hoped, nothing is tried but some tiles."""
+        pixels = sum(piece.shape[0] * piece.shape[1] for piece in pieces)
+        if sum(self.coder.num_tiles(piece.shape) for piece in pieces) > TRIED_TILES and self.coder.probe(pieces, PROBED_TILES) * pixels > PROBE_MARGIN * 8 * plain_bytes:
+            advance(2 * pixels)
+            return None
+        coded = self.coder.encode(pieces, advance)
+        payload = coded.words.astype("<u4").tobytes()
+        return (payload, coded.seed_words) if len(payload) < plain_bytes and _comes_back(self.coder, coded, pieces, advance) else None
+
     def _plain(self, piece: Plane) -> int:
         kind, data = pack(piece)
         return self._chunk(kind, data, content=piece.tobytes(), pieces=[piece])
 
     def _chunk(self, kind: str, payload: bytes, *, content: bytes, pieces: Sequence[Plane] = (), seed_words: int = 0) -> int:
-        shapes = tuple(Piece(height=one.shape[0], width=one.shape[1], channels=one.shape[2]) for one in pieces)
-        self.chunks.append(Chunk(kind=kind, length=len(payload), crc=zlib.crc32(payload), content_length=len(content), content_crc=zlib.crc32(content), pieces=shapes, seed_words=seed_words))
+        self.chunks.append(chunk_of(kind, payload, content=content, pieces=pieces, seed_words=seed_words))
         self.payloads.append(payload)
         return len(self.chunks) - 1
+
+
+def chunk_of(kind: str, payload: bytes, *, content: bytes, pieces: Sequence[Plane] = (), seed_words: int = 0) -> Chunk:
+    shapes = tuple(Piece(height=one.shape[0], width=one.shape[1], channels=one.shape[2]) for one in pieces)
+    return Chunk(kind=kind, length=len(payload), crc=zlib.crc32(payload), content_length=len(content), content_crc=zlib.crc32(content), pieces=shapes, seed_words=seed_words)
 
 
 def _comes_back(coder: TileCoder, coded: Coded, pieces: Sequence[Plane], advance: Advance) -> bool:
@@ -175,19 +190,19 @@ def _comes_back(coder: TileCoder, coded: Coded, pieces: Sequence[Plane], advance
     return all(np.array_equal(ours, theirs) for ours, theirs in zip(found, pieces, strict=True))
 
 
-def tile_coder(trained: TrainedDensity, coding: CodingConfig, encoder: Encoder | None = None) -> TileCoder:
-    """To encode with a model whose context comes from a frozen encoder, that encoder is needed."""
-    return TileCoder(Chain(trained, coding.steps), coding.tile_px or trained.settings.size_px, coding.at_once, encoder)
+def tile_coder(trained: TrainedDensity, coding: CodingConfig) -> TileCoder:
+    return TileCoder(Chain(trained, coding.steps), coding.tile_px or trained.settings.size_px, coding.at_once)
 
 
-def encode(files: Sequence[tuple[str, bytes]], trained: TrainedDensity, coding: CodingConfig, *, encoder: Encoder | None = None, advance: Advance = lambda pixels: None) -> bytes:
+def encode(files: Sequence[tuple[str, bytes]], trained: TrainedDensity, coding: CodingConfig, *, advance: Advance = lambda pixels: None) -> bytes:
     """The archive of these files, by name. `advance` counts pixels as they are coded and decoded again.
 
-    Raises ValueError for a model whose context comes from an encoder, without that encoder.
+    Raises ValueError for a name that a decoder would refuse, and for a model whose context comes from an encoder and that was loaded without it.
     """
-    if trained.settings.context.kind == "tokens" and (encoder is None or encoder.fingerprint != trained.about["encoder"]):
-        raise ValueError(f"the model's context comes from the encoder {str(trained.about['encoder'])[:16]}: give it with --encoder" + (", this is another one" if encoder is not None else ""))
-    writer = Writer(tile_coder(trained, coding, encoder), coding)
+    trained.check_sight()
+    for name, _ in files:
+        safe_name(name)
+    writer = Writer(tile_coder(trained, coding), coding)
     drafts = []
     for name, data in files:
         parts = take_apart(data)
@@ -205,9 +220,14 @@ def encode(files: Sequence[tuple[str, bytes]], trained: TrainedDensity, coding: 
     )
     index = Index(coding=coding, torch=torch.__version__, entries=entries, chunks=tuple(writer.chunks))
     model = trained.hash if any(chunk.kind == "model" for chunk in writer.chunks) else 0
+    return front_of(index, model) + b"".join(writer.payloads)
+
+
+def front_of(index: Index, model: int) -> bytes:
+    """Header and index."""
     body = zlib.compress(json.dumps(to_dict(index), separators=(",", ":")).encode(), 9)
-    front = HEADER.pack(MAGIC, VERSION, model, len(body))
-    return front + CRC.pack(zlib.crc32(body, zlib.crc32(front))) + body + b"".join(writer.payloads)
+    header = HEADER.pack(MAGIC, VERSION, model, len(body))
+    return header + CRC.pack(zlib.crc32(body, zlib.crc32(header))) + body
 
 
 def _for_channels(plane: Plane, channels: int) -> list[Plane]:
@@ -238,6 +258,8 @@ def read(data: bytes) -> Archive:
     except (zlib.error, ValueError) as error:
         raise ValueError(f"the archive's index says what no encoder writes ({error})") from error
     index = from_dict(Index, found, origin="the archive's index")
+    if any(chunk.pieces and sum(one.height * one.width * one.channels for one in chunk.pieces) != chunk.content_length or 4 * chunk.seed_words > chunk.length for chunk in index.chunks):
+        raise ValueError("the archive's index says what no encoder writes (chunks of other sizes than their pieces)")
     payloads, place = [], start + length
     for number, chunk in enumerate(index.chunks):
         payload = data[place : place + chunk.length]
@@ -255,10 +277,11 @@ def decode(archive: Archive, trained: TrainedDensity | None, *, advance: Advance
     if archive.model and (trained is None or trained.hash != archive.model):
         raise ValueError(f"the archive needs the model {archive.model:016x}, " + ("and none is given (--model)" if trained is None else f"and this one is {trained.hash:016x}"))
     coder = tile_coder(trained, archive.index.coding) if archive.model and trained is not None else None
+    names = [safe_name(entry.name) for entry in archive.index.entries]
     contents = [_content(number, chunk, payload, coder, archive.index, advance) for number, (chunk, payload) in enumerate(zip(archive.index.chunks, archive.payloads, strict=True))]
     try:
-        return [(safe_name(entry.name), _file(entry, contents)) for entry in archive.index.entries]
-    except (IndexError, AssertionError, struct.error) as error:
+        return [(name, _file(entry, contents)) for name, entry in zip(names, archive.index.entries, strict=True)]
+    except (IndexError, AssertionError, TypeError, ValueError, OverflowError, struct.error) as error:
         raise ValueError(f"the archive's index says what no encoder writes ({error})") from error
 
 

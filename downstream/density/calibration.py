@@ -20,9 +20,7 @@ Table = Float[Tensor, "times channels rows columns"]
 
 
 @torch.no_grad()
-def calibrate(
-    model: DensityModel, u: Int[Tensor, "images channels height width"], statistics: Float[Tensor, "images features"] | None, *, aligned: bool, seed: int = 0
-) -> Table:
+def calibrate(model: DensityModel, u: Int[Tensor, "images channels height width"], *, aligned: bool, seed: int = 0) -> Table:
     """The table. `aligned`: a place means the same in all images, as it does in digits; else places are taken together."""
     rng = torch.Generator().manual_seed(seed)
     rows = []
@@ -30,7 +28,7 @@ def calibrate(
         found = []
         for start in range(0, len(u), AT_ONCE):
             x = to_data(u[start : start + AT_ONCE], levels=model.settings.levels, dtype=model.out.weight.dtype)
-            context = model.draw_context(x, None if statistics is None else statistics[start : start + AT_ONCE], rng).context
+            context = model.coded_context(x, rng).context
             gamma = model.path(context, *x.shape[-2:])(torch.full((len(x),), number / (NUM_TIMES - 1)).to(x))
             eps = torch.randn(x.shape, generator=rng).to(x)
             denoised = model.denoise(diffuse(x, eps, gamma), gamma, context)

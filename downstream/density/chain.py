@@ -54,20 +54,16 @@ class Chain:
 
     def __init__(self, trained: TrainedDensity, num_steps: int) -> None:
         self.settings, self.num_steps = trained.settings, num_steps
-        self._model, self._table = copy.deepcopy(trained.model).double(), trained.calibration
+        sight = getattr(trained.model.context_logits, "sight", None)
+        self._model, self._table = copy.deepcopy(trained.model, {id(sight): sight}).double(), trained.calibration
         self._without_context: dict[tuple[int, ...], list[Level]] = {}
 
-    @property
-    def sends_context(self) -> bool:
-        """Whether the context's full cost is paid, so that a decoder needs no encoder; else its bits come back by q(c|x)."""
-        return self.settings.context.kind == "tokens"
-
-    def encode(self, stack: BitStack, u: Latents, statistics: Float[Tensor, "tiles features"] | None = None) -> None:
+    def encode(self, stack: BitStack, u: Latents) -> None:
         """Writes tiles of whole levels. Raises ValueError for a level that the model does not have."""
         if int(u.min()) < 0 or int(u.max()) >= self.settings.levels:
             raise ValueError(f"a value of {int(u.max())} is beyond the model's {self.settings.levels} levels")
         x = to_data(torch.from_numpy(u), levels=self.settings.levels, dtype=torch.float64)
-        subset = self._pop_context(stack, x, statistics)
+        subset = self._pop_context(stack, x)
         levels, context = self._levels(subset, u.shape), self._context(subset, len(u))
         z = self._pop_latents(stack, levels[0].forward_gain * x.numpy(), levels[0], u.shape)
         stack.push_choices(u.flatten(), self._choices(z, levels[0]))
@@ -92,7 +88,7 @@ class Chain:
         u = stack.pop_choices(self._choices(z, levels[0])).reshape(shape)
         x = to_data(torch.from_numpy(u), levels=self.settings.levels, dtype=torch.float64)
         self._push_latents(stack, z, levels[0].forward_gain * x.numpy(), levels[0])
-        if not self.sends_context:
+        if not self.settings.sends_context:
             self._push_subset(stack, subset, x)
         return u
 
@@ -147,12 +143,9 @@ class Chain:
         return self._model.no_context(num) if subset is None else torch.from_numpy(subset).double()
 
     @torch.no_grad()
-    def _pop_context(self, stack: BitStack, x: Float[Tensor, "tiles channels height width"], statistics: Float[Tensor, "tiles features"] | None) -> Int[np.ndarray, "tiles size"] | None:
-        if self.settings.context.kind == "none":
-            return None
-        if self.sends_context:
-            logits = self._model.logits(x, None if statistics is None else statistics.double())
-            return most_likely(logits, self.settings.context.chosen).long().numpy()
+    def _pop_context(self, stack: BitStack, x: Float[Tensor, "tiles channels height width"]) -> Int[np.ndarray, "tiles size"] | None:
+        if self.settings.sends_context:
+            return most_likely(self._model.logits(x), self.settings.context.chosen).long().numpy()
         return self._pop_subset(stack, x, len(x))
 
     def _pop_subset(self, stack: BitStack, x: Float[Tensor, "tiles channels height width"] | None, num: int) -> Int[np.ndarray, "tiles size"] | None:
@@ -180,7 +173,7 @@ class Chain:
     def _chances(self, x: Float[Tensor, "tiles channels height width"] | None, num: int) -> Callable[[int, int, int], float]:
         """(tile, item, left) -> P(item in the subset | `left` are to come of it and those behind), under q(c|x), or all subsets alike where x is None."""
         context = self.settings.context
-        logits = torch.zeros(num, context.size, dtype=torch.float64) if x is None else (self._model.logits(x, None) * LOGIT_PARTS).round() / LOGIT_PARTS
+        logits = torch.zeros(num, context.size, dtype=torch.float64) if x is None else (self._model.logits(x) * LOGIT_PARTS).round() / LOGIT_PARTS
         table = [row.numpy() for row in suffix_table(logits, context.chosen)]
 
         def inside(tile: int, item: int, left: int) -> float:

@@ -1,6 +1,6 @@
 """Which subset of context items an image has: logits of q(c | x), from a small network of our own or from a frozen encoder's tokens.
 
-    x --convolutions, mean over places--> logits            image --frozen encoder--> tokens --mean and spread--> logits
+    x --convolutions, mean over places--> logits            x --frozen encoder--> tokens --mean and spread over places--> logits
 
 The context is a subset of `chosen` among `size` items, as zeros and ones (`subsets.py`); what it costs is in the bound and in the coded file.
 """
@@ -8,14 +8,13 @@ The context is a subset of `chosen` among `size` items, as zeros and ones (`subs
 from typing import Annotated, Literal
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
+from downstream.sight import Sight, SightConfig
 from lcl.core.config import config
-from lcl.features import Encoder
 
 Images = Float[Tensor, "images channels height width"]
 Logits = Float[Tensor, "images size"]
@@ -29,6 +28,8 @@ class ContextConfig:
     chosen: Annotated[int, Field(ge=1)] = 4
     """Of `size` items. Published: 15 of 50 for 32 x 32 pixels, 41 bits."""
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
+    sight: SightConfig = SightConfig(num_layers=1)
+    """How the encoder of tokens looks."""
 
     def check(self) -> None:
         """Raises ValueError for more chosen than there are."""
@@ -43,7 +44,7 @@ class ConvolutionalContext(nn.Module):
         super().__init__()
         width = settings.width
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU(),
         )  # fmt: skip
         self.out = nn.Linear(width, settings.size)
@@ -53,28 +54,29 @@ class ConvolutionalContext(nn.Module):
 
 
 class TokenContext(nn.Module):
-    """Logits from what `token_statistics` gives."""
+    """Logits from mean and spread of an encoder's tokens over places."""
 
-    def __init__(self, settings: ContextConfig, *, features: int) -> None:
+    sight: Sight | None
+    """How it looks at images; what only decodes has none."""
+
+    def __init__(self, settings: ContextConfig, *, num_features: int) -> None:
+        """`num_features` are those of the sight."""
         super().__init__()
-        self.layers = nn.Sequential(nn.LayerNorm(features), nn.Linear(features, settings.width), nn.SiLU(), nn.Linear(settings.width, settings.size))
+        self.sight = None
+        self.layers = nn.Sequential(nn.LayerNorm(2 * num_features), nn.Linear(2 * num_features, settings.width), nn.SiLU(), nn.Linear(settings.width, settings.size))
 
-    def forward(self, statistics: Float[Tensor, "images features"]) -> Logits:
-        return self.layers(statistics)
+    def forward(self, x: Images) -> Logits:
+        assert self.sight is not None, "a model whose context has no sight does not find contexts"
+        return self.layers(token_statistics(token_maps(self.sight, x)).to(x.dtype))
 
 
-def token_statistics(encoder: Encoder, x: Images) -> Float[Tensor, "images features"]:
-    """Mean and spread of an image's tokens over its places."""
-    tokens = token_maps(encoder, x)
-    return torch.cat([reduce(tokens, "images width rows columns -> images width", "mean"), tokens.flatten(2).std(dim=2, correction=0)], dim=1)
+def token_statistics(tokens: Float[Tensor, "images tokens rows columns"]) -> Float[Tensor, "images features"]:
+    """Mean and spread over places."""
+    return torch.cat([reduce(tokens, "images tokens rows columns -> images tokens", "mean"), tokens.flatten(2).std(dim=2, correction=0)], dim=1)
 
 
 @torch.no_grad()
-def token_maps(encoder: Encoder, x: Images) -> Float[Tensor, "images tokens rows columns"]:
-    """Tokens at their places, of images in [-1, 1] stretched to the square that the encoder was trained on; grey ones as colour."""
+def token_maps(sight: Sight, x: Images) -> Float[Tensor, "images tokens rows columns"]:
+    """Tokens at their places, of images in [-1, 1]; grey ones are seen as colour."""
     pixels = (x.float() + 1) / 2
-    if pixels.shape[1] == 1:
-        pixels = pixels.expand(-1, 3, -1, -1)
-    square = functional.interpolate(pixels, size=(encoder.image_px, encoder.image_px), mode="bilinear", align_corners=False)
-    found = encoder(square)
-    return rearrange(found.tokens.float(), "images (rows columns) width -> images width rows columns", rows=found.grid[0])
+    return sight.feature_map(pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels).float()

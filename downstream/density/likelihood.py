@@ -37,9 +37,9 @@ from downstream.density.schedules import Path, with_slope
 from lcl.core.config import config
 
 Levels = Int[Tensor, "images channels height width"]
-Statistics = Float[Tensor, "images features"] | None
 Denoise = Callable[[Images, Gamma], Images]
 """eps_hat of z and gamma."""
+Dequantisation = Literal["uniform", "truncated_normal"]
 
 
 class Bound(NamedTuple):
@@ -70,11 +70,11 @@ def summary(nats: Sequence[float] | Nats, *, dims: int) -> Summary:
 
 
 @torch.no_grad()
-def vlb(trained: TrainedDensity, u: Levels, statistics: Statistics, generator: torch.Generator, *, num_times: int = 32) -> Bound:
+def vlb(trained: TrainedDensity, u: Levels, generator: torch.Generator, *, num_times: int = 32) -> Bound:
     """The bound in continuous time, each image at `num_times` evenly spread times ("dense"), with one context."""
     model, levels = trained.model, trained.settings.levels
     x, ends = to_data(u, levels=levels), model.schedule.ends
-    drawn = model.draw_context(x, statistics, generator)
+    drawn = model.draw_context(x, generator)
     path = model.path(drawn.context, *x.shape[-2:])
     diffusion = torch.zeros(len(x))
     start = torch.rand(len(x), generator=generator)
@@ -86,11 +86,11 @@ def vlb(trained: TrainedDensity, u: Levels, statistics: Statistics, generator: t
 
 
 @torch.no_grad()
-def discrete_vlb(trained: TrainedDensity, u: Levels, statistics: Statistics, generator: torch.Generator, *, num_steps: int, calibrated: bool = True) -> Bound:
+def discrete_vlb(trained: TrainedDensity, u: Levels, generator: torch.Generator, *, num_steps: int, calibrated: bool = True) -> Bound:
     """ELBO_T, what a codec of T steps comes to: every step once. `calibrated`: with the variances that it codes with, else with those of q as in VDM."""
     model, levels = trained.model, trained.settings.levels
     x, ends = to_data(u, levels=levels), model.schedule.ends
-    drawn = model.draw_context(x, statistics, generator)
+    drawn = model.coded_context(x, generator)
     path = model.path(drawn.context, *x.shape[-2:])
     diffusion, ones = torch.zeros(len(x)), torch.ones(len(x))
     for step in range(1, num_steps + 1):
@@ -114,25 +114,27 @@ def _ends(x: Images, u: Levels, gamma_min: float, gamma_max: float, generator: t
 class OdeConfig:
     tolerance: Annotated[float, Field(gt=0)] = 1e-4
     """Relative and absolute, of the solver (published: 1e-5)."""
-    dequantisation: Literal["uniform", "truncated_normal"] = "truncated_normal"
-    """What is added to a level before the density is taken: uniform noise over its part, or the noise of t = 0 cut at three deviations, where the part ends."""
+    dequantisations: tuple[Dequantisation, ...] = ("uniform", "truncated_normal")
+    """What is added to a level before the density is taken: uniform noise over its part, or the noise of t = 0 cut at three deviations, where the part ends. Each is measured."""
     samples: Annotated[int, Field(ge=1)] = 1
     """K of the importance-weighted bound (published: 20)."""
 
 
-def ode_nats(trained: TrainedDensity, u: Levels, statistics: Statistics, generator: torch.Generator, settings: OdeConfig) -> Nats:
-    """-log p(u), bounded by K dequantisations, with one context and its KL: -log mean_k p(z_k) / q(z_k | u)."""
+def ode_nats(
+    trained: TrainedDensity, u: Levels, generator: torch.Generator, *, tolerance: float, samples: int = 1, dequantisation: Dequantisation = "truncated_normal"
+) -> Float[Tensor, "samples images"]:
+    """-log p(u), bounded by the first 1, 2, ... K dequantisations, with one context and its KL: -log mean_k p(z_k) / q(z_k | u)."""
     model, levels = trained.model, trained.settings.levels
     x = to_data(u, levels=levels)
     with torch.no_grad():
-        drawn = model.draw_context(x, statistics, generator)
+        drawn = model.draw_context(x, generator)
         path = model.path(drawn.context, *x.shape[-2:])
     weights = []
-    for _ in range(settings.samples):
-        z_0, log_q = dequantise(x, model.schedule.ends.gamma_min, generator, levels=levels, kind=settings.dequantisation)
-        found = ode_log_density(z_0, path, lambda z, gamma: model.denoise(z, gamma, drawn.context).eps_hat, generator, tolerance=settings.tolerance)
+    for _ in range(samples):
+        z_0, log_q = dequantise(x, model.schedule.ends.gamma_min, generator, levels=levels, kind=dequantisation)
+        found = ode_log_density(z_0, path, lambda z, gamma: model.denoise(z, gamma, drawn.context).eps_hat, generator, tolerance=tolerance)
         weights.append(found - log_q)
-    return drawn.nats - importance_bound(torch.stack(weights))
+    return torch.stack([drawn.nats - importance_bound(torch.stack(weights[: number + 1])) for number in range(samples)])
 
 
 def importance_bound(log_weights: Float[Tensor, "samples images"]) -> Nats:
@@ -140,7 +142,7 @@ def importance_bound(log_weights: Float[Tensor, "samples images"]) -> Nats:
     return torch.logsumexp(log_weights, dim=0) - math.log(len(log_weights))
 
 
-def dequantise(x: Images, gamma_min: float, generator: torch.Generator, *, levels: int, kind: Literal["uniform", "truncated_normal"]) -> tuple[Images, Nats]:
+def dequantise(x: Images, gamma_min: float, generator: torch.Generator, *, levels: int, kind: Dequantisation) -> tuple[Images, Nats]:
     """z_0 within the part of x's level, and log q(z_0 | x). Truncated normal: alpha_0 x + sigma_0 eps with |eps| <= alpha_0 / (levels sigma_0), the part's edge (Zheng et al., arXiv:2305.03935)."""
     gamma_0, dims = torch.full((1, 1, 1, 1), gamma_min, dtype=x.dtype), x[0].numel()
     of_data, of_noise = alpha(gamma_0), sigma(gamma_0)

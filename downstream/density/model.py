@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from downstream.density.contexts import ContextConfig, ConvolutionalContext, TokenContext
 from downstream.density.diffusion import Gamma, Images, eps_of_v, sigma
 from downstream.density.schedules import NoiseConfig, Path
-from downstream.density.subsets import kl_to_uniform_nats, relaxed_sample, sample, uniform_nats
+from downstream.density.subsets import most_likely, relaxed_sample, sample, uniform_nats
 from downstream.density.unet import UNet, UNetConfig
 from lcl.core.config import config
 
@@ -23,6 +23,7 @@ LOG_ERROR = (-12.0, 4.0)  # range of the logarithm of an expected squared error;
 @config
 class DensityConfig:
     channels: Literal[1, 3] = 3
+    """1: grey, which codes any pictures band by band."""
     levels: Annotated[int, Field(ge=2, le=256)] = 256
     """Values that a pixel can have: 256, or 17 in the digits of scikit-learn."""
     size_px: Annotated[int, Field(ge=1)] = 32
@@ -32,8 +33,6 @@ class DensityConfig:
     unet: UNetConfig = UNetConfig()
     parametrisation: Literal["eps", "v"] = "eps"
     """What the network puts out: eps beyond z, or v = alpha eps - sigma x."""
-    token_features: Annotated[int, Field(ge=0)] = 0
-    """Of the frozen encoder, twice its width; set from it in training."""
 
     def check(self) -> None:
         """Raises ValueError for settings that do not fit together."""
@@ -45,6 +44,11 @@ class DensityConfig:
     def context_size(self) -> int:
         """Of the vector that schedule and denoiser take: a single one where there is no context."""
         return 1 if self.context.kind == "none" else self.context.size
+
+    @property
+    def sends_context(self) -> bool:
+        """Whether a codec pays the context's full cost, so that a decoder needs no encoder; else its bits come back by q(c | x)."""
+        return self.context.kind == "tokens"
 
     @property
     def context_nats(self) -> float:
@@ -63,11 +67,12 @@ class Denoised(NamedTuple):
 class Drawn(NamedTuple):
     context: Float[Tensor, "images size"]
     nats: Float[Tensor, " images"]
-    """KL(q(c | x) || all subsets alike)."""
+    """What they cost: KL(q(c | x) || all subsets alike), or the whole of it where they are sent."""
 
 
 class DensityModel(nn.Module):
-    def __init__(self, settings: DensityConfig) -> None:
+    def __init__(self, settings: DensityConfig, *, num_features: int = 0) -> None:
+        """`num_features` are those of the sight, for a context of tokens."""
         super().__init__()
         self.settings = settings
         kind = settings.context.kind
@@ -81,7 +86,7 @@ class DensityModel(nn.Module):
         if kind == "convolutional":
             self.context_logits = ConvolutionalContext(settings.context, channels=settings.channels)
         elif kind == "tokens":
-            self.context_logits = TokenContext(settings.context, features=settings.token_features)
+            self.context_logits = TokenContext(settings.context, num_features=num_features)
         for layer in (self.out, self.error[2]):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -90,20 +95,22 @@ class DensityModel(nn.Module):
         """What stands for the context of a model that has none."""
         return torch.ones(num, 1, dtype=self.out.weight.dtype, device=self.out.weight.device)
 
-    def logits(self, x: Images, statistics: Float[Tensor, "images features"] | None) -> Float[Tensor, "images size"]:
-        """Of q(c | x); `statistics` are the frozen encoder's, for a model that takes them."""
-        if isinstance(self.context_logits, TokenContext):
-            assert statistics is not None
-            return self.context_logits(statistics)
+    def logits(self, x: Images) -> Float[Tensor, "images size"]:
+        """Of q(c | x)."""
         assert self.context_logits is not None
         return self.context_logits(x)
 
-    def draw_context(self, x: Images, statistics: Float[Tensor, "images features"] | None, generator: torch.Generator) -> Drawn:
+    def draw_context(self, x: Images, generator: torch.Generator) -> Drawn:
         """A context from q(c | x), with the gradient of its exact marginals, and its exact KL."""
         if self.context_logits is None:
             return Drawn(self.no_context(len(x)), x.new_zeros(len(x)))
-        logits, chosen = self.logits(x, statistics), self.settings.context.chosen
-        return Drawn(relaxed_sample(logits, chosen, generator), kl_to_uniform_nats(logits, chosen))
+        return Drawn(*relaxed_sample(self.logits(x), self.settings.context.chosen, generator))
+
+    def coded_context(self, x: Images, generator: torch.Generator) -> Drawn:
+        """The context that a codec takes: drawn, or the likeliest at its full cost where it is sent."""
+        if not self.settings.sends_context:
+            return self.draw_context(x, generator)
+        return Drawn(most_likely(self.logits(x), self.settings.context.chosen).to(x), x.new_full((len(x),), self.settings.context_nats))
 
     def random_context(self, num: int, generator: torch.Generator) -> Float[Tensor, "images size"]:
         """Contexts from the prior: all subsets alike."""
@@ -113,7 +120,8 @@ class DensityModel(nn.Module):
         return sample(torch.zeros(num, self.settings.context.size), self.settings.context.chosen, generator).to(nothing)
 
     def path(self, context: Float[Tensor, "images size"], height: int, width: int) -> Path:
-        return self.schedule(context, height, width)
+        """One for each image; of a model without a context one for all."""
+        return self.schedule(context if self.context_logits is not None else context[:1], height, width)
 
     def denoise(self, z: Images, gamma: Gamma, context: Float[Tensor, "images size"]) -> Denoised:
         """eps_hat at z, and its expected squared error. The error's part takes features without their gradient: it learns, and changes nothing else."""

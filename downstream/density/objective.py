@@ -11,10 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from downstream.density.contexts import token_maps
 from downstream.density.diffusion import antithetic_times, bits_per_dim, diffuse, diffusion_nats, prior_nats, reconstruction_nats, step_nats, to_data
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.schedules import with_slope
 from downstream.fit import Losses
+from downstream.sight import Sight, SightConfig
 from lcl.core.config import config
 
 
@@ -24,22 +26,22 @@ class ObjectiveConfig:
     """T of the discrete bound, best the one that is coded with; 0: continuous time."""
     alignment: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the likeness of the U-Net's middle features to a frozen encoder's tokens (--encoder); in training alone (Yu et al., arXiv:2410.06940)."""
+    sight: SightConfig = SightConfig(num_layers=1)
+    """How the encoder of the alignment looks."""
 
 
 class DensityObjective(nn.Module):
-    def __init__(self, model: DensityModel, settings: ObjectiveConfig, *, token_width: int = 0) -> None:
+    def __init__(self, model: DensityModel, settings: ObjectiveConfig, *, sight: Sight | None = None) -> None:
+        """`sight` is of the alignment."""
         super().__init__()
-        self.model, self.settings = model, settings
-        self.project = nn.Conv2d(model.unet.middle_width, token_width, 3, padding=1) if settings.alignment else None
+        self.model, self.settings, self.sight = model, settings, sight
+        self.project = nn.Conv2d(model.unet.middle_width, sight.num_features, 3, padding=1) if sight is not None else None
 
-    def forward(
-        self, u: Int[Tensor, "images channels height width"], statistics: Float[Tensor, "images features"] | None,
-        tokens: Float[Tensor, "images token_width token_rows token_columns"] | None, generator: torch.Generator,
-    ) -> Losses:  # fmt: skip
+    def forward(self, u: Int[Tensor, "images channels height width"], generator: torch.Generator) -> Losses:
         model, levels, num_steps = self.model, self.model.settings.levels, self.settings.steps
         x = to_data(u, levels=levels)
         dims, ends = x[0].numel(), model.schedule.ends
-        drawn = model.draw_context(x, statistics, generator)
+        drawn = model.draw_context(x, generator)
         path = model.path(drawn.context, *x.shape[-2:])
         t = antithetic_times(len(x), generator).to(x)
         eps, eps_0 = (torch.randn(x.shape, generator=generator).to(x) for _ in range(2))
@@ -58,9 +60,8 @@ class DensityObjective(nn.Module):
         total = torch.stack(list(bits.values())).sum()
         error = error_nats((eps - found.eps_hat).square(), found.squared_error).mean() / dims
         loss, extra = total + error, {"error_nats": error.detach()}
-        if self.project is not None:
-            assert tokens is not None
-            unlike = alignment_loss(self.project(found.middle), tokens)
+        if self.sight is not None and self.project is not None:
+            unlike = alignment_loss(self.project(found.middle), token_maps(self.sight, x))
             loss, extra = loss + self.settings.alignment * unlike, extra | {"unlike_tokens": unlike.detach()}
         return Losses(loss, {"bits_per_dim": total.detach()} | {f"{name}_bits": value.detach() for name, value in bits.items()} | extra)
 

@@ -1,22 +1,23 @@
 """Image files taken apart into planes of bytes and the rest of the file, and put together again.
 
     PNG --> everything but its pixels, samples            TIFF without compression --> everything but its samples, samples
-    samples --> colours (or each band) of the highest byte | alpha, and lower bytes, plane by plane
+    samples --> colours (or each band), of deeper samples their eight highest bits | alpha, and the lower bits, plane by plane
 
 A TIFF comes back byte for byte. A PNG comes back with all of its chunks and the same pixels, compressed anew. All other files (JPEG, palettes, interlaced PNG, 16-bit colour PNG,
 compressed TIFF, ...) are not taken apart: an archive keeps them as they are.
 """
 
 import io
+import math
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import tifffile
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8
 from PIL import Image
 
 from lcl.core.config import config
@@ -24,8 +25,10 @@ from lcl.core.config import config
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_BANDS = {0: 1, 2: 3, 4: 2, 6: 4}              # of a colour type
 PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # that Pillow has for so many bytes in a pixel
-TIFF_MAGICS = (b"II*\0", b"MM\0*")
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
+TIFF_ALPHA = (1, 2)  # of ExtraSamples
 MAX_PIXELS = 1 << 28
+PICTURE_BITS = 8
 
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
 
@@ -35,19 +38,36 @@ class Layout:
     """How samples lie in a file."""
 
     height: int
+    """In a TIFF of several pages or tiles that of all, one below the other."""
     width: int
     bands: int
     bytes: int
     """Of a sample."""
+    colours: tuple[int, ...]
+    """Bands of each picture; those that are left are alpha."""
     big_endian: bool = True
     planar: bool = False
     """Band by band, not pixel by pixel."""
-    integers: bool = True
-    """The highest byte of a sample looks like a picture."""
+    kind: Literal["unsigned", "signed", "other"] = "unsigned"
+    """Of samples; others (floats) look like pictures in no bits."""
+    least: int = 0
+    """Of the samples that are deeper than a byte, as unsigned: it is subtracted."""
+    shift: int = 0
+    """Bits below the eight that are a picture: those in use of such samples, less eight."""
 
     @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return (self.bands, self.height, self.width, self.bytes) if self.planar else (self.height, self.width, self.bands, self.bytes)
+    def shape(self) -> tuple[int, int, int]:
+        return (self.bands, self.height, self.width) if self.planar else (self.height, self.width, self.bands)
+
+    @property
+    def length(self) -> int:
+        """Bytes of all samples."""
+        return math.prod(self.shape) * self.bytes
+
+    @property
+    def sign(self) -> int:
+        """The bit that makes signed samples rise with their value when they are read as unsigned."""
+        return 1 << 8 * self.bytes - 1 if self.kind == "signed" else 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ class Planes:
     pictures: tuple[Plane, ...]
     """What looks like pictures: colour, or one band each."""
     others: tuple[Plane, ...]
-    """Alpha and lower bytes."""
+    """Alpha and lower bits."""
 
 
 def take_apart(data: bytes) -> Parts | None:
@@ -84,37 +104,65 @@ def put_together(parts: Parts) -> bytes:
     return _png_file(parts) if parts.form == "png" else _tiff_file(parts)
 
 
+def same_file(data: bytes, other: bytes) -> bool:
+    """Whether they are equal, or for a PNG equal in pixels and all other chunks."""
+    if data == other:
+        return True
+    parts = take_apart(data)
+    return parts is not None and parts == take_apart(other)
+
+
+def with_range(layout: Layout, samples: bytes) -> Layout:
+    """The layout with the bits that deeper samples use: scans of 12 bits in 16 become a picture of their highest 8 and one plane of 4."""
+    if layout.bytes == 1 or layout.kind == "other":
+        return layout
+    values = _unsigned(samples, layout)
+    least, most = int(values.min()), int(values.max())
+    return replace(layout, least=least, shift=max(0, (most - least).bit_length() - PICTURE_BITS))
+
+
 def split(samples: bytes, layout: Layout) -> Planes:
     """Samples as planes of bytes."""
-    values = np.frombuffer(samples, dtype=np.uint8).reshape(layout.shape)
-    values = np.moveaxis(values, 0, 2) if layout.planar else values
-    order = range(layout.bytes) if layout.big_endian else range(layout.bytes - 1, -1, -1)
-    by_byte = [values[..., number] for number in order]
-    highest = by_byte.pop(0) if layout.integers else values[..., :0, 0]
-    colours, alpha = _colours(layout.bands) if layout.integers else ((), 0)
-    edges = np.cumsum((0, *colours))
+    if layout.kind == "other":
+        values = np.frombuffer(samples, dtype=np.uint8).reshape(*layout.shape, layout.bytes)
+        values = np.moveaxis(values, 0, 2) if layout.planar else values
+        return Planes((), tuple(np.ascontiguousarray(values[:, :, band, number, None]) for number in range(layout.bytes) for band in range(layout.bands)))
+    values = _unsigned(samples, layout)
+    values = (np.moveaxis(values, 0, 2) if layout.planar else values) - values.dtype.type(layout.least)
+    highest = (values >> layout.shift).astype(np.uint8)
+    edges = np.cumsum((0, *layout.colours))
     pictures = tuple(np.ascontiguousarray(highest[..., first:last]) for first, last in zip(edges, edges[1:], strict=False))
-    others = [highest[..., layout.bands - alpha + number] for number in range(alpha)] + [one[..., band] for one in by_byte for band in range(layout.bands)]
+    others = [highest[..., band] for band in range(int(edges[-1]), layout.bands)]
+    others += [(values[..., band] >> below & mask).astype(np.uint8) for below, mask in _lower(layout) for band in range(layout.bands)]
     return Planes(pictures, tuple(np.ascontiguousarray(one)[..., None] for one in others))
 
 
 def join(planes: Planes, layout: Layout) -> bytes:
     """The inverse of `split`."""
-    values = np.zeros((layout.height, layout.width, layout.bands, layout.bytes), dtype=np.uint8)
-    order = list(range(layout.bytes) if layout.big_endian else range(layout.bytes - 1, -1, -1))
     others = [one[..., 0] for one in planes.others]
-    if layout.integers:
-        alpha = _colours(layout.bands)[1]
-        values[..., order.pop(0)] = np.concatenate([*planes.pictures, *(one[..., None] for one in others[:alpha])], axis=2)
-        others = others[alpha:]
-    for number, one in enumerate(others):
-        values[..., number % layout.bands, order[number // layout.bands]] = one
-    return (np.moveaxis(values, 2, 0) if layout.planar else values).tobytes()
+    if layout.kind == "other":
+        found = np.stack([np.stack(others[number * layout.bands : (number + 1) * layout.bands], axis=2) for number in range(layout.bytes)], axis=3)
+        return (np.moveaxis(found, 2, 0) if layout.planar else found).tobytes()
+    num_alpha = layout.bands - sum(layout.colours)
+    highest = np.concatenate([*planes.pictures, *(one[..., None] for one in others[:num_alpha])], axis=2)
+    values = highest.astype(f"u{layout.bytes}") << layout.shift
+    for place, (below, _) in enumerate(_lower(layout)):
+        for band in range(layout.bands):
+            values[..., band] |= others[num_alpha + place * layout.bands + band].astype(values.dtype) << below
+    values = (values + values.dtype.type(layout.least)) ^ values.dtype.type(layout.sign)
+    return (np.moveaxis(values, 2, 0) if layout.planar else values).astype(values.dtype.newbyteorder(">" if layout.big_endian else "<")).tobytes()
 
 
-def _colours(bands: int) -> tuple[tuple[int, ...], int]:
-    """Bands of each picture among so many, and how many of alpha stand behind them."""
-    return {1: ((1,), 0), 2: ((1,), 1), 3: ((3,), 0), 4: ((3,), 1)}.get(bands, ((1,) * bands, 0))
+def _unsigned(samples: bytes, layout: Layout) -> UInt[np.ndarray, "_ _ _"]:
+    """Samples that rise with their value, in this machine's order of bytes."""
+    values = np.frombuffer(samples, dtype=f"{'>' if layout.big_endian else '<'}u{layout.bytes}").reshape(layout.shape).astype(f"u{layout.bytes}")
+    return values ^ values.dtype.type(layout.sign)
+
+
+def _lower(layout: Layout) -> list[tuple[int, int]]:
+    """Of each byte below the eight highest bits, from above: where it begins, and its mask."""
+    edges = [*range(layout.shift, 0, -8), 0]
+    return [(last, (1 << first - last) - 1) for first, last in zip(edges, edges[1:], strict=False)]
 
 
 # PNG
@@ -132,7 +180,8 @@ def _png_parts(data: bytes) -> Parts | None:
         return None
     head, body, tail = data[: chunks[places[0]][1]], data[chunks[places[0]][1] : chunks[places[-1]][2]], data[chunks[places[-1]][2] :]
     samples = _png_samples(body, height=height, width=width, bytes_each=bands * size)
-    return Parts("png", struct.pack("<I", len(head)) + head + tail, samples, Layout(height=height, width=width, bands=bands, bytes=size))
+    layout = Layout(height=height, width=width, bands=bands, bytes=size, colours=(3,) if bands > 2 else (1,))
+    return Parts("png", struct.pack("<I", len(head)) + head + tail, samples, with_range(layout, samples))
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
@@ -179,28 +228,44 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _tiff_parts(data: bytes) -> Parts | None:
+    """Of the first page and of all that lie as it does, one below the other; so do the tiles of a tiled one. Other pages (masks, smaller copies) stay in the rest."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        if len(file.pages) != 1:
+        layout = _page_layout(file.pages[0], big_endian=file.byteorder == ">")
+        if layout is None:
             return None
-        page = file.pages[0]
-        separate = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
-        kind = page.dtype
-        if page.compression != 1 or page.is_tiled or kind is None or page.bitspersample != 8 * kind.itemsize or page.imagedepth != 1:
-            return None
-        spans = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-        layout = Layout(
-            height=page.imagelength, width=page.imagewidth, bands=page.samplesperpixel, bytes=kind.itemsize, big_endian=file.byteorder == ">", planar=separate, integers=kind.kind == "u"
-        )
-    samples = b"".join(data[begin : begin + length] for begin, length in spans)
+        pages = [page for page in file.pages if _page_layout(page, big_endian=layout.big_endian) == layout]
+        spans = [span for page in pages for span in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    if layout.planar and len(pages) > 1:
+        return None
+    layout = replace(layout, height=layout.height * len(pages))
     ordered = all(before[0] + before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
-    if len(samples) != int(np.prod(layout.shape)) or not ordered or layout.height * layout.width > MAX_PIXELS:
+    if not ordered or sum(length for _, length in spans) != layout.length or layout.height * layout.width > MAX_PIXELS:
+        return None
+    samples = b"".join(data[begin : begin + length] for begin, length in spans)
+    if len(samples) != layout.length:
         return None
     places = struct.pack(f"<I{2 * len(spans)}Q", len(spans), *(value for span in spans for value in span))
     kept, last = [], 0
     for begin, length in spans:
         kept.append(data[last:begin])
         last = begin + length
-    return Parts("tiff", places + b"".join(kept) + data[last:], samples, layout)
+    return Parts("tiff", places + b"".join(kept) + data[last:], samples, with_range(layout, samples))
+
+
+def _page_layout(page: tifffile.TiffPage, *, big_endian: bool) -> Layout | None:
+    """How the samples of a page lie that has them whole and uncompressed; of a tiled one those of its tiles, the rims that are beyond the picture with them."""
+    kind, separate = page.dtype, page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    if page.compression != 1 or kind is None or page.bitspersample != 8 * kind.itemsize or page.imagedepth != 1 or not page.dataoffsets:
+        return None
+    alpha = 1 if page.extrasamples and page.extrasamples[-1] in TIFF_ALPHA else 0
+    num = page.samplesperpixel - alpha
+    tiles_of_a_band = len(page.dataoffsets) // (page.samplesperpixel if separate else 1)
+    height, width = (page.tilelength * tiles_of_a_band, page.tilewidth) if page.is_tiled else (page.imagelength, page.imagewidth)
+    return Layout(
+        height=height, width=width, bands=page.samplesperpixel, bytes=kind.itemsize, big_endian=big_endian, planar=separate,
+        colours=(3,) + (1,) * (num - 3) if page.photometric == tifffile.PHOTOMETRIC.RGB and num >= 3 else (1,) * num,
+        kind="unsigned" if kind.kind == "u" else "signed" if kind.kind == "i" else "other",
+    )  # fmt: skip
 
 
 def _tiff_file(parts: Parts) -> bytes:

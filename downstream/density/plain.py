@@ -12,14 +12,18 @@ from PIL import Image
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
 PlainKind = Literal["png", "webp", "lzma"]
 
-WEBP_SIDE = 16_383  # the largest
+WEBP_SIDE = 16_383        # the largest
+MOST_PIXELS = 89_478_485  # that Pillow opens without complaint (Image.MAX_IMAGE_PIXELS)
 
 
 def pack(plane: Plane) -> tuple[PlainKind, bytes]:
-    """The smallest form of a plane of one or three channels."""
+    """The smallest form of a plane of one or three channels that comes back."""
     kinds: dict[PlainKind, bytes] = {kind: packed for kind, coder in PACKERS.items() if (packed := coder(plane)) is not None}
-    best = min(kinds, key=lambda kind: len(kinds[kind]))
-    return best, kinds[best]
+    height, width, channels = plane.shape
+    for kind in sorted(kinds, key=lambda kind: len(kinds[kind])):
+        if np.array_equal(unpack(kind, kinds[kind], height=height, width=width, channels=channels), plane):
+            return kind, kinds[kind]
+    raise AssertionError("lzma always gives back what it was given")
 
 
 def unpack(kind: PlainKind, data: bytes, *, height: int, width: int, channels: int) -> Plane:
@@ -34,15 +38,34 @@ def unpack(kind: PlainKind, data: bytes, *, height: int, width: int, channels: i
         raise ValueError(f"a plane of {kind} is damaged ({error})") from error
 
 
-def to_png(plane: Plane) -> bytes:
+def to_png(plane: Plane) -> bytes | None:
+    """None for a plane that Pillow would take for a bomb."""
+    if plane.shape[0] * plane.shape[1] > MOST_PIXELS:
+        return None
     return _saved(plane, "PNG", optimize=True)
 
 
 def to_webp(plane: Plane) -> bytes | None:
     """None where a side is too long for the format; grey is stored as three equal channels."""
-    if max(plane.shape[:2]) > WEBP_SIDE:
+    if max(plane.shape[:2]) > WEBP_SIDE or plane.shape[0] * plane.shape[1] > MOST_PIXELS:
         return None
     return _saved(np.repeat(plane, 3, axis=2) if plane.shape[2] == 1 else plane, "WEBP", lossless=True, quality=100, method=4)
+
+
+def to_jxl(plane: Plane) -> bytes | None:
+    """JPEG XL without loss, at its usual effort; None where imagecodecs is missing. For comparison alone: who decodes may not have it."""
+    try:
+        from imagecodecs import jpegxl_encode
+    except ModuleNotFoundError:
+        return None
+    return jpegxl_encode(plane, lossless=True, effort=7, numthreads=1)
+
+
+def from_jxl(data: bytes, shape: tuple[int, int, int]) -> Plane:
+    """The inverse."""
+    from imagecodecs import jpegxl_decode
+
+    return jpegxl_decode(data).reshape(shape)
 
 
 def to_lzma(plane: Plane) -> bytes:

@@ -46,10 +46,16 @@ def linear_path(ends: Ends) -> Path:
 def polynomial_path(a: Coefficient, b: Coefficient, d: Coefficient, ends: Ends) -> Path:
     """gamma_min + (gamma_max - gamma_min) f(t) / f(1), f(t) = integral of (a t^2 + b t + d)^2 from 0 (arXiv:2312.13236)."""
 
-    def integral(t: Coefficient | float) -> Coefficient:
-        return a**2 / 5 * t**5 + a * b / 2 * t**4 + (b**2 + 2 * a * d) / 3 * t**3 + b * d * t**2 + d**2 * t
+    falling = (a**2 / 5, a * b / 2, (b**2 + 2 * a * d) / 3, b * d, d**2)  # of t^5 to t
+    whole = sum(falling[1:], start=falling[0])
 
-    return lambda t: _between(ends, integral(_beside(t)) / integral(1.0))
+    def integral(t: Coefficient) -> Coefficient:
+        total = falling[0] * t  # Horner's rule: half of the products, and 1 at t = 1 to the last digit
+        for coefficient in falling[1:]:
+            total = (total + coefficient) * t
+        return total
+
+    return lambda t: _between(ends, integral(_beside(t)) / whole)
 
 
 def monotone_path(rates: tuple[Coefficient, ...], steepness: Float[Tensor, " rises"], middles: Float[Tensor, " rises"], ends: Ends) -> Path:
@@ -158,7 +164,7 @@ class Monotone(Schedule):
 
 
 class Head(nn.Module):
-    """Maps of coefficients of any size from a context vector: a small map, stretched, then two convolutions. The published head is dense, 38 million weights at 32 x 32."""
+    """Maps of coefficients of any size from a context vector: a small map, stretched to twice its side, mixed, stretched to the image. The published head is dense, 38 million weights at 32 x 32."""
 
     def __init__(self, context_size: int, outputs: int, *, grid: int, width: int) -> None:
         super().__init__()
@@ -171,5 +177,5 @@ class Head(nn.Module):
 
     def forward(self, context: Float[Tensor, "images size"], height: int, width: int) -> Float[Tensor, "images outputs height width"]:
         maps = rearrange(self.spread(context), "images (width rows columns) -> images width rows columns", rows=self.grid, columns=self.grid)
-        stretched = functional.interpolate(functional.silu(maps), size=(height, width), mode="bilinear", align_corners=False)
-        return self.out(functional.silu(self.mix(stretched)))
+        finer = functional.interpolate(functional.silu(maps), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.out(functional.silu(functional.interpolate(self.mix(finer), size=(height, width), mode="bilinear", align_corners=False)))

@@ -39,19 +39,23 @@ def log_probability(subset: Bool[Tensor, "images size"], logits: Logits, chosen:
 
 def marginals(logits: Logits, chosen: int) -> Logits:
     """P(i in S) = w_i e_{k-1}(all others) / e_k, which sum to `chosen`; e_{k-1}(all others) by what is before and behind an item."""
-    behind = suffix_table(logits, chosen)
+    return _marginals(logits, chosen, suffix_table(logits, chosen))
+
+
+def _marginals(logits: Logits, chosen: int, behind: list[Float[Tensor, "images choices"]]) -> Logits:
     before = suffix_table(logits.flip(1), chosen)[::-1]  # row i: the items before i
-    whole = behind[0][:, chosen]
-    found = []
-    for item in range(logits.shape[1]):
-        others = torch.logsumexp(before[item][:, :chosen] + behind[item + 1][:, :chosen].flip(1), dim=1)
-        found.append((logits[:, item] + others - whole).exp())
-    return torch.stack(found, dim=1)
+    others = torch.logsumexp(torch.stack(before[:-1], dim=1)[:, :, :chosen] + torch.stack(behind[1:], dim=1)[:, :, :chosen].flip(2), dim=2)
+    return (logits + others - behind[0][:, chosen, None]).exp()
 
 
 def kl_to_uniform_nats(logits: Logits, chosen: int) -> Float[Tensor, " images"]:
     """KL(q || all subsets alike) = sum_i P(i in S) l_i - log e_k + log C(n, k)."""
-    return (marginals(logits, chosen) * logits).sum(dim=1) - log_normaliser(logits, chosen) + uniform_nats(logits.shape[1], chosen)
+    behind = suffix_table(logits, chosen)
+    return _kl(logits, chosen, behind, _marginals(logits, chosen, behind))
+
+
+def _kl(logits: Logits, chosen: int, behind: list[Float[Tensor, "images choices"]], inside: Logits) -> Float[Tensor, " images"]:
+    return (inside * logits).sum(dim=1) - behind[0][:, chosen] + uniform_nats(logits.shape[1], chosen)
 
 
 def uniform_nats(size: int, chosen: int) -> float:
@@ -61,7 +65,10 @@ def uniform_nats(size: int, chosen: int) -> float:
 
 def sample(logits: Logits, chosen: int, generator: torch.Generator) -> Bool[Tensor, "images size"]:
     """A subset for each image, exactly of q: items in turn, each in with its probability given those before."""
-    table = suffix_table(logits, chosen)
+    return _sample(logits, chosen, suffix_table(logits, chosen), generator)
+
+
+def _sample(logits: Logits, chosen: int, table: list[Float[Tensor, "images choices"]], generator: torch.Generator) -> Bool[Tensor, "images size"]:
     left = torch.full((len(logits),), chosen, device=logits.device)
     picked = []
     for item in range(logits.shape[1]):
@@ -79,7 +86,9 @@ def most_likely(logits: Logits, chosen: int) -> Bool[Tensor, "images size"]:
     return torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(chosen, dim=1).indices, True)
 
 
-def relaxed_sample(logits: Logits, chosen: int, generator: torch.Generator) -> Logits:
-    """An exact sample as zeros and ones, with the gradient of the exact marginals."""
-    smooth = marginals(logits, chosen)
-    return sample(logits.detach(), chosen, generator).to(logits) + smooth - smooth.detach()
+def relaxed_sample(logits: Logits, chosen: int, generator: torch.Generator) -> tuple[Logits, Float[Tensor, " images"]]:
+    """An exact sample as zeros and ones, with the gradient of the exact marginals, and the KL as above: both from one recursion in each direction."""
+    behind = suffix_table(logits, chosen)
+    smooth = _marginals(logits, chosen, behind)
+    drawn = _sample(logits.detach(), chosen, [row.detach() for row in behind], generator).to(logits)
+    return drawn + smooth - smooth.detach(), _kl(logits, chosen, behind, smooth)

@@ -4,15 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from einops import rearrange
 from jaxtyping import Int, UInt8, UInt32
 
 from downstream.density.bit_stack import BitStack
 from downstream.density.chain import Chain
-from downstream.density.contexts import token_statistics
-from downstream.density.diffusion import to_data
-from lcl.features import Encoder
 
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
 Shape = tuple[int, int, int]
@@ -31,8 +27,6 @@ class TileCoder:
     tile_px: int
     at_once: int
     """Tiles of one call of the network: faster, and as many times the initial bits."""
-    encoder: Encoder | None = None
-    """The frozen encoder, for a model whose context comes from it; only to encode."""
 
     def encode(self, planes: Sequence[Plane], advance: Callable[[int], None]) -> Coded:
         """`advance` counts pixels. Raises ValueError for a value that the model does not have."""
@@ -40,11 +34,7 @@ class TileCoder:
         for plane in planes:
             for batch in self._batches(plane.shape):
                 u = np.stack([_tile(plane, place) for place in batch])
-                statistics = None
-                if self.chain.sends_context:
-                    assert self.encoder is not None
-                    statistics = token_statistics(self.encoder, to_data(torch.from_numpy(u), levels=self.chain.settings.levels))
-                self.chain.encode(stack, u, statistics)
+                self.chain.encode(stack, u)
                 advance(u.shape[0] * u.shape[2] * u.shape[3])
         return Coded(stack.words(), stack.seed_words)
 
@@ -63,6 +53,18 @@ class TileCoder:
         if not stack.left_as_seeded(coded.seed_words):
             raise ValueError("the stream does not end as it began")
         return planes[::-1]
+
+    def probe(self, planes: Sequence[Plane], num: int) -> float:
+        """Bits of a pixel, about, without the initial ones: of so many tiles at even distances."""
+        places = [(plane, place) for plane in planes for batch in self._batches(plane.shape) for place in batch]
+        stack, pixels = BitStack(), 0
+        for plane, place in places[:: max(1, len(places) // num)]:
+            self.chain.encode(stack, _tile(plane, place)[None])
+            pixels += place.height * place.width
+        return (stack.num_bits - 32 * stack.seed_words) / pixels
+
+    def num_tiles(self, shape: Shape) -> int:
+        return -(-shape[0] // self.tile_px) * -(-shape[1] // self.tile_px)
 
     def _batches(self, shape: Shape) -> Iterator[list["Place"]]:
         """Tiles row by row, as many at once as have one size."""

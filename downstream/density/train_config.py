@@ -33,14 +33,12 @@ class TrainDensityConfig:
         """Raises ValueError for settings that do not fit together."""
         self.model.check()
         digits = self.source.kind == "digits"
-        if digits != (self.model.channels == 1) or (digits and (self.model.levels, self.model.size_px) != (DIGIT_LEVELS, DIGIT_PX)) or (not digits and self.model.levels != 256):
-            wanted = f"1, {DIGIT_LEVELS} and {DIGIT_PX} (--preset digits)" if digits else "3, 256 and any size"
+        if (self.model.channels, self.model.levels, self.model.size_px) != (1, DIGIT_LEVELS, DIGIT_PX) if digits else self.model.levels != 256:
+            wanted = f"1, {DIGIT_LEVELS} and {DIGIT_PX} (--preset digits)" if digits else "1 or 3, 256 and any size"
             raise ValueError(f"{self.source.kind} need model.channels, model.levels and model.size_px of {wanted}, not {self.model.channels}, {self.model.levels}, {self.model.size_px}")
         if self.needs_encoder != bool(self.encoder):
             needs = "a context of tokens and alignment need" if self.needs_encoder else "only a context of tokens (--model.context.kind tokens) and --objective.alignment take"
             raise ValueError(f"--encoder is {self.encoder!r}: {needs} a frozen encoder")
-        if self.model.token_features:
-            raise ValueError("--model.token-features follows from the encoder: leave it out")
 
     @property
     def needs_encoder(self) -> bool:

@@ -111,7 +111,7 @@ def load_detector(path: Path, encoder: Encoder) -> Detector:
     """Raises ValueError for a file that is no detector, and for another encoder than it was trained on."""
     found = read_model(path, schema=SCHEMA, what="detector", made_by="lcl train detector")
     metadata = found.metadata
-    check_encoder(encoder, metadata["encoder"], model=str(path))
+    check_encoder(encoder, metadata["encoder"], of=str(path))
     detector = Detector(from_dict(DetectorConfig, metadata["settings"], origin=str(path)), encoder)
     detector.load_state_dict(found.tensors)
     return detector.eval()

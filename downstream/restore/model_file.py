@@ -103,6 +103,6 @@ def load_restorer(path: Path, *, device: Device = "cpu", encoder: Encoder | None
     network.load_state_dict(found.tensors)
     network = network.to(device, memory_format=torch.channels_last).eval()  # twice as fast on a CPU
     if record is not None and encoder is not None:
-        check_encoder(encoder, record.fingerprint, model=str(path))
+        check_encoder(encoder, record.fingerprint, of=str(path))
         network.guide.view = View(encoder, settings.guide)
     return Restorer(network, settings, metadata["kind"], tuple(metadata["tasks"]), metadata["about"], found.sha256, record)

@@ -1,0 +1,312 @@
+"""Entry point: what a learned noise schedule gains in likelihood and in a lossless codec, at equal steps of training.
+
+    python studies/density.py --photographs photos --test-photographs unseen --photos clothes.tar --encoder run --output outputs/density_study --results docs/results/density
+
+    row: digits, or squares of photographs --train_density, by schedule, context and seed--> model
+    unseen images --> bound, ODE, ELBO_T and coded bits, samples; labelled images --> what few labels make of the model's features and of the encoder's --> RESULTS/HASH.json
+
+Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/density_page.py` makes tables and pictures of them.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from pydantic import Field
+from table import name_of, rows_of, run_study
+from torch import Tensor
+from torch.nn import functional
+
+from downstream.density.contexts import token_maps
+from downstream.density.diffusion import diffuse, to_data
+from downstream.density.likelihood import discrete_vlb, ode_nats, summary, vlb
+from downstream.density.measuring import AT_ONCE, SamplesConfig, as_dict, by_plain_coders, by_terms, coded, distance, in_batches, sampled
+from downstream.density.model_file import TrainedDensity, load_density
+from downstream.density.sampling import as_grid
+from downstream.density.training_images import TRAIN_DIGITS, levels_of, read_digits
+from downstream.density.unseen_images import DIGITS, unseen_images
+from downstream.origin_marks import Mark, save_marked
+from downstream.photographs import list_photographs
+from downstream.sight import Sight, SightConfig
+from lcl.core.config import config, run_command
+from lcl.core.images import decode_image, to_pixels
+from lcl.core.logs import read_metrics, set_up_logging
+from lcl.crops import Crop, centre_box, cut
+from lcl.evals.few_shot import few_shot_accuracy
+from lcl.evals.image_sets import ImageSet, open_image_set
+from lcl.features import load_encoder
+from lcl.measured import write_result
+
+ROOT = Path(__file__).resolve().parent.parent
+CODING_STEPS = (8, 16, 32)
+WINDOW = 50  # steps of training that a point of its curve is the mean of
+SHOTS = (1, 5, 25)
+FEATURE_TIMES = (0.4, 0.6)  # at which features of the denoiser are taken: where little noise hides an image, and where it hides half
+QUARTERS = 2  # features of places are means over so many parts of each side
+
+Positive = Annotated[int, Field(ge=1)]
+Data = Literal["digits", "photographs"]
+Sets = tuple[Tensor, Int[np.ndarray, " train"], Tensor, Int[np.ndarray, " test"]]
+
+
+@config
+class RunConfig:
+    """One row: all that decides its numbers, but for pictures and encoder themselves."""
+
+    data: Data = "digits"
+    noise: Literal["linear", "scalar", "polynomial"] = "linear"
+    context: Literal["none", "convolutional", "tokens"] = "none"
+    loss_steps: Annotated[int, Field(ge=0)] = 0
+    """T of the bound that is trained on; 0: continuous time."""
+    steps: Positive = 3000
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+KINDS = {  # what is compared, three seeds of each
+    "linear": RunConfig(),
+    "scalar": RunConfig(noise="scalar"),
+    "each pixel, no context": RunConfig(noise="polynomial"),
+    "MuLAN, convolutional context": RunConfig(noise="polynomial", context="convolutional"),
+    "MuLAN, context of tokens": RunConfig(noise="polynomial", context="tokens"),
+}
+STEPS: dict[Data, int] = {"digits": 3000, "photographs": 1500}
+SEEDS = 3
+FEW_STEPS = 16
+
+
+def rows_for(data: Data, *, loss_steps: int = 0) -> list[RunConfig]:
+    return [replace(kind, data=data, loss_steps=loss_steps, steps=STEPS[data], seed=seed) for seed in range(SEEDS) for kind in KINDS.values()]
+
+
+TABLES: dict[str, list[RunConfig]] = {"digits": rows_for("digits"), "photographs": rows_for("photographs"), "few_steps": rows_for("digits", loss_steps=FEW_STEPS)}
+
+
+@config
+class Sizes:
+    """How much of a model's numbers is computed."""
+
+    images: Positive
+    times: Positive
+    ode_images: Positive
+    coded_images: Positive
+    tolerance: float
+    samples: SamplesConfig
+
+
+SIZES: dict[Data, Sizes] = {
+    "digits": Sizes(images=297, times=32, ode_images=64, coded_images=100, tolerance=1e-4, samples=SamplesConfig(num=256, steps=(4, 8, 16, 32, 128), tolerances=(1e-1, 1e-2, 1e-3))),
+    "photographs": Sizes(images=64, times=32, ode_images=16, coded_images=16, tolerance=1e-3, samples=SamplesConfig(num=64, steps=(8, 32), tolerances=(1e-1, 1e-2))),
+}
+TOY = Sizes(images=8, times=2, ode_images=2, coded_images=4, tolerance=1e-1, samples=SamplesConfig(num=6, steps=(2,), tolerances=(1e-1,)))
+TOY_STEPS, TOY_LABELLED = 4, 60
+
+
+@config
+class StudyConfig:
+    photographs: str
+    """Folder of photographs that models are trained on."""
+    test_photographs: str
+    """Folder of others, which they are measured on."""
+    photos: str
+    """Folder or tar file of labelled photographs with the splits train and test, as the evaluations take it."""
+    encoder: str
+    """A trained encoder (run, checkpoint or export)."""
+    output: str = "outputs/density_study"
+    """Folder for models; may be removed when the study is done."""
+    results: str = "docs/results/density"
+    """Folder for the rows' numbers, and grids of samples of the first seed."""
+    tables: tuple[str, ...] = tuple(TABLES)
+    """Which tables of rows, in this order."""
+    hours: Annotated[float, Field(gt=0)] = 8.0
+    """Hours after which no row is started."""
+    jobs: Positive = 2
+    """Rows computed at one time, a thread each."""
+    toy: bool = False
+    """Sizes for a test of the table: few images, few steps, numbers that say nothing."""
+    row: str = ""
+    """One row, computed in this process; the command starts itself with it."""
+
+
+def main(settings: StudyConfig) -> None:
+    set_up_logging()
+    torch.set_num_threads(1)
+    rows = chosen_rows(settings)
+    if settings.row:
+        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
+        return
+    for folder in (settings.photographs, settings.test_photographs):
+        list_photographs(Path(folder))
+    open_image_set(Path(settings.photos))
+    load_encoder(settings.encoder)
+    run_study(rows, settings, script=Path(__file__))
+
+
+def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
+    """The rows of the chosen tables. Raises ValueError for a table that there is not."""
+    rows = rows_of(TABLES, settings.tables)
+    return [replace(row, steps=TOY_STEPS) for row in rows] if settings.toy else rows
+
+
+# --- Training
+
+def model_of(row: RunConfig, settings: StudyConfig) -> tuple[TrainedDensity, float]:
+    """The trained model, and seconds of processor time that its training took. Raises ValueError for a training that a signal ended."""
+    folder = Path(settings.output) / name_of(row)
+    options: dict[str, Any] = {
+        "--preset": "digits" if row.data == "digits" else "small", "--output": folder, "--model.noise.kind": row.noise, "--model.context.kind": row.context, "--objective.steps": row.loss_steps,
+        "--fit.steps": row.steps, "--fit.seed": row.seed, "--fit.log-every": 500, "--fit.save-every": max(1, row.steps // 4),
+    }  # fmt: skip
+    if row.data == "digits" and row.context != "none":
+        options |= {"--model.context.size": 4, "--model.context.chosen": 1}  # two bits: more would not pay for themselves in 64 pixels
+    if row.data == "photographs":
+        options["--source.folder"] = settings.photographs
+    if row.context == "tokens":
+        options["--encoder"] = settings.encoder
+    path, clock = folder / "density.safetensors", folder / "seconds"
+    if not path.exists():
+        before = _seconds_of_children()
+        command("downstream/train_density.py", *(word for pair in options.items() for word in pair))
+        spent = _seconds_of_children() - before + (float(clock.read_text()) if clock.exists() else 0.0)
+        clock.write_text(str(spent))
+    if not path.exists():
+        raise ValueError(f"{folder} was stopped by a signal; the same command continues")
+    return load_density(path, encoder=load_encoder(settings.encoder) if row.context == "tokens" else None), float(clock.read_text())
+
+
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def command(script: str, *arguments: Any) -> None:
+    """Raises ValueError with its last line if the command fails."""
+    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise ValueError(f"{script} failed: {done.stderr.strip().splitlines()[-1:]}")
+
+
+def curve_of(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Bits per dimension over the training: means of windows of steps, without a last one that is not full."""
+    values = [one["train/bits_per_dim"] for one in metrics]
+    window = min(WINDOW, len(values))
+    ends = range(window, len(values) + 1, window)
+    return {"steps": [float(end) for end in ends], "bits_per_dim": [float(np.mean(values[end - window : end])) for end in ends]}
+
+
+# --- One row
+
+def run_row(row: RunConfig, settings: StudyConfig) -> None:
+    started = time.perf_counter()
+    trained, train_seconds = model_of(row, settings)
+    sizes, sight = TOY if settings.toy else SIZES[row.data], Sight(load_encoder(settings.encoder), SightConfig(num_layers=1))
+    images = unseen_images(DIGITS if row.data == "digits" else settings.test_photographs, trained.settings, num=sizes.images)
+    folder = Path(settings.output) / name_of(row)
+    measured = measure(trained, images, sight, sizes, grids=Path(settings.results) / name_of(row) if row.seed == 0 else None)
+    measured |= {
+        "labels": from_few_labels(trained, sight, *labelled(row.data, trained, settings)), "curve": curve_of(read_metrics(folder / "metrics.jsonl")), "train_seconds": train_seconds,
+        "parameters": sum(one.numel() for one in trained.model.parameters()), "encoder": sight.encoder.fingerprint, "seconds": time.perf_counter() - started,
+    }  # fmt: skip
+    write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured)
+    for checkpoint in folder.glob("step-*"):
+        shutil.rmtree(checkpoint)
+
+
+def measure(trained: TrainedDensity, images: list[np.ndarray], sight: Sight, sizes: Sizes, *, grids: Path | None) -> dict[str, Any]:
+    """Likelihoods, bits and samples. All rows of the same data have the same noise."""
+    u = torch.stack([levels_of(one) for one in images])
+    dims, generator = u[0].numel(), torch.Generator().manual_seed(0)
+    bound = in_batches(vlb, trained, u, generator, num_times=sizes.times)
+    few = u[: sizes.ode_images]
+    flow = ode_nats(trained, few, generator, tolerance=sizes.tolerance)[0]
+    bits = []
+    for steps in (TOY_STEPS,) if sizes is TOY else CODING_STEPS:
+        elbos = {name: by_terms(in_batches(discrete_vlb, trained, u, generator, num_steps=steps, calibrated=name == "elbo"), dims=dims) for name in ("elbo", "elbo_uncalibrated")}
+        bits.append({"steps": steps, **elbos, **coded(trained, images[: sizes.coded_images], steps=steps, at_once=1)})
+    ways = []
+    for way, found in sampled(trained, sizes.samples, generator):
+        ways.append(way | distance(sight, found, u, levels=trained.settings.levels))
+        if grids is not None:
+            pixels = as_grid(found[: sizes.samples.columns**2], levels=trained.settings.levels, columns=sizes.samples.columns).numpy()
+            mark = Mark("trainedAlgorithmicMedia", trained.sha256, settings=f"{way['way']}, seed 0")
+            save_marked(Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]), grids / f"{way['way']}.png", mark)
+    mixed = u[torch.randperm(len(u), generator=generator)]
+    return {
+        "images": len(u), "dims": dims, "vlb": by_terms(bound, dims=dims), "ode": as_dict(summary(flow, dims=dims)) | {"images": len(few)}, "coded": bits,
+        "plain": by_plain_coders(images[: sizes.coded_images]), "samples": ways, "between_halves_of_the_images": distance(sight, *mixed.chunk(2), levels=trained.settings.levels),
+    }  # fmt: skip
+
+
+# --- Few labels
+
+def labelled(data: Data, trained: TrainedDensity, settings: StudyConfig) -> Sets:
+    """Images and labels to learn from, and those to be tested on, in the model's form: digits, or labelled photographs whose centred squares are made small."""
+    if data == "digits":
+        from sklearn.datasets import load_digits
+
+        labels = load_digits().target
+        found: Sets = (_stacked(read_digits("train")), labels[:TRAIN_DIGITS], _stacked(read_digits("test")), labels[TRAIN_DIGITS:])
+    else:
+        photos = open_image_set(Path(settings.photos))
+        parts = [photos.split(split) for split in ("train", "test")]
+        train, test = (_stacked(small_squares(photos, places, trained.settings.size_px)) for places in parts)
+        found = (train, photos.labels[parts[0]], test, photos.labels[parts[1]])
+    if not settings.toy:
+        return found
+    train, train_labels, test, test_labels = (one[:: max(1, len(one) // TOY_LABELLED)] for one in found)
+    return train, train_labels, test, test_labels
+
+
+def small_squares(images: ImageSet, places: Int[np.ndarray, " chosen"], side_px: int) -> list[np.ndarray]:
+    def square(data: bytes) -> np.ndarray:
+        image = decode_image(data)
+        return to_pixels(cut(image, Crop(centre_box(*image.size), (1, 1)), patch_px=side_px))
+
+    return [images.read(place, square) for place in places.tolist()]
+
+
+def _stacked(images: Sequence[np.ndarray]) -> Tensor:
+    return torch.stack([levels_of(one) for one in images])
+
+
+def from_few_labels(trained: TrainedDensity, sight: Sight, train: Tensor, train_labels: Int[np.ndarray, " train"], test: Tensor, test_labels: Int[np.ndarray, " test"]) -> dict[str, Any]:
+    """Accuracy by a ridge regression on each kind of features, from few labelled images of each class: mean and deviation over three draws of them."""
+    ours, theirs = (features_of(trained, sight, u) for u in (train, test))
+    most = int(np.bincount(train_labels)[np.unique(train_labels)].min())
+    return {
+        name: {str(shots): few_shot_accuracy(ours[name], train_labels, theirs[name], test_labels, shots=shots) for shots in SHOTS if shots <= most} for name in ours
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def features_of(trained: TrainedDensity, sight: Sight, u: Tensor) -> dict[str, Float[np.ndarray, "images width"]]:
+    """Of images: their pixels, the encoder's tokens, the denoiser's middle at two times, and the logits of their context, where there is one."""
+    model, found = trained.model, {}
+    generator = torch.Generator().manual_seed(0)
+    for batch in u.split(AT_ONCE):
+        x = to_data(batch, levels=trained.settings.levels)
+        context = model.draw_context(x, generator).context
+        parts = {"pixels": x, "tokens": token_maps(sight, x)}
+        for time_of in FEATURE_TIMES:
+            gamma = model.path(context, *x.shape[-2:])(torch.full((len(x),), time_of))
+            parts[f"denoiser at {time_of}"] = model.denoise(diffuse(x, torch.randn(x.shape, generator=generator), gamma), gamma, context).middle
+        rows = {name: (value if name == "pixels" else functional.adaptive_avg_pool2d(value, QUARTERS)).flatten(1) for name, value in parts.items()}
+        if model.context_logits is not None:
+            rows["context"] = model.logits(x)
+        for name, value in rows.items():
+            found.setdefault(name, []).append(value.double().numpy())
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+if __name__ == "__main__":
+    run_command(StudyConfig, main, description=__doc__.splitlines()[0])
