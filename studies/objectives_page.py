@@ -24,6 +24,7 @@ from lcl.core.files import open_aside
 Measured = Mapping[str, Any]
 
 TRAINED = "trained encoder"
+CONTROLS = ("random weights", "raw pixels")  # as the names of rows begin
 COLUMNS = (  # heading, task, metric
     ("linear probe", "linear probe", "accuracy"),
     ("attentive probe", "attentive probe", "accuracy"),
@@ -72,9 +73,9 @@ def value_of(measured: Measured, task: str, metric: str, model: str = TRAINED) -
     return None
 
 
-def seeds_of(row: RunConfig, rows: Mapping[str, Measured], task: str, metric: str) -> list[float]:
+def seeds_of(row: RunConfig, rows: Mapping[str, Measured], task: str, metric: str, model: str = TRAINED) -> list[float]:
     found = [rows[name] for seed in range(3) if (name := name_of(replace(row, seed=seed))) in rows]
-    return [value for one in found if (value := value_of(one, task, metric)) is not None]
+    return [value for one in found if (value := value_of(one, task, metric, model)) is not None]
 
 
 def cell(values: Sequence[float]) -> str:
@@ -94,6 +95,10 @@ def objectives_table(rows: Mapping[str, Measured]) -> str:
             lines.append(f"| {name} | {num} | " + " | ".join(map(cell, columns.values())) + " |")
         for heading, values in columns.items():
             pooled[heading] += [stdev(values)] if len(values) == 3 else []
+    for model in CONTROLS:
+        controls = [seeds_of(BASE, rows, task, metric, model) for _, task, metric in COLUMNS]
+        if any(controls):
+            lines.append(f"| {model} | {max(map(len, controls))} | " + " | ".join(map(cell, controls)) + " |")
     least = [least_difference(values, num=3) if values else math.nan for values in pooled.values()]
     if all(map(math.isnan, least)):
         return "\n".join(lines)
@@ -124,12 +129,14 @@ def controls_table(rows: Mapping[str, Measured]) -> str:
 def axis_table(name: str, rows: Mapping[str, Measured]) -> str:
     """One table of the study: what its rows change of the base, and what they measured."""
     lines = [f"## {name.replace('_', ' ').capitalize()}", "", table_head(["row", "images seen"])]
-    for row in TABLES[name]:
-        measured = rows.get(name_of(row))
-        if measured is not None:
-            values = (value_of(measured, task, metric) for _, task, metric in COLUMNS)
-            lines.append(f"| {changes(row)} | {measured['images_seen']:,.0f} | " + " | ".join("" if value is None else f"{value:.1f}" for value in values) + " |")
-    return "\n".join(lines) if len(lines) > 3 else ""
+    done = [row for row in TABLES[name] if name_of(row) in rows]
+    if done in ([], [BASE]):
+        return ""
+    for row in done:
+        measured = rows[name_of(row)]
+        values = (value_of(measured, task, metric) for _, task, metric in COLUMNS)
+        lines.append(f"| {changes(row)} | {measured['images_seen']:,.0f} | " + " | ".join("" if value is None else f"{value:.1f}" for value in values) + " |")
+    return "\n".join(lines)
 
 
 def changes(row: RunConfig) -> str:
@@ -146,17 +153,17 @@ def table_head(first: Sequence[str]) -> str:
 def draw_curves(rows: Mapping[str, Measured], folder: Path, name: str, shown: Mapping[str, str]) -> None:
     """Curves over images seen of the first seed of each objective."""
     figure, axes = pyplot.subplots(1, len(shown), figsize=(4.6 * len(shown), 3.2), layout="constrained")
-    for objective in OBJECTIVE_NAMES:
+    for number, objective in enumerate(OBJECTIVE_NAMES):
         measured = rows.get(name_of(replace(BASE, objective=objective)))
         for place, (curve, title) in zip(axes, shown.items(), strict=True):
             place.set_title(title, fontsize=10)
-            place.set_xlabel("images seen")
+            place.set_xlabel("thousand images seen")
             place.grid(alpha=0.3)
             values = measured["curves"].get(curve, []) if measured else []
-            points = [(seen, value) for seen, value in zip(measured["curves"]["images_seen"], values, strict=False) if value is not None] if values else []
-            if points:
-                place.plot(*zip(*points, strict=True), label=objective, linewidth=1.4)
-    axes[0].legend(fontsize=8)
+            points = [(seen / 1000, value) for seen, value in zip(measured["curves"]["images_seen"], values, strict=False) if value is not None] if values else []
+            if any(value for _, value in points):  # text loss is 0 throughout where an objective has no targets
+                place.plot(*zip(*points, strict=True), label=objective, color=f"C{number}", linewidth=1.4)
+    axes[-1].legend(fontsize=8)
     save_svg(figure, folder / f"{name}.svg")
 
 

@@ -97,15 +97,15 @@ def evaluations(value: float) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("gpu", [False, True])
 def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path, gpu: bool) -> None:
     curve = {"images_seen": [100, 200], "text_nats": [3.0, 2.0], "contrastive_nats": [4.0, None], "effective_rank": [5.0, 6.0], "embedding_variance": [0.5, 0.6]}
-    for seed in range(3):
-        measured = {"evaluations": evaluations(0.4 + 0.1 * seed), "images_seen": 1000.0, "curves": curve, "num_photos": 3000, "tower_parameters": 100_000}
-        row = replace(study.rows.BASE, seed=seed)
+    rows = [*(replace(study.rows.BASE, seed=seed) for seed in range(3)), study.rows.TABLES["pair_share"][1]]
+    for number, row in enumerate(rows):
+        measured = {"evaluations": evaluations(0.4 + 0.1 * number), "images_seen": 1000.0, "curves": curve, "num_photos": 3000, "tower_parameters": 100_000}
         (tmp_path / f"{study.table.name_of(study.rows.for_gpu(row) if gpu else row)}.json").write_text(json.dumps({"measured": measured}))
     with pytest.raises(ValueError, match="holds no row of this study"):
         study.page.main(study.page.PageConfig(results=str(tmp_path), gpu=not gpu))
     study.page.main(study.page.PageConfig(results=str(tmp_path), gpu=gpu))
     text = (tmp_path.parent / f"{tmp_path.name}.md").read_text()
-    assert "| lcl | 3 | " + " | ".join(["50.0 ± 10.0"] * 5) + " |" in text and "| base | 1,000 | 40.0 |" in text and "| linear probe | trained encoder | 40.0 | 30.0 to 50.0 | 372 |" in text
+    assert "| lcl | 3 | " + " | ".join(["50.0 ± 10.0"] * 5) + " |" in text and "| base | 1,000 | 40.0 |" in text and "| pair share 0.25 | 1,000 | 70.0 |" in text and "## Corpus" not in text and "| linear probe | trained encoder | 40.0 | 30.0 to 50.0 | 372 |" in text
     assert {"loss.svg", "rank.svg"} <= {path.name for path in tmp_path.iterdir()} and "## Scaling" not in text
 
 
