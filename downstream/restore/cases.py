@@ -69,7 +69,7 @@ def halfway(settings: DegradationConfig) -> DegradationConfig:
     return replace(settings, **{name: (sum(value) / 2,) * 2 for name, value in values.items() if isinstance(value[0], float)})
 
 
-def middle(pixels: Pixels, side_px: int) -> Pixels:
+def middle(pixels: Pixels, side_px: int) -> UInt8[np.ndarray, "new_height new_width 3"]:
     """At most `side_px` wide and high; 0: all of it."""
     if not side_px:
         return pixels
