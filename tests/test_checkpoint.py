@@ -45,7 +45,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(finished: Path) -> None:
-    left = [".lock", "metrics.jsonl", "run.json", "status.json", "step-000004", "step-000006", "tensorboard"]
+    left = [".lock", "heartbeats", "metrics.jsonl", "run.json", "status.json", "step-000004", "step-000006", "tensorboard"]
     assert sorted(path.name for path in finished.iterdir()) == left
     step = finished / "step-000006"
     assert {path.name for path in step.iterdir()} == {"engine", "model.safetensors", "config.json", "loader.json", "state.json", "manifest.json"}

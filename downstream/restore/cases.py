@@ -77,7 +77,7 @@ def middle(pixels: Pixels, side_px: int) -> UInt8[np.ndarray, "new_height new_wi
     return pixels[top : top + side_px, left : left + side_px]
 
 
-def unseen_in_training(task: Task, settings: DegradationConfig, *, tasks: tuple[str, ...], trained: Mapping[str, Any] | None) -> str:
+def unseen_in_training(task: str, settings: DegradationConfig, *, tasks: tuple[str, ...], trained: Mapping[str, Any] | None) -> str:
     """What of a task a model had not met in its training: `task`, `strength` where a range goes beyond that of the training, or nothing, an empty text.
 
     `tasks` and `trained`, the degradations of its training, are what its file says; None of pairs, whose strengths nobody knows.
