@@ -33,6 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120  # for Ray's head to answer; it took 6 s on an idle pair of cores and 37 s on a busy one
 
 
+OfEachClass = Annotated[int, Field(ge=10, multiple_of=10)]
+
+
 @config
 class DemoConfig:
     output: str | None = None
@@ -41,6 +44,8 @@ class DemoConfig:
     """Crawl files of your own; without any, the sample crawl is made and used."""
     num_pages: Annotated[int, Field(ge=16)] = 400
     """Pages of the sample crawl."""
+    num_labelled: tuple[OfEachClass, OfEachClass] = (1500, 800)
+    """Labelled pictures to train probes on, and to test with; of ten digits as many each."""
     train_preset: str = "small"
     """Preset of the pretraining."""
     steps: Annotated[int, Field(ge=0)] = 0
@@ -65,7 +70,9 @@ def main(settings: DemoConfig) -> None:
     labelled, results = sample / "labelled", output / "results"
 
     _say("1/5 sample crawl and labelled pictures")
-    _run([sys.executable, "pipeline/samples/sample_crawl.py", "--output", sample, "--num-pages", settings.num_pages])
+    train, test = settings.num_labelled
+    counts = ["--num-pages", settings.num_pages, "--num-labelled-train", train, "--num-labelled-test", test]
+    _run([sys.executable, "pipeline/samples/sample_crawl.py", "--output", sample, *counts])
 
     _say("2/5 shards, by a Ray job")
     with ray_head(output) as (address, environment):

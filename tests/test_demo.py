@@ -57,7 +57,7 @@ def test_the_readme_names_real_flags(run: Run) -> None:
 
 def test_the_demo_from_crawl_to_report_and_again(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "demo"
-    options = ["--output", output, "--num-pages", 24, "--train-preset", "toy", "--num-ranks", 2]
+    options = ["--output", output, "--num-pages", 24, "--num-labelled", 40, 20, "--train-preset", "toy", "--num-ranks", 2]
     result = run("lcl", "demo", *options, timeout=550)
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads((output / "shards" / "report.json").read_text())
