@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from downstream.photographs import list_photographs, read_photograph, to_bytes, to_tensor
-from downstream.restore.degradations import DegradationConfig, Task, degrade, parameters_of
+from downstream.restore.degradations import DegradationConfig, degrade, parameters_of
 from downstream.restore.pairs import list_pairs
 from lcl.core.config import from_dict
 
