@@ -59,8 +59,8 @@ class TrainJobConfig:
     """The optimiser's state in the host's memory, and with ZeRO 3 the weights too."""
     port: Port = 29500
     """At which rank 0 is met."""
-    timeout_minutes: Positive = 10
-    """After which a collective that some rank does not join ends the run with a message."""
+    collective_seconds: Positive = 600
+    """After which a collective that some rank does not join ends the run with a message that names the rank."""
 
 
 @config
@@ -198,14 +198,15 @@ class Profile:
         offload = ["--engine.offload", "cpu"] if self.train.offload else []
         shards = self.train.shards or (self.data.output,)
         return [
-            "--preset", self.train.preset, "--data.shards", *shards, "--output", self.train.output, "--engine.zero-stage", str(self.train.zero_stage), *offload, *self.train.options
+            "--preset", self.train.preset, "--data.shards", *shards, "--output", self.train.output, "--engine.zero-stage", str(self.train.zero_stage),
+            "--collective-seconds", str(self.train.collective_seconds), *offload, *self.train.options,
         ]  # fmt: skip
 
     @property
     def train_environment(self) -> dict[str, str]:
         """Variables of a training job; those of the profile count more."""
         on_cpu = {} if self.train.gpus else {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        return {"DEEPSPEED_TIMEOUT": str(self.train.timeout_minutes), **on_cpu, **self.environment}
+        return on_cpu | self.environment
 
 
 def read_profile(text: str, *, origin: str) -> Profile:
