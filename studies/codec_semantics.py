@@ -23,7 +23,7 @@ from jaxtyping import Int, UInt8
 from pixel_judge import Judge, load_judge, log_probabilities, save_judge, train_judge
 from pydantic import Field
 from random_twin import random_twin_of
-from table import name_of, rows_of, run_study
+from table import TableConfig, name_of, rows_of, run_study
 
 from downstream.codec.coding import Latents
 from downstream.codec.image_codec import decode, encode
@@ -116,7 +116,7 @@ TABLES: dict[str, list[RunConfig]] = {
 
 
 @config
-class StudyConfig:
+class StudyConfig(TableConfig):
     photos: str
     """Folder or tar file of labelled photographs with the splits train and test, as the evaluations take it."""
     photographs: str
@@ -129,14 +129,6 @@ class StudyConfig:
     """Folder for the rows' numbers."""
     tables: tuple[str, ...] = tuple(TABLES)
     """Which tables of rows, in this order."""
-    hours: Annotated[float, Field(gt=0)] = 8.0
-    """Hours after which no row is started."""
-    jobs: Positive = 2
-    """Rows computed at one time, a thread each."""
-    toy: bool = False
-    """Sizes for a test of the table: few pictures, few steps, numbers that say nothing."""
-    row: str = ""
-    """One row, computed in this process; the command starts itself with it."""
 
 
 def main(settings: StudyConfig) -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
-from table import name_of, run_study
+from table import TableConfig, name_of, run_study
 
 from downstream.codec.cca import CCA, CCAConfig
 from downstream.codec.model_file import CodecConfig, load_codec
@@ -58,7 +58,7 @@ TABLES: dict[str, list[RunConfig]] = {
 
 
 @config
-class StudyConfig:
+class StudyConfig(TableConfig):
     photographs: str
     """Folder of photographs to train on."""
     unseen: str
@@ -66,14 +66,6 @@ class StudyConfig:
     output: str = "outputs/context_adjustment"
     """Folder for trainings; may be removed when the study is done."""
     results: str = "docs/results/context_adjustment"
-    hours: Annotated[float, Field(gt=0)] = 8.0
-    """Hours after which no row is started."""
-    jobs: Annotated[int, Field(ge=1)] = 2
-    """Rows computed at one time, a thread each."""
-    toy: bool = False
-    """A few steps, for a test of the table."""
-    row: str = ""
-    """One row, computed in this process; the command starts itself with it."""
 
 
 def main(settings: StudyConfig) -> None:

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from pydantic import Field
-from table import name_of, rows_of, run_study
+from table import TableConfig, name_of, rows_of, run_study
 from torch import Tensor
 from torch.nn import functional
 
@@ -113,7 +113,7 @@ TOY_STEPS, TOY_LABELLED = 4, 60
 
 
 @config
-class StudyConfig:
+class StudyConfig(TableConfig):
     photographs: str
     """Folder of photographs that models are trained on."""
     test_photographs: str
@@ -128,14 +128,6 @@ class StudyConfig:
     """Folder for the rows' numbers, and grids of samples of the first seed."""
     tables: tuple[str, ...] = tuple(TABLES)
     """Which tables of rows, in this order."""
-    hours: Annotated[float, Field(gt=0)] = 8.0
-    """Hours after which no row is started."""
-    jobs: Positive = 2
-    """Rows computed at one time, a thread each."""
-    toy: bool = False
-    """Sizes for a test of the table: few images, few steps, numbers that say nothing."""
-    row: str = ""
-    """One row, computed in this process; the command starts itself with it."""
 
 
 def main(settings: StudyConfig) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from commands import command
 from pydantic import Field
-from table import name_of, rows_of, run_study
+from table import TableConfig, name_of, rows_of, run_study
 
 from lcl.core.config import config, hash_of, run_command
 from lcl.core.files import read_json
@@ -131,7 +131,7 @@ def for_gpu(row: RunConfig) -> RunConfig:
 
 
 @config
-class StudyConfig:
+class StudyConfig(TableConfig):
     photos: str
     """Folder or tar file of labelled photographs, with the splits train and test, as `lcl compose-pages` takes it."""
     corpus: tuple[str, ...] = ()
@@ -142,16 +142,8 @@ class StudyConfig:
     """Folder for the rows' numbers."""
     tables: tuple[str, ...] = tuple(TABLES)
     """Which tables of rows, in this order."""
-    hours: Annotated[float, Field(gt=0)] = 8.0
-    """Hours after which no row is started."""
-    jobs: Positive = 2
-    """Rows computed at one time, a thread each."""
     gpu: bool = False
     """Rows for a GPU: larger towers, images of 64 px, 3 million of them. Give them --results of their own."""
-    toy: bool = False
-    """Sizes for a test of the table: few photographs, few steps, numbers that say nothing."""
-    row: str = ""
-    """One row, computed in this process; the command starts itself with it."""
 
 
 def main(settings: StudyConfig) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from table import name_of, read_rows, run_study
+from table import TableConfig, name_of, read_rows, run_study
 
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import RefineConfig, refine
@@ -71,7 +71,7 @@ class RunConfig:
 
 
 @config
-class StudyConfig:
+class StudyConfig(TableConfig):
     models: tuple[str, ...]
     """Codecs as NAME=FILE."""
     tune: str
@@ -85,14 +85,6 @@ class StudyConfig:
     """Of each of the other sets: one of a picture, of the first by name."""
     num_levels: Annotated[int, Field(ge=4)] = 4
     """Points of a curve, over all levels of a codec."""
-    hours: Annotated[float, Field(gt=0)] = 8.0
-    """Hours after which no row is started."""
-    jobs: Positive = 2
-    """Rows computed at one time, a thread each."""
-    toy: bool = False
-    """A few settings and iterations for a test of the table."""
-    row: str = ""
-    """One row, computed in this process; the command starts itself with it."""
 
 
 def main(settings: StudyConfig) -> None:

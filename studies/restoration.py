@@ -22,7 +22,7 @@ import torch
 from commands import command
 from pydantic import Field
 from random_twin import random_twin_of
-from table import name_of, rows_of, run_study
+from table import TableConfig, name_of, rows_of, run_study
 
 from downstream.photographs import list_photographs
 from lcl.core.config import config, run_command
@@ -88,7 +88,7 @@ TABLES: dict[str, list[RunConfig]] = {
 
 
 @config
-class StudyConfig:
+class StudyConfig(TableConfig):
     photographs: str
     """Folder of photographs that restorers are trained on."""
     unseen: str
@@ -103,14 +103,6 @@ class StudyConfig:
     """Folder for the rows' numbers."""
     tables: tuple[str, ...] = tuple(TABLES)
     """Which tables of rows, in this order."""
-    hours: Annotated[float, Field(gt=0)] = 8.0
-    """Hours after which no row is started."""
-    jobs: Positive = 2
-    """Rows computed at one time, a thread each."""
-    toy: bool = False
-    """Sizes for a test of the table: a tiny network, few steps and pictures, numbers that say nothing."""
-    row: str = ""
-    """One row, computed in this process; the command starts itself with it."""
 
 
 def main(settings: StudyConfig) -> None:

@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from lcl.core.config import hash_of, to_dict
+from pydantic import Field
+
+from lcl.core.config import config, hash_of, to_dict
 from lcl.core.files import read_json
 from lcl.core.logs import progress_bar
 
@@ -21,8 +23,24 @@ log = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 
+Positive = Annotated[int, Field(ge=1)]
+
 POLL_SECONDS = 1.0
 NOT_FOR_ROWS = ("row", "hours", "jobs")
+
+
+@config
+class TableConfig:
+    """What every study can be told."""
+
+    hours: Annotated[float, Field(gt=0)] = 8.0
+    """Hours after which no row is started."""
+    jobs: Positive = 2
+    """Rows computed at one time, a thread each."""
+    toy: bool = False
+    """Sizes for a test of the table, with numbers that say nothing."""
+    row: str = ""
+    """One row, computed in this process; the command starts itself with it."""
 
 
 def name_of(row: Any) -> str:
