@@ -24,6 +24,7 @@ from downstream.fit import fit
 from downstream.sight import Sight
 from lcl.core.config import commit, run_command, to_dict
 from lcl.core.logs import set_up_logging
+from lcl.distributed import sum_over_ranks
 from lcl.features import Encoder, load_encoder
 from lcl.run_folder import Input
 
@@ -45,7 +46,8 @@ class DensityTask:
         return self.images.batch(step, items), noise
 
     def before_step(self, step: int) -> None:
-        pass
+        if self.module.times is not None:
+            self.module.times.update(sum_over_ranks)
 
 
 def main(config: TrainDensityConfig) -> None:
