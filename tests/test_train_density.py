@@ -27,6 +27,7 @@ from downstream.density.unseen_images import squares
 from downstream.encoder_record import EncoderRecord
 from downstream.origin_marks import read_mark
 from downstream.sight import Sight, SightConfig
+from downstream.train_density import DensityTask
 from lcl.core.files import sha256_of
 from lcl.features import load_encoder, random_encoder
 from tests.conftest import Run, assert_one_line_error
@@ -197,6 +198,15 @@ def test_weighted_times_learn_from_the_terms_and_leave_the_bound(steps: int) -> 
         assert float(weighted.times.density().std()) > 0.1
         found, wanted = (np.array([bits(objective, seed) for seed in range(100, 140)]) for objective in (weighted, uniform))
     assert abs(found.mean() - wanted.mean()) < 4 * math.hypot(found.std(), wanted.std()) / math.sqrt(40)
+
+
+def test_a_training_starts_from_another_model(whole: Path) -> None:
+    config = replace(PRESETS["toy"], start_from=str(whole / "density.safetensors"))
+    wanted = load_density(whole / "density.safetensors").model.state_dict()
+    started = DensityTask(config, Digits(0), None).module.model.state_dict()
+    assert started.keys() == wanted.keys() and all(torch.equal(started[name], value) for name, value in wanted.items())
+    with pytest.raises(ValueError, match="is a model of other settings than --model: give its own"):
+        DensityTask(replace(config, model=replace(config.model, noise=NoiseConfig(kind="linear"))), Digits(0), None)
 
 
 def test_a_training_with_an_encoder(run: Run, tmp_path: Path) -> None:
