@@ -106,7 +106,7 @@ def test_pictures_by_command(run: Run, photographs: Path, whole: Path, tmp_path:
 
 
 def test_the_report(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
-    result = run("lcl", "codec", "eval", "--model", whole / "codec.safetensors", "--photographs", photographs, "--output", tmp_path / "rd", "--profiles", "fast", "portable", "--refine", "3", "--max-photographs", "2", timeout=300)  # fmt: skip
+    result = run("lcl", "codec", "eval", "--model", whole / "codec.safetensors", "--photographs", photographs, "--output", tmp_path / "rd", "--profiles", "fast", "portable", "--refine", "3", "--max-photographs", "2", "--crop-px", "80", timeout=300)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "rd").iterdir()} == {"rd.json", "rd.csv", "rd.svg", "rd.png"}
     curves = json.loads((tmp_path / "rd" / "rd.json").read_text())["measured"]["curves"]
