@@ -116,7 +116,7 @@ def controls_table(rows: Mapping[str, Measured]) -> str:
         return ""
     lines = ["## Controls", "", "Of the first row (LCL, seed 0), in percent with 95 % intervals.", "", "| protocol | model | value | interval | n |", "|---|---|---|---|---|"]
     for evaluation in base["evaluations"]:
-        metric = next((metric for _, task, metric in COLUMNS if task == evaluation["task"]), None)
+        metric = next((metric for _, task, metric in COLUMNS if evaluation["task"].startswith(task)), None)
         for row in evaluation["rows"]:
             if row["metric"] == metric:
                 lines.append(f"| {evaluation['task']} | {row['model']} | {100 * row['value']:.1f} | {100 * row['low']:.1f} to {100 * row['high']:.1f} | {row['n']} |")
@@ -125,13 +125,16 @@ def controls_table(rows: Mapping[str, Measured]) -> str:
 
 def axis_table(name: str, rows: Mapping[str, Measured]) -> str:
     """One table of the study: what its rows change of the base, and what they measured."""
-    lines = [f"## {name.replace('_', ' ').capitalize()}", "", table_head(["row", "images seen"])]
+    of_corpus = ["context to image in the corpus, R@10", "by chance"] if name == "corpus" else []
+    lines = [f"## {name.replace('_', ' ').capitalize()}", "", table_head(["row", "images seen"], of_corpus)]
     done = [row for row in TABLES[name] if name_of(row) in rows]
     if done in ([], [BASE]):
         return ""
     for row in done:
         measured = rows[name_of(row)]
-        values = (value_of(measured, task, metric) for _, task, metric in COLUMNS)
+        values = [value_of(measured, task, metric) for _, task, metric in COLUMNS]
+        if of_corpus:  # behind that on composed pages
+            values += [value_of({"evaluations": measured["evaluations"][-1:]}, "context retrieval", "context to image R@10", model) for model in (TRAINED, "chance")]
         lines.append(f"| {changes(row)} | {measured['images_seen']:,.0f} | " + " | ".join("" if value is None else f"{value:.1f}" for value in values) + " |")
     return "\n".join(lines)
 
@@ -142,8 +145,8 @@ def changes(row: RunConfig) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in plain.items() if value != base[key]) or "base"
 
 
-def table_head(first: Sequence[str]) -> str:
-    headings = [*first, *(heading for heading, _, _ in COLUMNS)]
+def table_head(first: Sequence[str], last: Sequence[str] = ()) -> str:
+    headings = [*first, *(heading for heading, _, _ in COLUMNS), *last]
     return f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}"
 
 

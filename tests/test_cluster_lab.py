@@ -48,7 +48,7 @@ PROFILE = """places = ["slurm", "hosts"]
 GLOO_SOCKET_IFNAME = "eth0"
 [data]
 crawl = ["{folder}/crawl"]
-output = "{folder}/ray-shards"
+output = "{folder}/{name}-shards"
 options = ["--shard-documents", "7", "--dedup.near.on", "False"]
 nodes = 2
 cpus = 1
@@ -114,7 +114,7 @@ def conf(folder: Path) -> str:
 
 def rendered(folder: Path, name: str, shards: Path) -> Path:
     """The files of the lab's profile, with a training into `folder`/NAME."""
-    text = PROFILE.format(folder=folder, shards=shards, output=folder / name, steps=STEPS)
+    text = PROFILE.format(folder=folder, name=name, shards=shards, output=folder / name, steps=STEPS)
     out = folder / f"rendered-{name}"
     for path, content in render_files(read_profile(text, origin="lab")).items():
         (out / path).parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def test_slurm_takes_every_script(slurm: Host, folder: Path, shards: Path) -> No
 def test_a_signal_saves_and_slurm_goes_on_from_there_bit_for_bit(slurm: Host, folder: Path, shards: Path, whole: Path) -> None:
     run = folder / "requeued"
     out = rendered(folder, "requeued", shards) / "slurm"
-    job = re.search(r"\d+", slurm.check("bash", "-c", f"cd {out} && sbatch train.sbatch", SLURM_CONF=conf(folder)))[0]
+    job = submitted(slurm, folder, out / "train.sbatch")
     wait_until(lambda: steps_of(run) >= 3, seconds=TRAIN_SECONDS, what=f"training under Slurm ({out})")
     slurm.check("scancel", "--signal=USR1", job, SLURM_CONF=conf(folder))
     wait_until(lambda: (run / "status.json").exists(), what="the save")
@@ -186,6 +186,40 @@ def crawl(folder: Path) -> Path:
     (folder / "crawl").mkdir()
     write_sites(folder / "crawl", num_sites=4)
     return folder / "crawl"
+
+
+@pytest.fixture(scope="module")
+def built_here(nodes: list[Host], folder: Path, crawl: Path) -> Path:
+    """Shards of the crawl, built in one process."""
+    output = folder / "here"
+    nodes[0].check("lcl", "build-shards", "--crawl", crawl, "--output", output, "--executor", "here", "--shard-documents", "7", "--dedup.near.on", "False", timeout=TRAIN_SECONDS)
+    return output
+
+
+def submitted(slurm: Host, folder: Path, script: Path) -> str:
+    """The number of a job."""
+    return re.search(r"\d+", slurm.check("bash", "-c", f"cd {script.parent} && sbatch {script.name}", SLURM_CONF=conf(folder)))[0]
+
+
+def test_a_ray_inside_a_job_gives_the_bytes_of_one_process(slurm: Host, folder: Path, shards: Path, crawl: Path, built_here: Path) -> None:
+    """Before `ray_cluster`, whose processes on these hosts `ray symmetric-run` would end."""
+    script = rendered(folder, "job", shards) / "slurm" / "data_ray.sbatch"
+    job = submitted(slurm, folder, script)
+    wait_until(lambda: not slurm.check("squeue", "--noheader", SLURM_CONF=conf(folder)).strip(), seconds=TRAIN_SECONDS, what="the end of the job")
+    log = "".join(path.read_text() for path in script.parent.glob(f"*-{job}.log"))
+    assert (folder / "job-shards" / "report.json").exists(), log
+    assert built_bytes(folder / "job-shards") == built_bytes(built_here)
+    assert not list((folder / "home").glob("*/.lcl/ray_token-*")), "a job's token ends with it"
+
+
+def test_an_array_builds_every_input_once(slurm: Host, folder: Path, shards: Path, crawl: Path, built_here: Path) -> None:
+    submitted(slurm, folder, rendered(folder, "array", shards) / "slurm" / "data_array.sbatch")
+    parts = [folder / "array-shards" / f"part-{number:04d}" for number in range(2)]
+    wait_until(lambda: all((part / "timing.json").exists() for part in parts), seconds=TRAIN_SECONDS, what="both parts")
+    reports, whole = [json.loads((part / "report.json").read_text()) for part in parts], json.loads((built_here / "report.json").read_text())
+    assert [report["crawls"]["in"] for report in reports] == [2, 2] and sum(report["documents"]["in"] for report in reports) == whole["documents"]["in"]
+    tars = [{path.name: path.read_bytes() for path in one.glob("*.tar")} for one in (*parts, built_here)]
+    assert tars[0] and tars[0] | tars[1] == tars[2] and not tars[0].keys() & tars[1].keys()
 
 
 @pytest.fixture(scope="module")
@@ -229,11 +263,9 @@ def test_the_job_interface_answers_nobody_without_the_token(nodes: list[Host], f
     assert "10.77.0.1:8265" in listening and "0.0.0.0:8265" not in listening
 
 
-def test_a_build_loses_a_raylet_and_no_byte(nodes: list[Host], folder: Path, crawl: Path, ray_cluster: tuple[Path, list[subprocess.Popen]]) -> None:
+def test_a_build_loses_a_raylet_and_no_byte(nodes: list[Host], folder: Path, built_here: Path, ray_cluster: tuple[Path, list[subprocess.Popen]]) -> None:
     """Submitted from the second host; the first host's tasks go on when the second one's raylet is killed."""
     out, _ = ray_cluster
-    command = ["lcl", "build-shards", "--crawl", crawl, "--output", folder / "here", "--executor", "here", "--shard-documents", "7", "--dedup.near.on", "False"]
-    nodes[0].check(*command, timeout=TRAIN_SECONDS)
     job = nodes[1].start("bash", out / "submit.sh")
     wait_until(lambda: any((folder / "ray-shards").glob("work/extracted/*.json")), what="the first input of the build")
     pids = [line.split()[0] for line in nodes[1].check("ps", "-eo", "pid,comm").splitlines() if line.split()[1] == "raylet"]
@@ -242,7 +274,7 @@ def test_a_build_loses_a_raylet_and_no_byte(nodes: list[Host], folder: Path, cra
     printed = job.communicate(timeout=TRAIN_SECONDS)[0]
     assert job.returncode == 0, printed
     built = built_bytes(folder / "ray-shards")
-    assert built == built_bytes(folder / "here") and any(name.endswith(".tar") for name in built)
+    assert built == built_bytes(built_here) and any(name.endswith(".tar") for name in built)
 
 
 COLLECTIVE = """import os, torch
