@@ -43,13 +43,14 @@ def lived(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_a_new_machine_continues_from_the_mirror_to_the_same_bits(lived: tuple) -> None:
     folder, reports, printed, held = lived
     assert reports[0]["undisturbed"] == reports[0]["first"] == reports[0]["second"] == "done"
-    assert reports[0]["there"] == ["run.json", "step-000004", "step-000006"], "keep_checkpoints, there as here"
-    assert "checkpoint step-000004: fetched from s3://runs/run" in printed and "resumed at step 4 of 6" in printed
+    record, before, last = reports[0]["there"]  # keep_checkpoints; a thread that is busy with one passes over the next
+    assert record == "run.json" and before in ("step-000002", "step-000004") and last == "step-000006"
+    assert f"checkpoint {before}: fetched from s3://runs/run" in printed and f"resumed at step {before[-1]} of 6" in printed
     for name in ("first", "second"):
         ours, theirs = ((folder / run / "step-000006" / "model.safetensors").read_bytes() for run in (name, "undisturbed"))
         assert ours == theirs, name
     assert (folder / "first" / "run.json").read_bytes() == (folder / "second" / "run.json").read_bytes()
-    assert "run/step-000006/manifest.json" in held and not any(name.startswith("run/step-000002") for name in held)
+    assert {"run/step-000004/manifest.json", "run/step-000006/manifest.json"} < set(held) and not any(name.startswith("run/step-000002") for name in held)
 
 
 def test_shards_of_an_address_are_fetched_into_the_cache(lived: tuple) -> None:
@@ -65,7 +66,7 @@ def test_a_finished_run_is_fetched_and_not_trained_on(lived: tuple) -> None:
     assert reports[0]["finished"] == "done" and "checkpoint step-000006: fetched from s3://runs/run" in printed
     assert [path.name for path in sorted((folder / "finished").glob("step-*"))] == ["step-000006"]
     check_folder(folder / "finished" / "step-000006")
-    assert (folder / "finished" / "metrics.jsonl").read_text() == ""
+    assert not (folder / "finished" / "metrics.jsonl").exists()
 
 
 def test_what_the_store_refuses_is_a_warning_first_and_an_error_in_the_end(lived: tuple) -> None:
