@@ -110,7 +110,7 @@ def slowly_together(work: Callable[[], Found]) -> Found:
         except Exception as error:  # whatever it is, the others must hear of it
             problem.append(say(error))
 
-    thread = threading.Thread(target=try_it, name="work")
+    thread = threading.Thread(target=try_it, name="work", daemon=True)  # an interrupted process does not wait for it
     thread.start()
     join_together(thread)
     raise_together(problem[0] if problem else None)

@@ -87,10 +87,13 @@ def fetch_shards(address: str, folder: Path) -> Path:
 
 
 def _claim(folder: Path, address: str) -> None:
+    """Notes in an empty folder whose shards it keeps, for those that are not at the address go. Raises ValueError for a folder that holds something else."""
     path = folder / ADDRESS_FILE
-    if path.exists() and path.read_text() != address:
-        raise ValueError(f"{folder} holds the shards of {path.read_text()}, not of {address}: give another folder")
-    if not path.exists() and any(folder.iterdir()):
+    if path.exists():
+        if path.read_text() != address:
+            raise ValueError(f"{folder} holds the shards of {path.read_text()}, not of {address}: give another folder")
+        return
+    if any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no copy of {address}: give another folder")
     with open_aside(path) as file:
         file.write(address.encode())
