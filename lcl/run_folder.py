@@ -39,7 +39,7 @@ def claim_folder(run: Path, config: Any, *, inputs: Mapping[str, Input], free: S
     slowly_together(lambda: _claim(run, config, inputs=inputs, free=free, mirror=mirror) if rank == 0 else None)
 
 
-def _claim(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str], mirror: RunMirror | None) -> None:
+def _claim(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str], mirror: RunMirror | None = None) -> None:
     if run.exists() and not run.is_dir():
         raise ValueError(f"--output {run} is a file; give a folder")
     record = run / "run.json"

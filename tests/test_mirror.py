@@ -3,6 +3,9 @@
 import hashlib
 import json
 import random
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ from tests.builds import build_here
 from tests.conftest import Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_warc
 from tests.made_shards import file_bytes, made_document, made_set
+from tests.processes import ROOT
 from tests.s3_server import Request, s3_server
 
 INTERNAL_ERROR = "500 Internal Server Error"
@@ -104,17 +108,37 @@ def test_what_is_published_comes_back_large_files_in_parts(store: Store, tmp_pat
     assert not mirror.publish(tmp_path / "here", files, "commit.json") and not store.sent()
 
 
-@pytest.mark.parametrize("lost", ["a", "b", "commit.json"])
-def test_killed_before_the_commit_there_is_nothing_and_the_same_command_sends_the_rest(store: Store, tmp_path: Path, lost: str) -> None:
-    files, mirror = made_unit(tmp_path, 1000, 2000), Mirror(store.address("unit"))
-    store.fail = lambda request: "403 Forbidden" if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith(lost) else None
-    with pytest.raises(MirrorError, match=f"{lost} cannot be written: PermissionError"):
-        mirror.publish(tmp_path, files, "commit.json")
-    assert mirror.read("commit.json") is None
-    store.fail, store.requests = (lambda request: None), []
-    assert mirror.publish(tmp_path, files, "commit.json")
-    assert [path.rpartition("/")[2].partition("?")[0] for path in store.sent()] == ["a", "b", "commit.json"][["a", "b", "commit.json"].index(lost) :], "what is whole is not sent again"
+PUBLISH = """
+import json, sys
+from pathlib import Path
+from lcl.core.mirror import Mirror
+folder = Path(sys.argv[2])
+Mirror(sys.argv[1]).publish(folder, json.loads((folder / "commit.json").read_text()), "commit.json")
+"""
+
+
+@pytest.mark.parametrize("last", ["a", "b", "commit.json"])
+def test_killed_before_the_commit_there_is_nothing_and_the_same_command_sends_the_rest(store: Store, tmp_path: Path, last: str) -> None:
+    """kill -9 while `last` is on its way."""
+    files, mirror, names = made_unit(tmp_path / "here", 1000, 2000), Mirror(store.address("unit")), ["a", "b", "commit.json"]
+    process: subprocess.Popen
+
+    def kill(request: Request) -> str | None:
+        if request["REQUEST_METHOD"] != "PUT" or not request["PATH_INFO"].endswith(f"/{last}"):
+            return None
+        process.kill()
+        return "503 Service Unavailable"
+
+    store.fail = kill
+    process = subprocess.Popen([sys.executable, "-c", PUBLISH, mirror.address, str(tmp_path / "here")], cwd=ROOT)
+    assert process.wait() == -signal.SIGKILL
+    store.fail = lambda request: None
+    assert mirror.read("commit.json") is None and list(mirror.sizes()) == names[: names.index(last)]
+    store.sent()
+    assert mirror.publish(tmp_path / "here", files, "commit.json")
+    assert [Path(path.partition("?")[0]).name for path in store.sent()] == names[names.index(last) :], "what is whole is not sent again"
     fetch_unit(mirror, tmp_path / "there")
+    assert file_bytes(tmp_path / "there") == file_bytes(tmp_path / "here")
 
 
 def test_data_that_nothing_vouches_for_is_replaced_where_it_differs(store: Store, tmp_path: Path) -> None:
