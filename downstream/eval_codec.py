@@ -61,6 +61,8 @@ class EvalCodecConfig:
     """The encoder (checkpoint, run or export) of a model with an adapter."""
     max_photographs: Annotated[int, Field(ge=0)] = 0
     """The first so many, by name; 0: all."""
+    crop_px: Annotated[int, Field(ge=0)] = 0
+    """The middle of each photograph, at most so wide and high; 0: all of it. Headers weigh more in small files, those of JPEG most."""
     refine: Annotated[int, Field(ge=0)] = 0
     """Iterations of SGA+ on each picture, in a curve of its own beside the plain one."""
     rounding: RoundingConfig = RoundingConfig()
@@ -87,12 +89,12 @@ def main(settings: EvalCodecConfig) -> None:
     curves: dict[str, list[Point]] = {}
     with progress_bar("measuring", total=len(files) * (num_ours + sum(len(CLASSIC[name].qualities) for name in settings.classic))) as bar:
         for name in settings.classic:
-            curves[name] = curve_of(CLASSIC[name].qualities, lambda quality, path, name=name: measure_classic(name, path, quality=quality), files, bar.advance)
+            curves[name] = curve_of(CLASSIC[name].qualities, lambda quality, path, name=name: measure_classic(name, path, crop_px=settings.crop_px, quality=quality), files, bar.advance)
         for profile in settings.profiles:
-            curves[f"this codec, {profile}"] = curve_of(levels, lambda level, path, profile=profile: measure_ours(trained, path, level=level, profile=profile), files, bar.advance)
+            curves[f"this codec, {profile}"] = curve_of(levels, lambda level, path, profile=profile: measure_ours(trained, path, crop_px=settings.crop_px, level=level, profile=profile), files, bar.advance)
         if settings.refine:
             name = f"this codec, refined {settings.refine} times ({settings.rounding.method})"
-            curves[name] = curve_of(levels, lambda level, path: measure_ours(trained, path, level=level, refine=refining(settings, trained, level)), files, bar.advance)
+            curves[name] = curve_of(levels, lambda level, path: measure_ours(trained, path, crop_px=settings.crop_px, level=level, refine=refining(settings, trained, level)), files, bar.advance)
     if settings.anchor not in curves:
         raise ValueError(f"--anchor {settings.anchor!r} was not measured; there are {', '.join(curves)}")
     report(curves, settings, trained)

@@ -28,14 +28,14 @@ from lcl.monitor import Monitor, clock
 from lcl.run_folder import Input, claim_folder, write_status
 from lcl.run_mirror import RunMirror
 from lcl.schedule import ScheduleConfig, learning_rate
-from lcl.stopping import StopRequest, stop_request
+from lcl.stopping import SaveTimes, StopRequest, stop_request
 
 log = logging.getLogger(__name__)
 
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
-FREE_FIELDS = ("output", "fit.save_every", "fit.keep_checkpoints", "fit.mirror", "fit.log_every", "fit.threads", "fit.scratch", "fit.wandb", "fit.engine.")
+FREE_FIELDS = ("output", "fit.save_every", "fit.save_minutes", "fit.keep_checkpoints", "fit.mirror", "fit.log_every", "fit.threads", "fit.scratch", "fit.wandb", "fit.engine.")
 
 
 @config
@@ -63,6 +63,8 @@ class FitConfig:
     """Items that a rank holds at one time. Noise is drawn for each of these parts, so another number gives other noise."""
     engine: EngineConfig = EngineConfig()
     save_every: Positive = 1000
+    save_minutes: Annotated[float, Field(ge=0)] = 30.0
+    """Minutes after which there is a checkpoint in between; 0: only by steps."""
     keep_checkpoints: Positive = 2
     mirror: str = ""
     """Address of an object store (s3://bucket/run) where checkpoints are put too, meanwhile; another machine continues from there."""
@@ -125,6 +127,7 @@ class Fitting:
         self.engine = start_engine(task.module.to(ranks.device), adam, engine_settings, load_universal=resume is not None and resume.converted is not None)
         self.step = 0 if resume is None else int(resume.state["step"])
         self.average = self._average(resume)
+        self.saves = SaveTimes(every_steps=settings.save_every, every_minutes=settings.save_minutes, first=self.step, last=settings.steps)
         self.checkpointer = Checkpointer(output, identity=identity, keep=settings.keep_checkpoints, scratch=settings.scratch, mirror=mirror)
         with together():
             self.monitor = Monitor(output, to_dict(run_config), after=self.step, wandb_project=settings.wandb) if ranks.rank == 0 else None
@@ -155,9 +158,9 @@ class Fitting:
     def _loop(self, bar: Bar, stop: StopRequest) -> bool:
         """Whether it was told to stop."""
         settings, first, started = self.settings, self.step, time.perf_counter()
-        saved = self.step
         while self.step < settings.steps:
-            if stop.agree(failed=False, device=self.ranks.device)[0]:
+            agreed = stop.agree(failed=False, late=self.saves.is_late(), device=self.ranks.device)
+            if agreed.told:
                 break
             began = time.perf_counter()
             metrics = self._train_step() | {"step_seconds": time.perf_counter() - began}
@@ -167,10 +170,9 @@ class Fitting:
                 if self.step % settings.log_every == 0 or self.step == settings.steps:
                     left = (time.perf_counter() - started) / (self.step - first) * (settings.steps - self.step)
                     log.info("step %d of %d: %s, %s left", self.step, settings.steps, self._line(metrics), clock(left))
-            if self.step % settings.save_every == 0 or self.step == settings.steps:
+            if self.saves.is_due(self.step, late=agreed.late):
                 self._save()
-                saved = self.step
-        if self.step != saved:
+        if not self.saves.is_saved(self.step):
             self._save()
         return self.step < settings.steps
 
@@ -221,6 +223,7 @@ class Fitting:
     def _save(self) -> None:
         extra = {"ema": self.average.weights} if self.average is not None else {}
         self.checkpointer.save(self.engine, {}, step=self.step, state={}, extra=extra)
+        self.saves.saved(self.step)
 
 
 def check_numbers(settings: FitConfig, world_size: int) -> int:

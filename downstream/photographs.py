@@ -36,6 +36,14 @@ def read_photograph(path: Path) -> UInt8[np.ndarray, "height width 3"]:
         raise ValueError(f"{path} cannot be read ({error}): remove it, or replace it") from error
 
 
+def middle(pixels: UInt8[np.ndarray, "height width 3"], side_px: int) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """The middle of a picture, at most `side_px` wide and high; 0: all of it."""
+    if not side_px:
+        return pixels
+    top, left = (max(0, (length - side_px) // 2) for length in pixels.shape[:2])
+    return pixels[top : top + side_px, left : left + side_px]
+
+
 def to_tensor(pixels: UInt8[np.ndarray, "height width channels"]) -> Float[Tensor, "channels height width"]:
     """Pixels in [0, 1]."""
     return rearrange(torch.from_numpy(np.array(pixels)), "height width channels -> channels height width").float() / 255

@@ -8,19 +8,22 @@
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from downstream.codec.adapter import AdapterConfig
 from downstream.codec.cca import Auxiliary
-from downstream.codec.model_file import finish, save_codec
+from downstream.codec.model_file import finish, load_codec, save_codec
 from downstream.codec.objective import CodecObjective
 from downstream.codec.train_config import PRESETS, TrainCodecConfig
 from downstream.fit import fit
 from downstream.photographs import Crops, list_photographs
 from downstream.sight import Sight
 from lcl.core.config import commit, run_command, to_dict
+from lcl.core.files import sha256_of
 from lcl.core.logs import set_up_logging
 from lcl.features import Encoder, load_encoder
 from lcl.run_folder import Input
@@ -36,6 +39,8 @@ class CodecTask:
         torch.manual_seed(config.fit.seed)
         sight = None if encoder is None or config.model.adapter.source != "tokens" else Sight(encoder, config.model.adapter.sight)
         codec = config.model.build(num_features=0 if sight is None else sight.num_features)
+        if config.start_from:
+            codec.load_state_dict(codec.state_dict() | starting_weights(config))
         if codec.adapter is not None:
             codec.adapter.sight = sight
         auxiliary = Auxiliary(config.model.cca) if config.objective.mode != "off" and config.model.kind == "cca" else None
@@ -66,12 +71,23 @@ def main(config: TrainCodecConfig) -> None:
         task = CodecTask(config, crops, encoder)
         inputs = {"photographs": Input(crops.fingerprint, f"the photographs in {config.photographs}")}
         inputs |= {"encoder": Input(encoder.fingerprint, f"the encoder in {config.encoder}")} if encoder is not None else {}
+        if config.start_from:
+            inputs["start"] = Input(sha256_of(Path(config.start_from)), f"the codec {config.start_from}")
         weights = fit(
             task, config.fit, config.optimizer, ranks, output=Path(config.output), run_config=config, identity={"model": to_dict(config.model), "mode": config.objective.mode},
             inputs=inputs, show=("loss", "squared_error", "y_bpp", "z_bpp"),
         )  # fmt: skip
         if weights is not None:
             write_codec(task, config, weights)
+
+
+def starting_weights(config: TrainCodecConfig) -> dict[str, Tensor]:
+    """Of the codec to start from. Raises ValueError for one with other settings."""
+    earlier, plain = load_codec(Path(config.start_from)), AdapterConfig()
+    adapter = earlier.settings.adapter
+    if replace(earlier.settings, adapter=plain) != replace(config.model, adapter=plain) or adapter not in (plain, config.model.adapter):
+        raise ValueError(f"--start-from {config.start_from} is a codec of other settings than --model: give its own ({to_dict(earlier.settings)})")
+    return earlier.codec.state_dict()
 
 
 def write_codec(task: CodecTask, config: TrainCodecConfig, weights: dict[str, Tensor]) -> None:

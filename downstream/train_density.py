@@ -16,14 +16,16 @@ from torch import Tensor
 from downstream.density.calibration import calibrate
 from downstream.density.contexts import TokenContext
 from downstream.density.model import DensityModel
-from downstream.density.model_file import TrainedDensity, save_density
+from downstream.density.model_file import TrainedDensity, load_density, save_density
 from downstream.density.objective import DensityObjective
 from downstream.density.train_config import PRESETS, TrainDensityConfig
 from downstream.density.training_images import Digits, Patches, open_images
+from downstream.encoder_record import EncoderRecord
 from downstream.fit import fit
 from downstream.sight import Sight
 from lcl.core.config import commit, run_command, to_dict
 from lcl.core.logs import set_up_logging
+from lcl.distributed import sum_over_ranks
 from lcl.features import Encoder, load_encoder
 from lcl.run_folder import Input
 
@@ -38,6 +40,8 @@ class DensityTask:
         if isinstance(model.context_logits, TokenContext):
             model.context_logits.sight = sight
         self.record = None if sight is None else sight.record
+        if config.start_from:
+            model.load_state_dict(starting_weights(config, self.record))
         self.module = DensityObjective(model, config.objective, sight=Sight(encoder, config.objective.sight) if encoder is not None and config.objective.alignment else None)
         self.config, self.images, self.encoder = config, images, encoder
 
@@ -45,7 +49,8 @@ class DensityTask:
         return self.images.batch(step, items), noise
 
     def before_step(self, step: int) -> None:
-        pass
+        if self.module.times is not None:
+            self.module.times.update(sum_over_ranks)
 
 
 def main(config: TrainDensityConfig) -> None:
@@ -61,12 +66,24 @@ def main(config: TrainDensityConfig) -> None:
         inputs = {"images": Input(images.fingerprint, f"the {config.source.kind} in {config.source.folder or 'scikit-learn'}")}
         if encoder is not None:
             inputs["encoder"] = Input(encoder.fingerprint, f"the encoder in {config.encoder}")
+        if config.start_from:
+            inputs["start"] = Input(load_density(Path(config.start_from)).sha256, f"the density model {config.start_from}")
         weights = fit(
             task, config.fit, config.optimizer, ranks, output=Path(config.output), run_config=config, identity={"model": to_dict(config.model)}, inputs=inputs,
             show=("bits_per_dim", "diffusion_bits", "context_bits"),
         )  # fmt: skip
         if weights is not None:
             write_model(task, config, weights)
+
+
+def starting_weights(config: TrainDensityConfig, record: EncoderRecord | None) -> dict[str, Tensor]:
+    """Of the model to start from. Raises ValueError for one with other settings, or with a context of another encoder."""
+    earlier = load_density(Path(config.start_from))
+    if earlier.settings != config.model:
+        raise ValueError(f"--start-from {config.start_from} is a model of other settings than --model: give its own ({to_dict(earlier.settings)})")
+    if earlier.encoder != record:
+        raise ValueError(f"--start-from {config.start_from} has its context from another encoder: give that one")
+    return earlier.model.state_dict()
 
 
 def write_model(task: DensityTask, config: TrainDensityConfig, weights: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ from downstream.restore.guide import View
 from downstream.restore.model_file import load_restorer, save_restorer
 from downstream.restore.objective import RestorerObjective
 from downstream.restore.pairs import FoundPairs, MadePairs, PairSource
-from downstream.restore.perceptual import PerceptualDistance
+from downstream.restore.perceptual import EncoderDistance, VGGDistance
 from downstream.restore.process import Process
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
 from lcl.core.config import commit, run_command, to_dict
@@ -46,7 +46,9 @@ class RestorerTask:
             network.guide.view = view
             if config.detector:
                 network.guide.keep_head(load_detector(Path(config.detector), encoder).head.state_dict())
-        perceptual = PerceptualDistance(encoder, config.objective.perceptual_layers) if config.uses_perceptual else None
+        perceptual = None
+        if config.uses_perceptual:
+            perceptual = VGGDistance() if config.objective.perceptual == "vgg16" else EncoderDistance(encoder, config.objective.perceptual_layers)
         self.module = RestorerObjective(network, Process(config.model.process), config.objective, form=config.model.form, boundary=config.model.boundary, perceptual=perceptual)
         self.config, self.pairs = config, pairs
 

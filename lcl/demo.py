@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -75,9 +75,9 @@ def main(settings: DemoConfig) -> None:
     _run([sys.executable, "pipeline/samples/sample_crawl.py", "--output", sample, *counts])
 
     _say("2/5 shards, by a Ray job")
-    with ray_head(output) as (address, environment):
+    with ray_head(output) as head:
         build = [sys.executable, "pipeline/build_shards.py", "--crawl", *(crawls or [sample / "sample.warc.gz"]), "--output", shards]
-        _run(["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *build], environment)
+        _run(["ray", "job", "submit", "--address", head.jobs, "--working-dir", ".", "--", *build], head.environment)
 
     _say("3/5 pretraining, by DeepSpeed")
     ranks = settings.num_ranks or torch.cuda.device_count() or 2
@@ -160,11 +160,20 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
+class RayHead(NamedTuple):
+    jobs: str
+    """Address of its job interface."""
+    address: str
+    """What other nodes join, host:port."""
+    environment: dict[str, str]
+    """With which its commands reach it."""
+
+
 @contextmanager
-def ray_head(output: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def ray_head(output: Path) -> Iterator[RayHead]:
     """A Ray head of our own on free ports, with a token and a home folder of its own; stopped by its process id at the end.
 
-    Yields the address of its job interface and the environment that reaches it. Raises ValueError if it does not start.
+    Raises ValueError if it does not start.
     """
     home = output / "ray-home"
     home.mkdir(exist_ok=True)
@@ -187,9 +196,10 @@ def ray_head(output: Path) -> Iterator[tuple[str, dict[str, str]]]:
     try:
         for answers in (f"{address}/api/jobs/", f"http://127.0.0.1:{agent}/api/local_raylet_healthz"):  # jobs are refused while their agent is not up
             _wait_for(answers, head, token.read_text(), log_path)
-        yield address, environment
+        yield RayHead(address, f"127.0.0.1:{port}", environment)
     finally:
         _end_group(head, ends_its_own=True)  # `ray start --block` ends its own processes, and no other Ray's
+        token.unlink()
 
 
 def _wait_for(address: str, head: subprocess.Popen, token: str, log_path: Path) -> None:

@@ -68,6 +68,8 @@ class TrainConfig:
     """Optimiser steps of the whole run."""
     save_every: Positive = 500
     """Steps between checkpoints."""
+    save_minutes: Annotated[float, Field(ge=0)] = 30.0
+    """Minutes after which there is one in between, for jobs that end without a warning; 0: only by steps."""
     keep_checkpoints: Positive = 2
     """Newest checkpoints that are kept."""
     mirror: str = ""
@@ -91,7 +93,7 @@ class TrainConfig:
 
 # What may differ when a run is resumed: nothing here changes weights.
 FREE_FIELDS = (
-    "output", "data.shards", "data.cache", "data.num_workers", "save_every", "keep_checkpoints", "mirror", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch", "collective_seconds",
+    "output", "data.shards", "data.cache", "data.num_workers", "save_every", "save_minutes", "keep_checkpoints", "mirror", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch", "collective_seconds",
     "model.tokenizer.file", "data.max_damaged", "validation.", "collapse.",  # a point at the end: all below it
     "engine.deepspeed", "engine.zero_stage", "engine.precision",  # the checkpoint refuses others of the last two, with the cure
 )  # fmt: skip

@@ -41,7 +41,7 @@ from lcl.run_folder import Input, claim_folder, write_status
 from lcl.run_mirror import RunMirror
 from lcl.schedule import learning_rate
 from lcl.start import load_start
-from lcl.stopping import StopRequest, stop_request
+from lcl.stopping import SaveTimes, StopRequest, stop_request
 from lcl.train_config import FREE_FIELDS, TrainConfig
 from lcl.train_step import accumulate_gradients
 from lcl.validation import Validation
@@ -92,6 +92,7 @@ class Training:
         self.step, self.counters = state["step"], Counter(state["counters"])
         self.spikes, self.alarms = guard(state=state["spikes"]), alarms(state=state["collapse"])
         self.average = self._average(resume)
+        self.saves = SaveTimes(every_steps=config.save_every, every_minutes=config.save_minutes, first=self.step, last=config.steps)
         self.checkpointer = Checkpointer(
             self.folder, identity=identity, keep=config.keep_checkpoints, scratch=config.scratch, merge_states=RowLoader.merge_states, mirror=mirror
         )  # fmt: skip
@@ -143,10 +144,10 @@ class Training:
             given = self.batches.next()
             self.heartbeat.at(self.step, "step")
             problem = problem or (None if isinstance(given, StepInput) else say(given))
-            told, failed = stop.agree(failed=problem is not None, device=self.ranks.device)
-            if told:  # before what failed, for the same signal may have ended a worker
+            agreed = stop.agree(failed=problem is not None, late=self.saves.is_late(), device=self.ranks.device)
+            if agreed.told:  # before what failed, for the same signal may have ended a worker
                 break
-            if failed:
+            if agreed.failed:
                 raise_together(problem)
             metrics = self.train_step(given, waited_from)
             if self.monitor is not None:
@@ -158,9 +159,9 @@ class Training:
                 bar.advance(note=f"text {metrics['text_nats']:.3f} contrastive {metrics['contrastive_nats']:.3f}")
             if self.validation is not None and (self.step % config.validation.every == 0 or self.step == config.steps):
                 self._validate(self.validation)
-            if self.step % config.save_every == 0 or self.step == config.steps:
+            if self.saves.is_due(self.step, late=agreed.late):
                 self._save()
-        if self.step % config.save_every and self.step < config.steps:
+        if not self.saves.is_saved(self.step):
             self._save()  # told to stop in between
 
     def _is_shown(self, step: int) -> bool:
@@ -285,6 +286,7 @@ class Training:
         state = {"counters": dict(self.counters), "spikes": self.spikes.state(), "collapse": self.alarms.state()}
         extra = {"ema": self.average.weights} if self.average is not None else {}
         self.checkpointer.save(self.engine, self.loader_state, step=self.step, state=state, extra=extra, write_more=self.tokenizer.save)
+        self.saves.saved(self.step)
 
 
 def check_numbers(config: TrainConfig, world_size: int) -> int:

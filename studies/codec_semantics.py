@@ -23,7 +23,7 @@ from jaxtyping import Int, UInt8
 from pixel_judge import Judge, load_judge, log_probabilities, save_judge, train_judge
 from pydantic import Field
 from random_twin import random_twin_of
-from table import TableConfig, name_of, rows_of, run_study
+from table import TablesConfig, name_of, run_tables
 
 from downstream.codec.coding import Latents
 from downstream.codec.image_codec import decode, encode
@@ -35,7 +35,6 @@ from downstream.photographs import list_photographs, to_tensor
 from downstream.sight import Sight, SightConfig
 from lcl.core.config import config, hash_of, run_command
 from lcl.core.images import decode_image, to_pixels
-from lcl.core.logs import set_up_logging
 from lcl.crops import Crop, centre_box, cut
 from lcl.evals.image_sets import ImageSet, open_image_set
 from lcl.features import load_encoder
@@ -116,7 +115,7 @@ TABLES: dict[str, list[RunConfig]] = {
 
 
 @config
-class StudyConfig(TableConfig):
+class StudyConfig(TablesConfig):
     photos: str
     """Folder or tar file of labelled photographs with the splits train and test, as the evaluations take it."""
     photographs: str
@@ -127,27 +126,14 @@ class StudyConfig(TableConfig):
     """Folder for judges, codecs and the random encoder; may be removed when the study is done."""
     results: str = "docs/results/codec_semantics"
     """Folder for the rows' numbers."""
-    tables: tuple[str, ...] = tuple(TABLES)
-    """Which tables of rows, in this order."""
 
 
 def main(settings: StudyConfig) -> None:
-    set_up_logging()
-    torch.set_num_threads(1)
-    rows = chosen_rows(settings)
-    if settings.row:
-        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
-        return
-    prepare(rows, settings)
-    run_study(rows, settings, script=Path(__file__))
+    run_tables(TABLES, settings, script=Path(__file__), toy=toy, prepare=prepare, run_row=run_row)
 
 
-def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
-    """The rows of the chosen tables. Raises ValueError for a table that there is not."""
-    rows = rows_of(TABLES, settings.tables)
-    if not settings.toy:
-        return rows
-    return [replace(row, num_images=TOY_IMAGES, iterations=min(row.iterations, TOY_ITERATIONS), codec=replace(row.codec, steps=TOY_STEPS)) for row in rows]
+def toy(row: RunConfig) -> RunConfig:
+    return replace(row, num_images=TOY_IMAGES, iterations=min(row.iterations, TOY_ITERATIONS), codec=replace(row.codec, steps=TOY_STEPS))
 
 
 def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:

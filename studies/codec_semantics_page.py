@@ -15,7 +15,8 @@ import numpy as np
 from codec_semantics import ALL_LEVELS, CODECS, REFINED, SEEDS, SIDE_PX, TABLES, CodecRow, RunConfig
 from jaxtyping import Float
 from seeds import over_seeds
-from table import name_of, read_rows
+from table import name_of
+from tables_page import done_rows, write_page
 
 from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
@@ -49,14 +50,10 @@ class PageConfig:
 
 def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
-    rows = read_rows(folder, [row for table in TABLES.values() for row in table])
-    if not rows:
-        raise ValueError(f"--results {folder} holds no row of this study; `python studies/codec_semantics.py` computes them")
+    rows = done_rows(TABLES, folder, script="codec_semantics.py")
     draw(rows, folder / "accuracy.svg")
     parts = [original_part(rows), refinement_part(rows), training_part(rows)]
-    with open_aside(folder.parent / f"{folder.name}.md") as file:
-        file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
-    print(f"{len(rows)} rows: {folder.parent / folder.name}.md")
+    write_page(parts, folder, num_rows=len(rows))
 
 
 # --- What a row says

@@ -8,8 +8,6 @@
 """
 
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +15,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from commands import command
 from pydantic import Field
-from table import TableConfig, name_of, run_study
+from table import TablesConfig, name_of, run_tables
 
 from downstream.codec.cca import CCA, CCAConfig
 from downstream.codec.model_file import CodecConfig, load_codec
@@ -28,7 +27,7 @@ from downstream.codec.train_config import PRESETS
 from downstream.photographs import Crops, list_photographs
 from lcl.core.config import config, run_command, to_dict
 from lcl.core.files import write_json
-from lcl.core.logs import read_metrics, set_up_logging
+from lcl.core.logs import read_metrics
 from lcl.measured import write_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +57,7 @@ TABLES: dict[str, list[RunConfig]] = {
 
 
 @config
-class StudyConfig(TableConfig):
+class StudyConfig(TablesConfig):
     photographs: str
     """Folder of photographs to train on."""
     unseen: str
@@ -69,12 +68,7 @@ class StudyConfig(TableConfig):
 
 
 def main(settings: StudyConfig) -> None:
-    set_up_logging()
-    rows = [replace(row, steps=3) if settings.toy else row for table in TABLES.values() for row in table]
-    if settings.row:
-        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
-        return
-    run_study(rows, settings, script=Path(__file__))
+    run_tables(TABLES, settings, script=Path(__file__), toy=lambda row: replace(row, steps=3), run_row=run_row)
 
 
 def codec_of(row: RunConfig) -> CCAConfig:
@@ -102,9 +96,7 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
     )  # fmt: skip
     run.mkdir(parents=True, exist_ok=True)
     write_json(file := run.with_suffix(".json"), {"config": to_dict(training)})
-    done = subprocess.run([sys.executable, ROOT / "downstream" / "train_codec.py", "--config", file], capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"the training of {name_of(row)} failed: {done.stderr.strip().splitlines()[-1:]}")
+    command("downstream/train_codec.py", "--config", file)
     measured = measure(run, settings) | {"parameters": num_parameters(training.model.cca), "group_sizes": list(training.model.cca.group_sizes()), "curves": curves(run)}
     write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured | {"seconds": time.perf_counter() - started})
     shutil.rmtree(run)

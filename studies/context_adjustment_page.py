@@ -15,13 +15,13 @@ from typing import Any
 from context_adjustment import BASE, BETAS, CODEC, MODES, SEEDS, TABLES, RunConfig
 from scipy.stats import t as student
 from svg import pyplot, save_svg
-from table import name_of, read_rows
+from table import name_of
+from tables_page import done_rows, write_page
 
 from downstream.codec.bd_rate import bd_rate
 from downstream.codec.gaussian import LEAST_LIKELIHOOD
 from downstream.codec.image_codec import LATENT_PX
 from lcl.core.config import config, run_command
-from lcl.core.files import open_aside
 
 Measured = Mapping[str, Any]
 
@@ -37,14 +37,10 @@ class PageConfig:
 
 def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
-    rows = read_rows(folder, [row for table in TABLES.values() for row in table])
-    if not rows:
-        raise ValueError(f"--results {folder} holds no row of this study; `python studies/context_adjustment.py` computes them")
+    rows = done_rows(TABLES, folder, script="context_adjustment.py")
     draw_rates(rows, folder / "rates.svg")
     draw_curves(rows, folder / "curves.svg")
-    with open_aside(folder.parent / f"{folder.name}.md") as file:
-        file.write(f"{points_table(rows)}\n\n{differences_table(rows)}\n\n{groups_table(rows)}\n".encode())
-    print(f"{len(rows)} rows: {folder.parent / folder.name}.md")
+    write_page([points_table(rows), differences_table(rows), groups_table(rows)], folder, num_rows=len(rows))
 
 
 def of_seeds(variant: RunConfig, beta: float, rows: Mapping[str, Measured]) -> dict[int, Measured]:

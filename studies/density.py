@@ -8,11 +8,8 @@
 Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/density_page.py` makes tables and pictures of them.
 """
 
-import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,10 +18,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from commands import command
 from jaxtyping import Float, Int
 from PIL import Image
 from pydantic import Field
-from table import TableConfig, name_of, rows_of, run_study
+from table import TablesConfig, name_of, run_tables
 from torch import Tensor
 from torch.nn import functional
 
@@ -41,14 +39,13 @@ from downstream.photographs import list_photographs
 from downstream.sight import Sight, SightConfig
 from lcl.core.config import config, run_command
 from lcl.core.images import decode_image, to_pixels
-from lcl.core.logs import read_metrics, set_up_logging
+from lcl.core.logs import read_metrics
 from lcl.crops import Crop, centre_box, cut
 from lcl.evals.few_shot import few_shot_accuracy
 from lcl.evals.image_sets import ImageSet, open_image_set
 from lcl.features import load_encoder
 from lcl.measured import write_result
 
-ROOT = Path(__file__).resolve().parent.parent
 CODING_STEPS = (8, 16, 32)
 WINDOW = 50  # steps of training that a point of its curve is the mean of
 SHOTS = (1, 5, 25)
@@ -113,7 +110,7 @@ TOY_STEPS, TOY_LABELLED = 4, 60
 
 
 @config
-class StudyConfig(TableConfig):
+class StudyConfig(TablesConfig):
     photographs: str
     """Folder of photographs that models are trained on."""
     test_photographs: str
@@ -126,28 +123,18 @@ class StudyConfig(TableConfig):
     """Folder for models; may be removed when the study is done."""
     results: str = "docs/results/density"
     """Folder for the rows' numbers, and grids of samples of the first seed."""
-    tables: tuple[str, ...] = tuple(TABLES)
-    """Which tables of rows, in this order."""
 
 
 def main(settings: StudyConfig) -> None:
-    set_up_logging()
-    torch.set_num_threads(1)
-    rows = chosen_rows(settings)
-    if settings.row:
-        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
-        return
+    run_tables(TABLES, settings, script=Path(__file__), toy=lambda row: replace(row, steps=TOY_STEPS), prepare=prepare, run_row=run_row)
+
+
+def prepare(rows: Sequence[RunConfig], settings: StudyConfig) -> None:
+    """Raises ValueError for what no row could be computed with."""
     for folder in (settings.photographs, settings.test_photographs):
         list_photographs(Path(folder))
     open_image_set(Path(settings.photos))
     load_encoder(settings.encoder)
-    run_study(rows, settings, script=Path(__file__))
-
-
-def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
-    """The rows of the chosen tables. Raises ValueError for a table that there is not."""
-    rows = rows_of(TABLES, settings.tables)
-    return [replace(row, steps=TOY_STEPS) for row in rows] if settings.toy else rows
 
 
 # --- Training
@@ -179,13 +166,6 @@ def model_of(row: RunConfig, settings: StudyConfig) -> tuple[TrainedDensity, flo
 def _seconds_of_children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def command(script: str, *arguments: Any) -> None:
-    """Raises ValueError with its last line if the command fails."""
-    done = subprocess.run([sys.executable, ROOT / script, *map(str, arguments)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise ValueError(f"{script} failed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def curve_of(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float]]:

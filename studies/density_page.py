@@ -16,10 +16,10 @@ import numpy as np
 from density import FEW_STEPS, KINDS, SEEDS, SHOTS, STEPS, TABLES, Data, RunConfig
 from seeds import interval, over_seeds
 from svg import pyplot, save_svg
-from table import name_of, read_rows
+from table import name_of
+from tables_page import done_rows, write_page
 
 from lcl.core.config import config, run_command
-from lcl.core.files import open_aside
 
 Measured = Mapping[str, Any]
 Rows = Mapping[str, Measured]
@@ -36,9 +36,7 @@ class PageConfig:
 
 def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
-    rows = read_rows(folder, [row for table in TABLES.values() for row in table])
-    if not rows:
-        raise ValueError(f"--results {folder} holds no row of this study; `python studies/density.py` computes them")
+    rows = done_rows(TABLES, folder, script="density.py")
     parts = []
     for data, title in TITLES.items():
         found = seeds_of(rows, data)
@@ -48,9 +46,7 @@ def main(settings: PageConfig) -> None:
     few = seeds_of(rows, "digits", loss_steps=FEW_STEPS)
     if few:
         parts += [f"## Digits, trained on the bound of {FEW_STEPS} steps", likelihood_table(few), coding_table(few)]
-    with open_aside(folder.parent / f"{folder.name}.md") as file:
-        file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
-    print(f"{len(rows)} rows: {folder.parent / folder.name}.md")
+    write_page(parts, folder, num_rows=len(rows))
 
 
 Found = Mapping[str, Mapping[int, Measured]]

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from commands import command
 from pydantic import Field
-from table import TableConfig, name_of, rows_of, run_study
+from table import TablesConfig, name_of, run_tables
 
 from lcl.core.config import config, hash_of, run_command
 from lcl.core.files import read_json
-from lcl.core.logs import read_metrics, set_up_logging
+from lcl.core.logs import read_metrics
 from lcl.core.tokenizer import Tokenizer
 from lcl.distributed import process_group
 from lcl.evals.classification import evaluate_attentive, evaluate_knn, evaluate_linear, evaluate_zero_shot
@@ -131,7 +131,7 @@ def for_gpu(row: RunConfig) -> RunConfig:
 
 
 @config
-class StudyConfig(TableConfig):
+class StudyConfig(TablesConfig):
     photos: str
     """Folder or tar file of labelled photographs, with the splits train and test, as `lcl compose-pages` takes it."""
     corpus: tuple[str, ...] = ()
@@ -140,29 +140,17 @@ class StudyConfig(TableConfig):
     """Folder for crawls, shards, checkpoints and features; may be removed when the study is done."""
     results: str = "docs/results/objectives"
     """Folder for the rows' numbers."""
-    tables: tuple[str, ...] = tuple(TABLES)
-    """Which tables of rows, in this order."""
     gpu: bool = False
     """Rows for a GPU: larger towers, images of 64 px, 3 million of them. Give them --results of their own."""
 
 
 def main(settings: StudyConfig) -> None:
-    set_up_logging()
-    rows = chosen_rows(settings)
-    if settings.row:
-        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
-        return
-    prepare(rows, settings)
-    run_study(rows, settings, script=Path(__file__))
+    tables = {name: list(map(for_gpu, rows)) for name, rows in TABLES.items()} if settings.gpu else TABLES
+    run_tables(tables, settings, script=Path(__file__), toy=toy, prepare=prepare, run_row=run_row)
 
 
-def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
-    """The rows of the chosen tables. Raises ValueError for a table that there is not, and for rows that need a corpus where none is given."""
-    rows = rows_of(TABLES, settings.tables)
-    if any(row.corpus_share for row in rows) and not settings.corpus:
-        raise ValueError("the table corpus needs --corpus, crawl files of illustrated pages; or leave it out of --tables")
-    rows = list(map(for_gpu, rows)) if settings.gpu else rows
-    return [replace(row, images_seen=TOY_IMAGES, pages=replace(row.pages, max_photos=TOY_PHOTOS)) for row in rows] if settings.toy else rows
+def toy(row: RunConfig) -> RunConfig:
+    return replace(row, images_seen=TOY_IMAGES, pages=replace(row.pages, max_photos=TOY_PHOTOS))
 
 
 # --- Data: composed pages of the train photographs, the same of the test photographs to find images in, and the corpus
@@ -176,6 +164,8 @@ COMPOSED = (  # pages of few sentences and photographs that recur are what was a
 
 def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:
     """Makes the shards of all rows, and of what is held back, where they are missing."""
+    if any(row.corpus_share for row in rows) and not settings.corpus:
+        raise ValueError("the table corpus needs --corpus, crawl files of illustrated pages; or leave it out of --tables")
     for composed in dict.fromkeys(row.pages for row in rows):
         compose(composed, "train", settings)
     compose(HELD_PAGES, "test", settings)

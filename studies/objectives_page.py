@@ -17,9 +17,9 @@ from objectives import BASE, CPU_SIZES, OBJECTIVE_NAMES, PHOTO_COUNTS, TABLES, R
 from scipy.stats import t as student
 from svg import pyplot, save_svg
 from table import name_of, read_rows
+from tables_page import require_rows, write_page
 
 from lcl.core.config import config, run_command
-from lcl.core.files import open_aside
 
 Measured = Mapping[str, Any]
 
@@ -46,14 +46,11 @@ class PageConfig:
 def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
     rows = rows_in(folder, gpu=settings.gpu)
-    if not rows:
-        raise ValueError(f"--results {folder} holds no row of this study; `python studies/objectives.py` computes them")
+    require_rows(rows, folder, script="objectives.py")
     draw_curves(rows, folder, "loss", {"text_nats": "text loss, nats a token", "contrastive_nats": "contrastive loss, nats"})
     draw_curves(rows, folder, "rank", {"effective_rank": "effective rank of the pooled latents", "embedding_variance": "1 - mean cosine of different images"})
     parts = [objectives_table(rows), controls_table(rows), *(axis_table(name, rows) for name in TABLES if name not in ("objectives", "scaling")), scaling_part(rows, folder)]
-    with open_aside(folder.parent / f"{folder.name}.md") as file:
-        file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
-    print(f"{len(rows)} rows: {folder.parent / folder.name}.md")
+    write_page(parts, folder, num_rows=len(rows))
 
 
 def rows_in(folder: Path, *, gpu: bool) -> dict[str, Measured]:

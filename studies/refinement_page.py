@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float
 from refinement import METHODS, TUNE, RunConfig, change_of
 from svg import pyplot, save_svg
+from tables_page import require_rows, write_page
 
 from downstream.codec.bd_rate import bd_rate
 from lcl.core.config import config, from_dict, run_command
-from lcl.core.files import open_aside, read_json
+from lcl.core.files import read_json
 from lcl.evals.intervals import RESAMPLES, clustered_bootstrap
 
 LEAST_LEVELS = 4  # of a curve
@@ -37,16 +38,13 @@ class PageConfig:
 def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
     rows = [Row(from_dict(RunConfig, found["config"], origin=str(path)), found["measured"]) for path in sorted(folder.glob("*.json")) for found in [read_json(path)]]
-    if not rows:
-        raise ValueError(f"--results {folder} holds no row of this study; `python studies/refinement.py` computes them")
+    require_rows(rows, folder, script="refinement.py")
     parts = []
     for codec in dict.fromkeys(row.measured["codec"] for row in rows):
         own = sorted((row for row in rows if row.measured["codec"] == codec), key=lambda row: METHODS.index(row.settings.method))
         parts += [untuned_table(codec, own), curves_table(codec, own), elsewhere_table(codec, own)]
         draw_untuned(own, folder / f"untuned-{codec}.svg")
-    with open_aside(folder.parent / f"{folder.name}.md") as file:
-        file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
-    print(f"{len(rows)} rows: {folder.parent / folder.name}.md")
+    write_page(parts, folder, num_rows=len(rows))
 
 
 def table(title: str, said: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

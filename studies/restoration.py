@@ -18,16 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import torch
 from commands import command
 from pydantic import Field
 from random_twin import random_twin_of
-from table import TableConfig, name_of, rows_of, run_study
+from table import TablesConfig, name_of, run_tables
 
 from downstream.photographs import list_photographs
 from lcl.core.config import config, run_command
 from lcl.core.files import read_json
-from lcl.core.logs import set_up_logging
 from lcl.features import load_encoder
 from lcl.measured import write_result
 
@@ -88,7 +86,7 @@ TABLES: dict[str, list[RunConfig]] = {
 
 
 @config
-class StudyConfig(TableConfig):
+class StudyConfig(TablesConfig):
     photographs: str
     """Folder of photographs that restorers are trained on."""
     unseen: str
@@ -101,25 +99,10 @@ class StudyConfig(TableConfig):
     """Folder for restorers and the random encoder; may be removed when the study is done."""
     results: str = "docs/results/restoration"
     """Folder for the rows' numbers."""
-    tables: tuple[str, ...] = tuple(TABLES)
-    """Which tables of rows, in this order."""
 
 
 def main(settings: StudyConfig) -> None:
-    set_up_logging()
-    torch.set_num_threads(1)
-    rows = chosen_rows(settings)
-    if settings.row:
-        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
-        return
-    prepare(rows, settings)
-    run_study(rows, settings, script=Path(__file__))
-
-
-def chosen_rows(settings: StudyConfig) -> list[RunConfig]:
-    """The rows of the chosen tables. Raises ValueError for a table that there is not."""
-    rows = rows_of(TABLES, settings.tables)
-    return [replace(row, steps=4) for row in rows] if settings.toy else rows
+    run_tables(TABLES, settings, script=Path(__file__), toy=lambda row: replace(row, steps=4), prepare=prepare, run_row=run_row)
 
 
 def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:

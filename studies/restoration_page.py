@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from restoration import ABLATIONS, BASE, ENCODERS, METHODS, SEEDS, TABLES, TASKS, RunConfig, Task
 from svg import pyplot, save_svg
-from table import name_of, read_rows
+from table import name_of
+from tables_page import done_rows, write_page
 
 from lcl.core.config import config, run_command
-from lcl.core.files import open_aside
 
 Rows = Mapping[str, Mapping[str, Any]]
 QUALITIES = {  # title, digits
@@ -39,14 +39,10 @@ class PageConfig:
 
 def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
-    rows = read_rows(folder, [row for table in TABLES.values() for row in table])
-    if not rows:
-        raise ValueError(f"--results {folder} holds no row of this study; `python studies/restoration.py` computes them")
+    rows = done_rows(TABLES, folder, script="restoration.py")
     draw(rows, folder / "quality.svg")
     parts = [*(methods_part(rows, task) for task in TASKS), encoder_part(rows), ablations_part(rows), stronger_part(rows)]
-    with open_aside(folder.parent / f"{folder.name}.md") as file:
-        file.write(("\n\n".join(part for part in parts if part) + "\n").encode())
-    print(f"{len(rows)} rows: {folder.parent / folder.name}.md")
+    write_page(parts, folder, num_rows=len(rows))
 
 
 # --- What rows say

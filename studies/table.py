@@ -9,15 +9,16 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import torch
 from pydantic import Field
 
 from lcl.core.config import config, hash_of, to_dict
 from lcl.core.files import read_json
-from lcl.core.logs import progress_bar
+from lcl.core.logs import progress_bar, set_up_logging
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +44,44 @@ class TableConfig:
     """One row, computed in this process; the command starts itself with it."""
 
 
+@config
+class TablesConfig(TableConfig):
+    """And of one whose rows are known before it begins."""
+
+    tables: tuple[str, ...] = ()
+    """Which tables of rows, in this order; none: all."""
+
+
 def name_of(row: Any) -> str:
     """The name of a row's file, from all of its config."""
     return hash_of(row)
 
 
-def rows_of(tables: Mapping[str, Sequence[Row]], chosen: Sequence[str]) -> list[Row]:
-    """The rows of the chosen tables, in order. Raises ValueError for a table that there is not."""
+def rows_of(tables: Mapping[str, Sequence[Row]], chosen: Sequence[str] = ()) -> list[Row]:
+    """The rows of the chosen tables, or of all, in order. Raises ValueError for a table that there is not."""
     unknown = sorted(set(chosen) - tables.keys())
     if unknown:
         raise ValueError(f"--tables {' '.join(unknown)}: there are {', '.join(tables)}")
-    return [row for table in chosen for row in tables[table]]
+    return [row for table in chosen or tables for row in tables[table]]
+
+
+def run_tables(
+    tables: Mapping[str, Sequence[Row]], settings: Any, *, script: Path, toy: Callable[[Row], Row], run_row: Callable[[Row, Any], None],
+    prepare: Callable[[Sequence[Row], Any], None] = lambda rows, settings: None,
+) -> None:  # fmt: skip
+    """A study whose rows are known: the row that `--row` names, in this process; without it `prepare`, which makes what several rows share, and then every row of the chosen tables.
+
+    `toy` gives a row the sizes for a test. Raises ValueError for a table that there is not.
+    """
+    set_up_logging()
+    torch.set_num_threads(1)
+    rows = rows_of(tables, settings.tables)
+    rows = [toy(row) for row in rows] if settings.toy else rows
+    if settings.row:
+        run_row(next(row for row in rows if name_of(row) == settings.row), settings)
+        return
+    prepare(rows, settings)
+    run_study(rows, settings, script=script)
 
 
 def run_study(rows: Sequence[Any], settings: Any, *, script: Path, seconds: float | None = None) -> list[str]:

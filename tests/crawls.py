@@ -1,6 +1,7 @@
 """Small crawl files for tests, written by warcio: another implementation than the one that reads them."""
 
 import io
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,3 +52,17 @@ def jpeg(colour: tuple[int, int, int], size: tuple[int, int] = (200, 180)) -> by
 
 def html(body: str) -> bytes:
     return f"<html><body><article><h1>Title</h1><p>{FILLER}</p>{body}<p>{FILLER}</p></article></body></html>".encode()
+
+
+def write_sites(folder: Path, *, num_sites: int) -> list[Path]:
+    """Crawl files of 30 pages and 5 images each, with text that is like no other."""
+    chance = random.Random(1)
+    found = []
+    for number in range(num_sites):
+        pages = [
+            Capture(f"https://s{number}.example/{page}", html("<p>" + " ".join("".join(chance.choices("abcdefgh", k=5)) for _ in range(150)) + f"</p><img src='/{page % 5}.jpg'>"))
+            for page in range(30)
+        ]
+        images = [Capture(f"https://s{number}.example/{image}.jpg", jpeg((40 * number, 25 * image, 7), (400, 300)), "image/jpeg") for image in range(5)]
+        found.append(write_warc(folder / f"site-{number}.warc.gz", [*pages, *images]))
+    return found

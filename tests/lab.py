@@ -9,13 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.processes import wait_until
 
 ADDRESSES = {"node1": "10.77.0.1", "node2": "10.77.0.2"}
 TOOLS = ("unshare", "nsenter", "ip", "sshd", "ssh-keygen", "pdsh", "munged", "slurmctld", "slurmd", "sbatch", "openssl")
@@ -61,13 +61,6 @@ class Host:
         result = self.run(*words, **options)
         assert result.returncode == 0, f"{words}: {result.stdout}"
         return result.stdout
-
-
-def wait_until(said: Callable[[], bool], *, seconds: float = START_SECONDS, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not said():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.5)
 
 
 @contextmanager

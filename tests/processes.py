@@ -4,7 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,3 +45,10 @@ def kill(processes: Sequence[subprocess.Popen]) -> None:
     for process in processes:
         process.wait()
         process.stdout.close()
+
+
+def wait_until(said: Callable[[], bool], *, seconds: float = 600, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not said():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.05)

@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lcl.core.shards import ShardSet, verify_shard
-from lcl.demo import ray_head
+from lcl.demo import RayHead, ray_head
 from tests.builds import build_here, built_bytes
 from tests.conftest import ROOT, Run, assert_one_line_error
-from tests.crawls import Capture, html, jpeg, write_warc
+from tests.crawls import Capture, html, jpeg, write_sites, write_warc
+from tests.processes import wait_until
 from tests.s3_server import s3_server
 
 SCRIPT = "pipeline/build_shards.py"
@@ -78,36 +80,33 @@ def test_a_list_of_crawls_on_s3_gives_the_bytes_of_local_files(run: Run, crawls:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory):
-    with ray_head(tmp_path_factory.mktemp("ray")) as (address, environment):
-        yield address, environment
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    with ray_head(tmp_path_factory.mktemp("ray")) as head:
+        yield head
 
 
-def submit(head: tuple[str, dict[str, str]], *options: object) -> subprocess.CompletedProcess:
-    address, environment = head
-    command = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", "python", SCRIPT, *options]
-    return subprocess.run([str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+def submit(head: RayHead, *options: object) -> subprocess.Popen:
+    command = ["ray", "job", "submit", "--address", head.jobs, "--working-dir", ".", "--", "python", SCRIPT, *options]
+    return subprocess.Popen([str(word) for word in command], cwd=ROOT, env=head.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: tuple, crawls: list[Path], tmp_path: Path) -> None:
+def test_a_ray_job_gives_the_bytes_of_a_local_build_also_after_kills(head: RayHead, crawls: list[Path], tmp_path: Path) -> None:
     """The job's driver killed in the middle and submitted again; one bad crawl file among good ones."""
     local, output = tmp_path / "local", tmp_path / "shards"
     build_here(crawls, local, dedup__near={"on": True}, keep_rejects=True)
     bad = tmp_path / "bad.warc.gz"
     bad.write_bytes(b"no crawl at all")
     options = ["--crawl", *crawls, bad, "--output", output, "--max-failed-crawls", "0.3", "--keep-rejects", "True"]
-    first = subprocess.Popen(
-        [str(word) for word in ["ray", "job", "submit", "--address", head[0], "--working-dir", ".", "--", "python", SCRIPT, *options]],
-        cwd=ROOT, env=head[1], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )
+    first = submit(head, *options)
     deadline = time.monotonic() + 120
     while not list(output.glob("*.json")) and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.05)
     for driver in drivers(output):
         os.kill(driver, signal.SIGKILL)
     first.communicate(timeout=120)
-    result = submit(head, *options)
-    assert result.returncode == 0, result.stdout + result.stderr
+    second = submit(head, *options)
+    printed = second.communicate(timeout=300)[0]
+    assert second.returncode == 0, printed
     report = json.loads((output / "report.json").read_text())
     assert report["crawls"]["in"] == 4 and report["crawls"]["failed"]["bad.warc.gz"]["reason"] == "not_a_crawl"
     built, expected = ({name: data for name, data in built_bytes(folder).items() if name != "report.json"} for folder in (output, local))  # bad is in one alone
@@ -127,20 +126,48 @@ def drivers(output: Path) -> list[int]:
     return found
 
 
-def test_relative_paths_are_refused_inside_a_job(head: tuple, crawls: list[Path]) -> None:
-    result = submit(head, "--crawl", crawls[0], "--output", "outputs/shards")
-    text = result.stdout + result.stderr
-    assert result.returncode != 0 and "outputs/shards is a relative path: in a Ray job" in text and "Traceback" not in text
+def test_a_job_on_two_nodes_loses_one_of_them_and_no_byte(head: RayHead, tmp_path: Path) -> None:
+    """The second node, with three of the cluster's CPUs, is killed when the first input is extracted."""
+    crawls = write_sites(tmp_path, num_sites=6)
+    rules = {"shard_documents": 7, "keep_rejects": True}
+    build_here(crawls, tmp_path / "local", **rules)
+    command = ["ray", "start", "--address", head.address, "--block", "--num-cpus", "3", "--disable-usage-stats", "--object-store-memory", "100000000"]
+    node = subprocess.Popen(command, env=head.environment | {"TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_until(lambda: num_cpus(head) == os.cpu_count() + 3, what="the second node")
+        options = [word for name, value in rules.items() for word in (f"--{name.replace('_', '-')}", value)]
+        job = submit(head, "--crawl", *crawls, "--output", tmp_path / "shards", "--dedup.near.on", "False", *options)
+        wait_until(lambda: any((tmp_path / "shards").glob("work/extracted/*.json")), what="the first input")
+        assert job.poll() is None, "the build ended before its node did"
+    finally:
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+    printed = job.communicate(timeout=300)[0]
+    assert job.returncode == 0, printed
+    built = built_bytes(tmp_path / "shards")
+    assert built == built_bytes(tmp_path / "local") and sum(name.endswith(".tar") for name in built) >= 12
 
 
-def test_the_job_interface_asks_for_the_token(head: tuple) -> None:
+def num_cpus(head: RayHead) -> int:
+    """CPUs of all nodes that are alive."""
+    nodes = json.loads(subprocess.check_output(["ray", "list", "nodes", "--address", head.jobs, "--filter", "state=ALIVE", "--detail", "--format", "json"], env=head.environment))
+    return int(sum(node["resources_total"]["CPU"] for node in nodes))
+
+
+def test_relative_paths_are_refused_inside_a_job(head: RayHead, crawls: list[Path]) -> None:
+    job = submit(head, "--crawl", crawls[0], "--output", "outputs/shards")
+    text = job.communicate(timeout=300)[0]
+    assert job.returncode != 0 and "outputs/shards is a relative path: in a Ray job" in text and "Traceback" not in text
+
+
+def test_the_job_interface_asks_for_the_token(head: RayHead) -> None:
     import urllib.error
     import urllib.request
 
     with pytest.raises(urllib.error.HTTPError, match="401") as error:
-        urllib.request.urlopen(f"{head[0]}/api/jobs/", timeout=10)
+        urllib.request.urlopen(f"{head.jobs}/api/jobs/", timeout=10)
     error.value.close()
-    token = Path(head[1]["RAY_AUTH_TOKEN_PATH"])
+    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"])
     assert token.stat().st_mode & 0o777 == 0o600
 
 

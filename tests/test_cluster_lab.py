@@ -16,8 +16,9 @@ from cluster.settings import read_profile
 from lcl.core.logs import read_metrics
 from tests import lab
 from tests.builds import built_bytes
-from tests.crawls import Capture, html, jpeg, write_warc
-from tests.lab import Host, wait_until
+from tests.crawls import write_sites
+from tests.lab import Host
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(lab.missing() is not None, reason=str(lab.missing()))]
 
@@ -182,16 +183,8 @@ def test_a_signal_saves_and_slurm_goes_on_from_there_bit_for_bit(slurm: Host, fo
 
 @pytest.fixture(scope="module")
 def crawl(folder: Path) -> Path:
-    """Four crawl files with text that is like no other."""
-    chance = random.Random(1)
     (folder / "crawl").mkdir()
-    for number in range(4):
-        pages = [
-            Capture(f"https://s{number}.example/{page}", html("<p>" + " ".join("".join(chance.choices("abcdefgh", k=5)) for _ in range(150)) + f"</p><img src='/{page % 5}.jpg'>"))
-            for page in range(30)
-        ]
-        images = [Capture(f"https://s{number}.example/{image}.jpg", jpeg((40 * number, 25 * image, 7), (400, 300)), "image/jpeg") for image in range(5)]
-        write_warc(folder / "crawl" / f"site-{number}.warc.gz", [*pages, *images])
+    write_sites(folder / "crawl", num_sites=4)
     return folder / "crawl"
 
 

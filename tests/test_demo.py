@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from lcl.core.shards import ShardSet
 from lcl.demo import DemoConfig, default_output
 from tests.conftest import ROOT, Run, assert_one_line_error
 
+CANARY = "canary0123456789abcdefCANARY"  # what no log, config or report may hold
 README = (ROOT / "README.md").read_text()
 TOY = {"lcl sample-crawl": ["--num-pages", "24", "--num-labelled-train", "40", "--num-labelled-test", "20"], "lcl pretrain": ["--preset", "toy"]}
 
@@ -58,8 +60,12 @@ def test_the_readme_names_real_flags(run: Run) -> None:
 def test_the_demo_from_crawl_to_report_and_again(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "demo"
     options = ["--output", output, "--num-pages", 24, "--num-labelled", 40, 20, "--train-preset", "toy", "--num-ranks", 2]
-    result = run("lcl", "demo", *options, timeout=550)
+    began = time.time()
+    result = run("lcl", "demo", *options, timeout=550, **dict.fromkeys(("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "WANDB_API_KEY"), CANARY))
     assert result.returncode == 0, result.stdout + result.stderr
+    artefacts = [path for folder in (tmp_path, Path("/tmp/ray")) for path in folder.rglob("*") if path.is_file() and path.stat().st_mtime >= began]
+    assert len(artefacts) > 50 and CANARY not in result.stdout + result.stderr and not [path for path in artefacts if CANARY.encode() in path.read_bytes()]
+    assert not list(output.glob("ray-home/token")), "the token ends with its Ray"
     report = json.loads((output / "shards" / "report.json").read_text())
     for kind in ("documents", "images"):
         counts = report[kind]

@@ -30,6 +30,7 @@ from downstream.density.kernel_distance import kernel_distance, squared_distance
 from downstream.density.likelihood import dequantise, importance_bound, ode_log_density, summary
 from downstream.density.schedules import Ends, NoiseConfig, Path, ends_for, linear_path, polynomial_path, with_slope
 from downstream.density.subsets import kl_to_uniform_nats, log_normaliser, log_probability, marginals, most_likely, relaxed_sample, sample, uniform_nats
+from downstream.density.times import ImportanceTimes
 
 KINDS = ("linear", "scalar", "polynomial", "monotone")
 
@@ -159,6 +160,42 @@ def test_v_and_eps_are_one() -> None:
 def test_times_are_spread_evenly() -> None:
     times = antithetic_times(8, rng()).sort().values
     assert (times.diff() - 1 / 8).abs().max() < 1e-6 and 0 <= times[0] and times[-1] < 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), steepness=st.floats(0, 12))
+def test_weighted_times_change_no_mean(seed: int, steepness: float) -> None:
+    """And where a density has been learned of a steep function, its mean varies less than at uniform times."""
+
+    def term(t: torch.Tensor) -> torch.Tensor:
+        return torch.exp(steepness * t)
+
+    times, generator = ImportanceTimes(), torch.Generator().manual_seed(seed)
+    for _ in range(20):  # the first draws are uniform
+        t, weight = times(torch.rand(64, generator=generator))
+        times.note(t, term(t))
+        times.update(lambda values: values)
+    t, weight = times((torch.arange(100_000) + 0.5) / 100_000)
+    assert 0 <= float(t.min()) and float(t.max()) < 1 and float(times.density().mean()) == pytest.approx(1, abs=1e-5) and float(weight.max()) <= 10
+    assert float((weight * term(t)).mean()) == pytest.approx(float(np.expm1(steepness) / steepness) if steepness > 1e-3 else 1, rel=2e-3)
+    if steepness > 4:
+        assert float((weight * term(t)).std()) < 0.5 * float(term((torch.arange(100_000) + 0.5) / 100_000).std())
+
+
+def test_weighted_times_do_not_depend_on_how_a_batch_is_divided() -> None:
+    whole, parts = ImportanceTimes(), [ImportanceTimes() for _ in range(2)]
+    for step in range(3):
+        t = torch.rand(512, generator=torch.Generator().manual_seed(step))
+        whole.note(t, t)
+        whole.update(lambda values: values)
+        for rank, part in enumerate(parts):
+            part.note(t[rank::2], t[rank::2])
+        shared = [torch.cat([part.new_sum, part.new_seen]) for part in parts]
+        for part in parts:
+            part.update(lambda values: shared[0] + shared[1])
+    for part in parts:
+        torch.testing.assert_close(part.density(), whole.density())
+    assert whole.density().std() > 0.1 and len(whole.state_dict()) == 4 and not list(whole.parameters())
 
 
 def test_reconstruction_is_a_distribution_and_nearly_free() -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from downstream.fit import FitConfig, Losses
+from downstream.restore.backbones import WEIGHTS
 from downstream.restore.degradations import DegradationConfig
 from downstream.restore.model_file import Restorer, RestorerConfig, load_restorer, save_restorer
 from downstream.restore.network import NetworkConfig, UNet
 from downstream.restore.objective import ObjectiveConfig, RestorerObjective
-from downstream.restore.perceptual import PerceptualDistance
+from downstream.restore.perceptual import EncoderDistance, VGGDistance
 from downstream.restore.process import Process, ProcessConfig
 from downstream.restore.restoring import disagreement, estimate_noise_255, restore
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
@@ -216,7 +217,7 @@ def test_the_perceptual_distance_has_gradients_for_pictures_alone() -> None:
     from tests.made_encoders import SQUARE
 
     encoder = random_encoder(SQUARE)
-    distance = PerceptualDistance(encoder)
+    distance = EncoderDistance(encoder)
     clean, degraded = pair()
     assert float(distance(clean, clean)) == 0 < float(distance(degraded, clean))
     x = degraded.clone().requires_grad_()
@@ -227,7 +228,32 @@ def test_the_perceptual_distance_has_gradients_for_pictures_alone() -> None:
     assert float(found.loss.detach()) == pytest.approx(float((degraded - clean).abs().mean() + 0.125 * distance(degraded, clean)), rel=1e-5)
     assert not any("encoder" in name for name in objective.state_dict()), "frozen weights are in no checkpoint"
     with pytest.raises(ValueError, match="the encoder has"):
-        PerceptualDistance(encoder, (99,))
+        EncoderDistance(encoder, (99,))
+
+
+def test_the_distance_of_vgg16_takes_weights_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against its layers one by one; made weights, for the real ones are not ours to ship."""
+    from torchvision.models.vgg import cfgs, make_layers
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="objective.perceptual vgg16 needs .*vgg16-397923af.pth: put"):
+        VGGDistance()
+    torch.manual_seed(0)
+    layers = make_layers(cfgs["D"]).eval()
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save({f"features.{name}": value for name, value in layers.state_dict().items()} | {"classifier.0.bias": torch.zeros(1)}, tmp_path / "hub" / "checkpoints" / WEIGHTS["vgg"])
+    distance, (clean, degraded) = VGGDistance(), (one.repeat(1, 1, 2, 2) for one in pair())
+    x = degraded.clone().requires_grad_()
+    found = distance(x, clean)
+    found.backward()
+    assert float(distance(clean, clean)) == 0 < float(found.detach()) and float(x.grad.abs().max()) > 0
+    poolings, maps = [], [(one - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None] for one in (degraded, clean)]
+    for layer in layers:
+        maps = [layer(one) for one in maps]
+        if isinstance(layer, torch.nn.MaxPool2d):
+            poolings.append((maps[0] - maps[1]).square().mean())
+    assert len(poolings) == 5
+    torch.testing.assert_close(found, (poolings[1] + poolings[4]) / 2)
 
 
 @pytest.mark.parametrize("name", KINDS)

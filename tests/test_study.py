@@ -61,7 +61,7 @@ def test_rows_are_computed_once_and_a_failure_stops_no_other(study: Any, tmp_pat
 def test_a_rows_command_says_all_that_is_for_it(study: Any) -> None:
     settings = study.rows.StudyConfig(photos="p.tar", corpus=("a", "b"), tables=("corpus",), toy=True, hours=3.0, row="x")
     words = study.table.options_of(settings)
-    assert words == ["--toy", "True", "--photos", "p.tar", "--corpus", "a", "b", "--output", "outputs/objectives", "--results", "docs/results/objectives", "--tables", "corpus", "--gpu", "False"]
+    assert words == ["--toy", "True", "--tables", "corpus", "--photos", "p.tar", "--corpus", "a", "b", "--output", "outputs/objectives", "--results", "docs/results/objectives", "--gpu", "False"]
     assert "--corpus" not in study.table.options_of(study.rows.StudyConfig(photos="p.tar"))
 
 

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
 from downstream import codec_encode
+from downstream.codec.adapter import AdapterConfig
+from downstream.codec.model_file import load_codec
 from downstream.codec.objective import ObjectiveConfig
 from downstream.codec.train_config import PRESETS
 from downstream.fit import check_numbers
 from downstream.photographs import Crops, list_photographs
+from downstream.train_codec import CodecTask
 from lcl.run_mirror import RunMirror
 from tests.conftest import Run, assert_one_line_error
 from tests.processes import run_ranks
@@ -118,11 +122,21 @@ def test_pictures_by_command(run: Run, photographs: Path, whole: Path, tmp_path:
 
 
 def test_the_report(run: Run, photographs: Path, whole: Path, tmp_path: Path) -> None:
-    result = run("lcl", "codec", "eval", "--model", whole / "codec.safetensors", "--photographs", photographs, "--output", tmp_path / "rd", "--profiles", "fast", "portable", "--refine", "3", "--max-photographs", "2", timeout=300)  # fmt: skip
+    result = run("lcl", "codec", "eval", "--model", whole / "codec.safetensors", "--photographs", photographs, "--output", tmp_path / "rd", "--profiles", "fast", "portable", "--refine", "3", "--max-photographs", "2", "--crop-px", "80", timeout=300)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (tmp_path / "rd").iterdir()} == {"rd.json", "rd.csv", "rd.svg", "rd.png"}
     curves = json.loads((tmp_path / "rd" / "rd.json").read_text())["measured"]["curves"]
     assert {"JPEG", "WebP", "AVIF", "JPEG 2000", "this codec, fast", "this codec, portable"} <= curves.keys() and len(curves["JPEG"][0]["pictures"]) == 2
+
+
+def test_a_training_starts_from_another_codec(photographs: Path, whole: Path) -> None:
+    config = replace(PRESETS["toy"], photographs=str(photographs), start_from=str(whole / "codec.safetensors"), objective=ObjectiveConfig(lmbdas=(0.001, 0.01)))
+    crops, wanted = Crops(list_photographs(photographs), side_px=64, seed=0), load_codec(whole / "codec.safetensors").codec.state_dict()
+    started = CodecTask(config, crops, None).module.codec.state_dict()
+    with_adapter = CodecTask(replace(config, model=replace(config.model, adapter=AdapterConfig(source="latents"))), crops, None).module.codec.state_dict()
+    assert all(torch.equal(started[name], value) and torch.equal(with_adapter[name], value) for name, value in wanted.items()) and len(with_adapter) > len(wanted) == len(started)
+    with pytest.raises(ValueError, match="is a codec of other settings than --model: give its own"):
+        CodecTask(replace(config, model=replace(config.model, num_levels=1), objective=ObjectiveConfig(lmbdas=(0.01,))), crops, None)
 
 
 def test_mistakes_are_a_line(run: Run, photographs: Path) -> None:

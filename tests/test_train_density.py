@@ -1,6 +1,7 @@
 """Training a density model by its command: resumed equals uninterrupted, two ranks equal one; then its file codes, samples and is measured."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from downstream.density.unseen_images import squares
 from downstream.encoder_record import EncoderRecord
 from downstream.origin_marks import read_mark
 from downstream.sight import Sight, SightConfig
+from downstream.train_density import DensityTask
 from lcl.core.files import sha256_of
 from lcl.features import load_encoder, random_encoder
 from tests.conftest import Run, assert_one_line_error
@@ -176,6 +178,35 @@ def test_alignment_teaches_the_denoiser_and_no_one_else() -> None:
     aligned = torch.autograd.grad(found.loss, model.unet.first.weight)[0]
     alone = torch.autograd.grad(DensityObjective(model, ObjectiveConfig())(u, torch.Generator().manual_seed(0)).loss, model.unet.first.weight)[0]
     assert not torch.allclose(aligned, alone)
+
+
+@pytest.mark.parametrize("steps", [0, 8])
+def test_weighted_times_learn_from_the_terms_and_leave_the_bound(steps: int) -> None:
+    torch.manual_seed(0)
+    model = DensityModel(PRESETS["toy"].model)
+    uniform, weighted = DensityObjective(model, ObjectiveConfig(steps=steps)), DensityObjective(model, ObjectiveConfig(steps=steps, times="importance"))
+    u = Digits(0).batch(0, range(64))
+
+    def bits(objective: DensityObjective, seed: int) -> float:
+        return float(objective(u, torch.Generator().manual_seed(seed)).metrics["bits_per_dim"])
+
+    with torch.no_grad():
+        assert bits(weighted, 0) == bits(uniform, 0)
+        for seed in range(12):
+            bits(weighted, seed)
+            weighted.times.update(lambda values: values)
+        assert float(weighted.times.density().std()) > 0.1
+        found, wanted = (np.array([bits(objective, seed) for seed in range(100, 140)]) for objective in (weighted, uniform))
+    assert abs(found.mean() - wanted.mean()) < 4 * math.hypot(found.std(), wanted.std()) / math.sqrt(40)
+
+
+def test_a_training_starts_from_another_model(whole: Path) -> None:
+    config = replace(PRESETS["toy"], start_from=str(whole / "density.safetensors"))
+    wanted = load_density(whole / "density.safetensors").model.state_dict()
+    started = DensityTask(config, Digits(0), None).module.model.state_dict()
+    assert started.keys() == wanted.keys() and all(torch.equal(started[name], value) for name, value in wanted.items())
+    with pytest.raises(ValueError, match="is a model of other settings than --model: give its own"):
+        DensityTask(replace(config, model=replace(config.model, noise=NoiseConfig(kind="linear"))), Digits(0), None)
 
 
 def test_a_training_with_an_encoder(run: Run, tmp_path: Path) -> None:

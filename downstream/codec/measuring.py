@@ -16,7 +16,7 @@ from downstream.codec.bd_rate import Curve, bd_rate
 from downstream.codec.classic import CLASSIC, compress
 from downstream.codec.image_codec import Refine, decode, encode
 from downstream.codec.model_file import TrainedCodec
-from downstream.photographs import read_photograph, to_tensor
+from downstream.photographs import middle, read_photograph, to_tensor
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 LEAST_SIDE_PX = 161  # that MS-SSIM's five scales take
@@ -61,8 +61,8 @@ def similarity(pixels: Pixels, found: Pixels) -> float | None:
     return float(ms_ssim(to_tensor(pixels)[None], to_tensor(found)[None], data_range=1.0))
 
 
-def measure_ours(trained: TrainedCodec, path: Path, *, level: float, refine: Refine | None = None, **options: Any) -> Measured:
-    pixels = read_photograph(path)
+def measure_ours(trained: TrainedCodec, path: Path, *, crop_px: int, level: float, refine: Refine | None = None, **options: Any) -> Measured:
+    pixels = middle(read_photograph(path), crop_px)
     started = time.perf_counter()
     encoded = encode(trained, pixels, level=level, refine=refine, **options)
     between = time.perf_counter()
@@ -73,8 +73,8 @@ def measure_ours(trained: TrainedCodec, path: Path, *, level: float, refine: Ref
     return Measured(path.name, rates[0], psnr_db(pixels, found), similarity(pixels, found), rates[1], between - started, ended - between)
 
 
-def measure_classic(name: str, path: Path, *, quality: float) -> Measured:
-    pixels = read_photograph(path)
+def measure_classic(name: str, path: Path, *, crop_px: int, quality: float) -> Measured:
+    pixels = middle(read_photograph(path), crop_px)
     started = time.perf_counter()
     num_bytes, found = compress(pixels, CLASSIC[name], quality)  # its decoding is in the time too
     seconds = time.perf_counter() - started

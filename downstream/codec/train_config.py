@@ -23,6 +23,8 @@ class TrainCodecConfig:
     """Side of the square crops."""
     encoder: str = ""
     """A pretrained encoder (checkpoint, run or export), for --model.adapter.source tokens and --objective.gamma; it stays as it is."""
+    start_from: str = ""
+    """A trained codec with the same --model, whose weights are the start; it may lack the adapter. Other lmbdas are possible."""
     model: CodecConfig = CodecConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: FitOptimizerConfig = FitOptimizerConfig()

@@ -3,7 +3,7 @@
     u --> x --q(c|x)--> c --> path --> z_t --denoise--> diffusion + reconstruction + prior + KL of c
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from downstream.density.contexts import token_maps
 from downstream.density.diffusion import antithetic_times, bits_per_dim, diffuse, diffusion_nats, prior_nats, reconstruction_nats, step_nats, to_data
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.schedules import with_slope
+from downstream.density.times import ImportanceTimes
 from downstream.fit import Losses
 from downstream.sight import Sight, SightConfig
 from lcl.core.config import config
@@ -24,6 +25,8 @@ from lcl.core.config import config
 class ObjectiveConfig:
     steps: Annotated[int, Field(ge=0)] = 0
     """T of the discrete bound, best the one that is coded with; 0: continuous time."""
+    times: Literal["uniform", "importance"] = "uniform"
+    """importance: more often where the bound's terms are large, each counted the less (downstream/density/times.py)."""
     alignment: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the likeness of the U-Net's middle features to a frozen encoder's tokens (--encoder); in training alone (Yu et al., arXiv:2410.06940)."""
     sight: SightConfig = SightConfig(num_layers=1)
@@ -35,6 +38,7 @@ class DensityObjective(nn.Module):
         """`sight` is of the alignment."""
         super().__init__()
         self.model, self.settings, self.sight = model, settings, sight
+        self.times = ImportanceTimes() if settings.times == "importance" else None
         self.project = nn.Conv2d(model.unet.middle_width, sight.num_features, 3, padding=1) if sight is not None else None
 
     def forward(self, u: Int[Tensor, "images channels height width"], generator: torch.Generator) -> Losses:
@@ -44,6 +48,7 @@ class DensityObjective(nn.Module):
         drawn = model.draw_context(x, generator)
         path = model.path(drawn.context, *x.shape[-2:])
         t = antithetic_times(len(x), generator).to(x)
+        t, weight = (t, torch.ones_like(t)) if self.times is None else self.times(t)
         eps, eps_0 = (torch.randn(x.shape, generator=generator).to(x) for _ in range(2))
         if num_steps:
             step = (t * num_steps).floor() + 1
@@ -52,10 +57,12 @@ class DensityObjective(nn.Module):
             gamma, slope = with_slope(path, t)
         found = model.denoise(diffuse(x, eps, gamma), gamma, drawn.context)
         diffusion = num_steps * step_nats(eps, found.eps_hat, gamma_before, gamma) if num_steps else diffusion_nats(eps, found.eps_hat, slope)
+        if self.times is not None:
+            self.times.note(t, diffusion)
         with torch.no_grad():  # both ends are fixed, so nothing can be learned from these
             gamma_0, gamma_1 = x.new_full((1, 1, 1, 1), ends.gamma_min), x.new_full((1, 1, 1, 1), ends.gamma_max)
             fixed = {"reconstruction": reconstruction_nats(u, diffuse(x, eps_0, gamma_0), gamma_0, levels=levels), "prior": prior_nats(x, gamma_1)}
-        terms = {"diffusion": diffusion, "context": drawn.nats, **fixed}
+        terms = {"diffusion": weight * diffusion, "context": drawn.nats, **fixed}
         bits = {name: bits_per_dim(value.mean(), dims=dims) for name, value in terms.items()}
         total = torch.stack(list(bits.values())).sum()
         error = error_nats((eps - found.eps_hat).square(), found.squared_error).mean() / dims

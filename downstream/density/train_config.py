@@ -22,6 +22,8 @@ class TrainDensityConfig:
     """Folder of the run; the same command again resumes it."""
     encoder: str = ""
     """Frozen encoder for a context of tokens, or for alignment: run, checkpoint or export."""
+    start_from: str = ""
+    """A trained density model with the same --model, whose weights are the start."""
     model: DensityConfig = DensityConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: FitOptimizerConfig = FitOptimizerConfig()

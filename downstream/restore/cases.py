@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from downstream.photographs import list_photographs, read_photograph, to_bytes, to_tensor
+from downstream.photographs import list_photographs, middle, read_photograph, to_bytes, to_tensor
 from downstream.restore.degradations import DegradationConfig, degrade, parameters_of
 from downstream.restore.pairs import list_pairs
 from lcl.core.config import from_dict
@@ -67,14 +67,6 @@ def halfway(settings: DegradationConfig) -> DegradationConfig:
     """Every range narrowed to its middle."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     return replace(settings, **{name: (sum(value) / 2,) * 2 for name, value in values.items() if isinstance(value[0], float)})
-
-
-def middle(pixels: Pixels, side_px: int) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """At most `side_px` wide and high; 0: all of it."""
-    if not side_px:
-        return pixels
-    top, left = (max(0, (length - side_px) // 2) for length in pixels.shape[:2])
-    return pixels[top : top + side_px, left : left + side_px]
 
 
 def unseen_in_training(task: str, settings: DegradationConfig, *, tasks: tuple[str, ...], trained: Mapping[str, Any] | None) -> str:

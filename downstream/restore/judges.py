@@ -7,8 +7,6 @@
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,16 +14,14 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from downstream.photographs import to_tensor
+from downstream.restore.backbones import Backbone, weights_file
 from downstream.restore.token_statistics import squares
 from downstream.sight import Sight, SightConfig
 from lcl.features import Encoder
 
 Pixels = UInt8[np.ndarray, "height width 3"]
-Backbone = Literal["alex", "vgg", "squeeze"]
 TIMES_WIDTH = 2
 MOST_SQUARES = 64  # of a picture
-WEIGHTS: dict[Backbone, str] = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
-"""Files of torchvision's backbones, trained on ImageNet, in PyTorch's cache."""
 
 
 class FeatureJudge:
@@ -60,9 +56,7 @@ class LPIPS:
         """Raises ValueError where the weights are not."""
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        file = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS[backbone]
-        if not file.is_file():
-            raise ValueError(f"--lpips {backbone} needs {file}: put torchvision's file of that name there (or set TORCH_HOME), or leave --lpips out; nothing is downloaded")
+        weights_file(backbone, wanted_by=f"--lpips {backbone}")
         self._metric = LearnedPerceptualImagePatchSimilarity(net_type=backbone, normalize=True).eval()
 
     @torch.no_grad()

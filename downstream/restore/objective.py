@@ -1,6 +1,6 @@
 """What restorers are trained to minimise; the three kinds share the network, and two of them the same loss terms.
 
-    L_OG = |f - x_0| + perceptual_weight P(f, x_0)                    P: distance of an encoder's features, 0 without an encoder
+    L_OG = |f - x_0| + perceptual_weight P(f, x_0)                    P: distance of the features of an encoder, 0 without one, or of VGG16
 
     regression   L_OG of f = degraded + network(degraded, degraded, T)
     ir_sde       |e - network(x_t, degraded, t)|^2, e the noise in x_t                       (IR-SDE, arXiv:2301.11699)
@@ -25,7 +25,7 @@ from downstream.restore.consistency import Boundary, Form, consistent, origin
 from downstream.restore.guide import Added
 from downstream.restore.model_file import Kind
 from downstream.restore.network import UNet
-from downstream.restore.perceptual import PerceptualDistance
+from downstream.restore.perceptual import Perceptual
 from downstream.restore.process import Images, Process, Times
 from downstream.restore.teacher import Teacher
 from lcl.core.config import config
@@ -41,8 +41,10 @@ class ObjectiveConfig:
     """d of ir_cm. In a prototype the absolute one let the linear stage collapse to the degraded picture."""
     origin_weight: Annotated[float, Field(ge=0)] = 0.8
     """Weight of L_OG in ir_cm (IR-CM, Table 9: 0.8)."""
+    perceptual: Literal["encoder", "vgg16"] = "encoder"
+    """Whose features are compared: those of --encoder, and nothing without one; or of VGG16, whose weights PyTorch's cache must have. LPIPS is no unseen judge then."""
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.125
-    """Weight of the features' distance in L_OG (IR-CM: 0.125, of VGG16); none without --encoder."""
+    """Weight of the features' distance in L_OG (IR-CM: 0.125, of VGG16)."""
     perceptual_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Blocks of the encoder, from 0; none: the middle one."""
     end_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -68,7 +70,7 @@ class RestorerObjective(nn.Module):
     """The network with what its training needs: the loss of a batch is its forward pass."""
 
     def __init__(
-        self, network: UNet, process: Process, settings: ObjectiveConfig, *, form: Form, boundary: Boundary = "time", perceptual: PerceptualDistance | None = None
+        self, network: UNet, process: Process, settings: ObjectiveConfig, *, form: Form, boundary: Boundary = "time", perceptual: Perceptual | None = None
     ) -> None:
         super().__init__()
         settings.check(form=form)

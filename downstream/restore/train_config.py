@@ -62,13 +62,13 @@ class TrainRestorerConfig:
 
     @property
     def uses_perceptual(self) -> bool:
-        return bool(self.encoder) and self.objective.kind != "ir_sde" and self.objective.perceptual_weight > 0
+        return (bool(self.encoder) or self.objective.perceptual == "vgg16") and self.objective.kind != "ir_sde" and self.objective.perceptual_weight > 0
 
     def _check_encoder(self) -> None:
         guide = self.model.guide
         if guide.parts != "off" and not self.encoder:
             raise ValueError(f"model.guide.parts is {guide.parts}: give --encoder, a checkpoint, run or export")
-        if self.encoder and guide.parts == "off" and not self.uses_perceptual:
+        if self.encoder and guide.parts == "off" and not (self.uses_perceptual and self.objective.perceptual == "encoder"):
             raise ValueError("--encoder is given and nothing looks through it: give --model.guide.parts both, or a perceptual_weight to a kind other than ir_sde")
         if self.detector and not guide.describes:
             raise ValueError("--detector is for the guide's head: give --model.guide.parts head or both with it")
