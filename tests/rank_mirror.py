@@ -1,6 +1,6 @@
 """A process of tests/test_run_mirror.py: runs that lose what they have on their machine, and what they say.
 
-    python -m tests.rank_mirror CONFIG.json ADDRESS REPORTS     (the config of an undisturbed training run, under the environment of a launcher)
+    python -m tests.rank_mirror CONFIG.json ADDRESS REPORTS     (the config of a training run, under the environment of a launcher)
 
 ADDRESS/run takes all, ADDRESS/refused no file of a checkpoint. Each rank writes what it saw to REPORTS/RANK.json. The run's folder is never used twice, for its lock ends with the process.
 """
@@ -25,7 +25,7 @@ from lcl.trainer import train
 def main() -> None:
     given, address, reports = sys.argv[1:]
     plain = from_dict(TrainConfig, json.loads(Path(given).read_text()), origin="test")
-    folder, mirrored = Path(plain.output).parent, f"{address}/run"
+    folder, mirrored = Path(given).parent, f"{address}/run"
     report: dict[str, object] = {}
 
     def run(name: str, *, mirror: str, copy_of: str = "", **changes: object) -> None:
@@ -40,15 +40,13 @@ def main() -> None:
 
     with process_group(threads=1) as ranks:
         set_up_logging(rank=ranks.rank)
-        run(Path(plain.output).name, mirror="", data=replace(plain.data, shards=(str(folder / "shards"),)))
-        run("first", mirror=mirrored)
+        run("undisturbed", mirror=mirrored)
         if ranks.rank == 0:  # as if the machine had been lost before the last checkpoint was sent
             store, path = fsspec.core.url_to_fs(mirrored)
             report["there"] = sorted({name.removeprefix(path).split("/")[1] for name in store.find(path)})
             store.rm_file(f"{path}/step-000006/manifest.json")
         dist.barrier()
-        run("second", mirror=mirrored)
-        run("finished", mirror=mirrored)
+        run("resumed", mirror=mirrored)
         run("other", mirror=mirrored, seed=1)
         run("refused", mirror=f"{address}/refused")
         run("later", mirror=f"{address}/later", copy_of="refused")

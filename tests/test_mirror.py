@@ -364,7 +364,10 @@ def test_a_set_is_copied_there_and_back_by_command(store: Store, tmp_path: Path,
     back = run("lcl", "copy-shards", "--source", address, "--target", tmp_path / "copy")
     assert f"2 shards of {address}: {tmp_path / 'copy'}" in back.stdout, back.stderr
     assert file_bytes(tmp_path / "copy") == file_bytes(folder) | {"address.txt": address.encode()}
-    assert_one_line_error(run("lcl", "copy-shards", "--source", address, "--target", address), "are one folder and one address")
+
+
+def test_a_copy_is_between_a_folder_and_an_address(run: Run) -> None:
+    assert_one_line_error(run("lcl", "copy-shards", "--source", "a", "--target", "b"), "are one folder and one address")
 
 
 # --- builds ---
