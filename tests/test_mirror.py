@@ -359,15 +359,15 @@ def test_addresses_that_hold_no_whole_set_are_named(store: Store, tmp_path: Path
 def test_a_set_is_copied_there_and_back_by_command(store: Store, tmp_path: Path, run: Run) -> None:
     folder, address = made_set(tmp_path / "set", [made_document(number) for number in range(9)]), store.address("shards")
     (folder / "report.json").write_text('{"shards": 2}')
-    there = run("lcl", "copy-shards", "--source", folder, "--target", address)
+    there = run("lcl", "copy-shards", "--shards", folder, "--output", address)
     assert f"2 shards of {folder}, 2 of them new or of a new revision: {address}" in there.stdout, there.stderr
-    back = run("lcl", "copy-shards", "--source", address, "--target", tmp_path / "copy")
+    back = run("lcl", "copy-shards", "--shards", address, "--output", tmp_path / "copy")
     assert f"2 shards of {address}: {tmp_path / 'copy'}" in back.stdout, back.stderr
     assert file_bytes(tmp_path / "copy") == file_bytes(folder) | {"address.txt": address.encode()}
 
 
 def test_a_copy_is_between_a_folder_and_an_address(run: Run) -> None:
-    assert_one_line_error(run("lcl", "copy-shards", "--source", "a", "--target", "b"), "are one folder and one address")
+    assert_one_line_error(run("lcl", "copy-shards", "--shards", "a", "--output", "b"), "are one folder and one address")
 
 
 # --- builds ---
