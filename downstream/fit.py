@@ -26,6 +26,7 @@ from lcl.ema import MovingAverage
 from lcl.engine import EngineConfig, NotFinite, deepspeed_settings, full_weights, start_engine, update
 from lcl.monitor import Monitor, clock
 from lcl.run_folder import Input, claim_folder, write_status
+from lcl.run_mirror import RunMirror
 from lcl.schedule import ScheduleConfig, learning_rate
 from lcl.stopping import SaveTimes, StopRequest, stop_request
 
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 Positive = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
-FREE_FIELDS = ("output", "fit.save_every", "fit.save_minutes", "fit.keep_checkpoints", "fit.log_every", "fit.threads", "fit.scratch", "fit.wandb", "fit.engine.")
+FREE_FIELDS = ("output", "fit.save_every", "fit.save_minutes", "fit.keep_checkpoints", "fit.mirror", "fit.log_every", "fit.threads", "fit.scratch", "fit.wandb", "fit.engine.")
 
 
 @config
@@ -65,6 +66,8 @@ class FitConfig:
     save_minutes: Annotated[float, Field(ge=0)] = 30.0
     """Minutes after which there is a checkpoint in between; 0: only by steps."""
     keep_checkpoints: Positive = 2
+    mirror: str = ""
+    """Address of an object store (s3://bucket/run) where checkpoints are put too, meanwhile; another machine continues from there."""
     log_every: Positive = 50
     threads: Positive = 1
     """Threads of a rank on a CPU."""
@@ -112,7 +115,9 @@ class Fitting:
         self.task, self.settings, self.rates, self.ranks, self.folder, self.show = task, settings, optimizer, ranks, output, show
         self.accumulation = check_numbers(settings, ranks.world_size)
         engine_settings = deepspeed_settings(settings.engine, micro_rows=settings.micro_items, accumulation=self.accumulation, clip_norm=optimizer.clip_norm)
-        claim_folder(output, run_config, inputs=inputs, free=FREE_FIELDS, rank=ranks.rank)
+        with together():
+            mirror = RunMirror(output, settings.mirror, keep=settings.keep_checkpoints) if settings.mirror else None
+        claim_folder(output, run_config, inputs=inputs, free=FREE_FIELDS, rank=ranks.rank, mirror=mirror)
         identity = dict(identity) | {"zero_stage": settings.engine.zero_stage, "precision": settings.engine.precision, "ranks": dist.get_world_size()}
         resume = find_resume(output, identity=identity)
         trained = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
@@ -123,7 +128,7 @@ class Fitting:
         self.step = 0 if resume is None else int(resume.state["step"])
         self.average = self._average(resume)
         self.saves = SaveTimes(every_steps=settings.save_every, every_minutes=settings.save_minutes, first=self.step, last=settings.steps)
-        self.checkpointer = Checkpointer(output, identity=identity, keep=settings.keep_checkpoints, scratch=settings.scratch)
+        self.checkpointer = Checkpointer(output, identity=identity, keep=settings.keep_checkpoints, scratch=settings.scratch, mirror=mirror)
         with together():
             self.monitor = Monitor(output, to_dict(run_config), after=self.step, wandb_project=settings.wandb) if ranks.rank == 0 else None
         log.info(
@@ -141,6 +146,7 @@ class Fitting:
             if self.monitor is not None:
                 write_status(self.folder, step=self.step, finished=finished)
                 self.monitor.close()
+            self.checkpointer.close()
         if told and not finished:
             log.info("stopped by a signal at step %d of %s; the same command continues", self.step, self.folder)
             return None

@@ -10,7 +10,7 @@
 
     training waits     DeepSpeed --> scratch folder of each rank; whole weights and states --> memory of rank 0
     a thread per rank  scratch --copied, hashed, fsynced, read again--> RUN/.step-000100.TOKEN.tmp --> receipt of the rank
-    that of rank 0     waits for every receipt --> manifest --> renamed to step-000100 --> old checkpoints go
+    that of rank 0     waits for every receipt --> manifest --> renamed to step-000100 --> old checkpoints go, the mirror hears of it (lcl/run_mirror.py)
 
 A folder called step-N is whole unless something damaged it later: that is found by its checksums, and the newest valid one is
 used. There is no pointer file. Threads tell each other by files, for collectives belong to the training.
@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -43,9 +43,12 @@ from torch import Tensor
 from lcl.core.config import to_dict
 from lcl.core.files import read_json, sha256_of, sync_folder, write_json
 from lcl.core.tokenizer import TOKENIZER_FILE, Tokenizer
-from lcl.distributed import from_rank_0, gather_objects, say
+from lcl.distributed import from_rank_0, gather_objects, join_together, say, slowly_together
 from lcl.engine import EngineConfig, full_weights
 from lcl.model import ModelConfig
+
+if TYPE_CHECKING:  # it imports this file
+    from lcl.run_mirror import RunMirror
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,6 @@ STEP_FOLDER = re.compile("step-[0-9]+")
 ASIDE_FOLDER = re.compile(r"\.step-[0-9]+\.[0-9a-f]{12}\.tmp")
 CONVERTED_FOLDER = re.compile(r"\.universal-[0-9a-f]{12}\.tmp")
 CHUNK_BYTES = 1 << 24
-HEARTBEAT_SECONDS = 60.0
 RECEIPT_SECONDS = 1800.0  # a rank whose part is not there after this long is given up
 LAST_SECONDS = 30.0  # the same when this process is only waiting to end: another rank may have been killed
 
@@ -96,11 +98,14 @@ class _Checkpoint:
 class Checkpointer:
     """Writes the checkpoints of a run, one at a time, while training goes on."""
 
-    def __init__(self, run: Path, *, identity: Mapping[str, Any], keep: int, scratch: str = "", merge_states: Callable[[list[Any]], Any] = lambda states: states[0]) -> None:
-        """`scratch` is a folder on this machine ("": the system's for temporary files); `merge_states` makes one of the loaders' states of all ranks.
+    def __init__(
+        self, run: Path, *, identity: Mapping[str, Any], keep: int, scratch: str = "", merge_states: Callable[[list[Any]], Any] = lambda states: states[0],
+        mirror: "RunMirror | None" = None,
+    ) -> None:
+        """`scratch` is a folder on this machine ("": the system's for temporary files); `merge_states` makes one of the loaders' states of all ranks; `mirror` gets each checkpoint.
         All ranks together, while the run's lock is held: folders that killed processes of this run left behind are removed."""
         self._merge_states = merge_states
-        self._run, self._identity, self._keep = run, identity, keep
+        self._run, self._identity, self._keep, self._mirror = run, identity, keep, mirror
         self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
         self._scratch = Path(scratch or tempfile.gettempdir())
         self._prefix = scratch_prefix(run)
@@ -151,11 +156,16 @@ class Checkpointer:
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
-        while any(gather_objects(thread.is_alive())):  # now and then, for a collective that one rank is late for is given up after minutes
-            thread.join(HEARTBEAT_SECONDS)
+        join_together(thread)
         with self._problem_of_any_rank(self._writing.aside):
             if self._problem:
                 raise OSError(self._problem)
+
+    def close(self) -> None:
+        """Waits, behind the last `finish`, until the newest checkpoint is at the mirror too. Raises ValueError on all ranks if it cannot be put there."""
+        mirror = self._mirror
+        if mirror is not None:
+            slowly_together(lambda: mirror.close() if self._rank == 0 else None)
 
     @contextlib.contextmanager
     def _problem_of_any_rank(self, *unfinished: Path) -> Iterator[None]:
@@ -220,7 +230,10 @@ class Checkpointer:
         folders = checkpoints(self._run)
         newest = folders.index(final)
         for old in folders[newest + 1 :] + folders[: max(0, newest + 1 - self._keep)]:  # a later one was damaged, and passed over
-            _remove(old)
+            if self._mirror is None or old != self._mirror.publishing:  # that one goes with the next
+                _remove(old)
+        if self._mirror is not None:
+            self._mirror.offer()
 
 
 def _receipt(aside: Path, rank: int) -> Path:

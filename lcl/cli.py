@@ -16,6 +16,7 @@ COMMANDS = {
     "view": ("pipeline.tools.view_shards", "documents of shards as searchable HTML pages"),
     "select": ("pipeline.tools.select_documents", "documents that meet a condition, as a set that copies no bytes"),
     "repack": ("pipeline.tools.repack_shards", "shuffle shards into others of a chosen size and image side"),
+    "copy-shards": ("pipeline.tools.copy_shards", "a set of shards to an object store, or from there to a folder"),
     "score": ("lcl.score_shards", "similarities of images and texts, or scores of images, by any encoder, as parquet"),
     "apply-scores": ("pipeline.tools.apply_scores", "put such scores into shards: kept, as limits for images, to assign images to texts"),
     "remove": ("pipeline.tools.remove_documents", "take documents and images down from shards, in place"),

@@ -2,11 +2,12 @@
 
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # must be there before DeepSpeed is imported
 
 
+Found = TypeVar("Found")
+
 TIMEOUT_SECONDS = 600.0  # DeepSpeed's own, and PyTorch's for NCCL
+HEARTBEAT_SECONDS = 60.0  # between collectives while ranks wait for one that works longer than a collective may last
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,30 @@ def together() -> Iterator[None]:
     except Exception as error:  # whatever it is, the others must hear of it
         problem = say(error)
     raise_together(problem)
+
+
+def join_together(thread: threading.Thread) -> None:
+    """Waits until the threads of all ranks have ended."""
+    while any(gather_objects(thread.is_alive())):  # now and then, for a collective that one rank is late for is given up after minutes
+        thread.join(HEARTBEAT_SECONDS)
+
+
+def slowly_together(work: Callable[[], Found]) -> Found:
+    """What `work` returns on this rank, as `together`, for work that may take hours on some of the ranks."""
+    found: list[Found] = []
+    problem: list[str] = []
+
+    def try_it() -> None:
+        try:
+            found.append(work())
+        except Exception as error:  # whatever it is, the others must hear of it
+            problem.append(say(error))
+
+    thread = threading.Thread(target=try_it, name="work", daemon=True)  # an interrupted process does not wait for it
+    thread.start()
+    join_together(thread)
+    raise_together(problem[0] if problem else None)
+    return found[0]
 
 
 def say(error: BaseException) -> str:

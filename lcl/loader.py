@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from lcl.core.config import config
 from lcl.core.document import Document
 from lcl.core.images import decode_image
 from lcl.core.rejected import Rejected
+from lcl.core.shard_mirror import local_folder
 from lcl.core.shards import ShardSet
 from lcl.core.tokenizer import Tokenizer
 from lcl.layout import Layout, LayoutConfig, Setting, lay_out, without_image
@@ -46,7 +46,9 @@ Failure = ValueError | OSError  # what a user can mend
 @config
 class DataConfig:
     shards: Annotated[tuple[str, ...], Field(min_length=1)] = ("shards",)
-    """Folders of shards."""
+    """Folders of shards, or addresses of an object store (s3://bucket/shards), which are fetched first."""
+    cache: str = ""
+    """Folder on each machine where shards of addresses are kept."""
     weights: tuple[float, ...] = ()
     """How often each folder's documents come, one number for each; none: as often as there are documents."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -102,11 +104,11 @@ class RowSource:
     ) -> None:
         """With `validation`, the documents that are held out, with the crops of evaluation.
 
-        Raises ValueError if there is no document, for weights that do not fit, and if an image does not fit a row.
+        Sets at addresses must have been fetched (`fetch_sets`). Raises ValueError if there is no document, for weights that do not fit, and if an image does not fit a row.
         """
         self.settings, self.row_length, self.seed, self.layout, self.vision = settings, row_length, seed, layout, model.vision
         self.tokenizer = tokenizer
-        self.sets = [ShardSet([Path(folder)]) for folder in settings.shards]
+        self.sets = [ShardSet([local_folder(location, settings.cache)]) for location in settings.shards]
         self.documents = [np.flatnonzero(self._used(shards, validation)) for shards in self.sets]
         if sum(map(len, self.documents)) == 0 or (settings.weights and min(map(len, self.documents)) == 0):
             what = "no document" if layout == "document" else "no document with an image and text"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from lcl.checkpoint import checkpoints
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.files import read_json, write_json
-from lcl.distributed import together
+from lcl.distributed import from_rank_0, raise_together, slowly_together
+from lcl.run_mirror import RunMirror
 
 LOCK, STATUS, METRICS = ".lock", "status.json", "metrics.jsonl"
 
@@ -25,18 +26,20 @@ class Input(NamedTuple):
     """For people: "the shards in a, b"."""
 
 
-def claim_folder(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str], rank: int) -> None:
+def claim_folder(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str], rank: int, mirror: RunMirror | None = None) -> None:
     """Writes run.json into an empty folder, or checks that the one there is of the same run and inputs; holds the run's lock.
 
-    `free` are dotted fields that may differ when a run is resumed; one that ends in a point stands for all below it.
-    Raises ValueError, on all ranks, if the folder holds something else or if another process trains in it.
+    `free` are dotted fields that may differ when a run is resumed; one that ends in a point stands for all below it. Where the `mirror` is further than the folder, its
+    run.json and newest checkpoint are fetched.
+    Raises ValueError, on all ranks, if the folder holds something else, if another process trains in it, and if ranks read other inputs than rank 0.
     """
-    with together():
-        if rank == 0:
-            _claim(run, config, inputs=inputs, free=free)
+    of_rank_0 = from_rank_0({key: given.fingerprint for key, given in inputs.items()})
+    other = [given.name for key, given in inputs.items() if given.fingerprint != of_rank_0[key]]
+    raise_together(f"{', '.join(other)}: not the same as on rank 0, or changed since it looked; run again when they are" if other else None)
+    slowly_together(lambda: _claim(run, config, inputs=inputs, free=free, mirror=mirror) if rank == 0 else None)
 
 
-def _claim(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str]) -> None:
+def _claim(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str], mirror: RunMirror | None = None) -> None:
     if run.exists() and not run.is_dir():
         raise ValueError(f"--output {run} is a file; give a folder")
     record = run / "run.json"
@@ -47,11 +50,16 @@ def _claim(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequenc
         raise ValueError(f"{run} holds no training run: its run.json is of another command. Give another --output.")
     run.mkdir(parents=True, exist_ok=True)
     _lock(run)
-    if checkpoints(run) or (run / METRICS).exists():
+    begun = bool(checkpoints(run)) or (run / METRICS).exists()
+    if (mirror is not None and mirror.take_record(begun=begun)) or begun:
         _check_same_run(run, config, inputs=inputs, free=free)
+        if mirror is not None:
+            mirror.fetch_newer()
         _check_progress(run)
     else:  # also in the place of a run that made no step: a mistake in its options must not cost the folder
         write_run_record(run, config, **{key: given.fingerprint for key, given in inputs.items()})
+    if mirror is not None:
+        mirror.claim()
 
 
 def write_status(run: Path, *, step: int, finished: bool) -> None:

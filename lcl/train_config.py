@@ -72,6 +72,8 @@ class TrainConfig:
     """Minutes after which there is one in between, for jobs that end without a warning; 0: only by steps."""
     keep_checkpoints: Positive = 2
     """Newest checkpoints that are kept."""
+    mirror: str = ""
+    """Address of an object store (s3://bucket/run) where checkpoints are put too, meanwhile; another machine continues from there."""
     log_every: Positive = 10
     """Steps between lines for people; metrics.jsonl has every step."""
     recompute_every: Annotated[int, Field(ge=0)] = 0
@@ -91,7 +93,7 @@ class TrainConfig:
 
 # What may differ when a run is resumed: nothing here changes weights.
 FREE_FIELDS = (
-    "output", "data.shards", "data.num_workers", "save_every", "save_minutes", "keep_checkpoints", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch", "collective_seconds",
+    "output", "data.shards", "data.cache", "data.num_workers", "save_every", "save_minutes", "keep_checkpoints", "mirror", "log_every", "threads", "micro_rows", "recompute_every", "wandb", "scratch", "collective_seconds",
     "model.tokenizer.file", "data.max_damaged", "validation.", "collapse.",  # a point at the end: all below it
     "engine.deepspeed", "engine.zero_stage", "engine.precision",  # the checkpoint refuses others of the last two, with the cure
 )  # fmt: skip

@@ -24,8 +24,9 @@ from lcl.checkpoint import Checkpointer, Resume, checkpoint_identity, find_resum
 from lcl.core.config import to_dict
 from lcl.core.files import write_json
 from lcl.core.logs import Bar, progress_bar
+from lcl.core.shard_mirror import fetch_sets
 from lcl.core.tokenizer import Tokenizer
-from lcl.distributed import Ranks, raise_together, say, sum_over_ranks, together
+from lcl.distributed import Ranks, raise_together, say, slowly_together, sum_over_ranks, together
 from lcl.ema import MovingAverage
 from lcl.engine import NotFinite, deepspeed_settings, full_weights, start_engine, update
 from lcl.flops import mfu, peak_flops
@@ -37,6 +38,7 @@ from lcl.parameter_groups import freeze, parameter_groups
 from lcl.prefetch import Prefetcher, StepInput
 from lcl.rows import SpecialIds
 from lcl.run_folder import Input, claim_folder, write_status
+from lcl.run_mirror import RunMirror
 from lcl.schedule import learning_rate
 from lcl.start import load_start
 from lcl.stopping import SaveTimes, StopRequest, stop_request
@@ -64,8 +66,10 @@ class Training:
         settings = deepspeed_settings(config.engine, micro_rows=config.micro_rows, accumulation=accumulation, clip_norm=config.optimizer.clip_norm)
         guard, alarms = partial(SpikeGuard, config.spikes), partial(CollapseAlarms, config.collapse, warmup_steps=config.optimizer.schedule.warmup_steps)
         guard()  # its settings are checked before anything is written
+        slowly_together(partial(fetch_sets, config.data.shards, config.data.cache))
         with together():
             check_scratch(config.scratch)
+            mirror = RunMirror(self.folder, config.mirror, keep=config.keep_checkpoints) if config.mirror else None
             self.tokenizer = Tokenizer(config.model.tokenizer)
             make_source = partial(RowSource, config.data, config.model, config.row_length, config.seed, tokenizer=self.tokenizer, layout=config.loss.layout)
             self.source = source = make_source()
@@ -76,7 +80,7 @@ class Training:
             "shards": Input(source.fingerprint, f"the shards in {', '.join(config.data.shards)}"),
             "tokenizer": Input(self.tokenizer.fingerprint, "the ids that the tokenizer gives (model.tokenizer.file)"),
         }
-        claim_folder(self.folder, config, inputs=inputs, free=FREE_FIELDS, rank=ranks.rank)
+        claim_folder(self.folder, config, inputs=inputs, free=FREE_FIELDS, rank=ranks.rank, mirror=mirror)
         identity = checkpoint_identity(config.model, self.tokenizer, config.engine) | {"objective": config.loss.objective}
         resume = find_resume(self.folder, identity=identity)
         # A converted checkpoint holds what the optimiser trains, and nothing of frozen parts.
@@ -89,7 +93,9 @@ class Training:
         self.spikes, self.alarms = guard(state=state["spikes"]), alarms(state=state["collapse"])
         self.average = self._average(resume)
         self.saves = SaveTimes(every_steps=config.save_every, every_minutes=config.save_minutes, first=self.step, last=config.steps)
-        self.checkpointer = Checkpointer(self.folder, identity=identity, keep=config.keep_checkpoints, scratch=config.scratch, merge_states=RowLoader.merge_states)
+        self.checkpointer = Checkpointer(
+            self.folder, identity=identity, keep=config.keep_checkpoints, scratch=config.scratch, merge_states=RowLoader.merge_states, mirror=mirror
+        )  # fmt: skip
         with together():
             loader = RowLoader(
                 source, rank=ranks.rank, world_size=ranks.world_size, batch_rows=config.batch_rows, state=None if resume is None else resume.loader
@@ -127,6 +133,7 @@ class Training:
             if self.monitor is not None:
                 write_status(self.folder, step=self.step, finished=finished)
                 self.monitor.close()
+            self.checkpointer.close()
         log.info("finished at step %d: %s" if finished else "stopped by a signal at step %d of %s; the same command continues", self.step, self.folder)
 
     def _loop(self, bar: Bar, stop: StopRequest) -> None:

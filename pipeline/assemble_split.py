@@ -16,6 +16,7 @@ from typing import Any
 from lcl.core.document import Document
 from lcl.core.files import read_json, sha256_of, write_json
 from lcl.core.rejected import Reason, Rejected
+from lcl.core.shard_mirror import publish_shard
 from lcl.core.shards import SUFFIXES, is_whole, write_shard
 from pipeline.build_config import BuildConfig, rules_hash
 from pipeline.captured import CapturedImages
@@ -89,6 +90,14 @@ def assemble_split(name: str, work: Path, config: BuildConfig, extends: str = ""
         raise
     record_path.parent.mkdir(exist_ok=True)
     write_json(record_path, record)
+    return record
+
+
+def assemble_and_publish(name: str, work: Path, config: BuildConfig, extends: str = "") -> dict[str, Any]:
+    """`assemble_split`, then its shards at the build's mirror, where there is one: not before, for a split that fails leaves no shard. Raises MirrorError besides."""
+    record = assemble_split(name, work, config, extends)
+    for shard in record["shards"] if config.mirror else ():
+        publish_shard(config.mirror, work.parent / f"{shard}.json")
     return record
 
 

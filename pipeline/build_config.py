@@ -33,6 +33,8 @@ class BuildConfig:
     """Part of the pages or documents to extract, as 0.001 or 0.1%, by a hash of their addresses; images are looked up in all. `lcl pilot` predicts the whole."""
     output: str
     """Folder for the shards; a build that was interrupted continues there."""
+    mirror: str = ""
+    """Address of an object store (s3://bucket/shards) where each shard is put too, as soon as its split is built; the same command again puts what is missing there."""
     extends: tuple[str, ...] = ()
     """Sets (folders of shards, or selections) that this build adds to: what is in them already is left out as a duplicate. Read them together: --data.shards A B."""
     images: ImageRules = ImageRules()
@@ -68,7 +70,7 @@ class BuildConfig:
 
 
 # What changes no byte of a shard, given the inputs; and what may change between two runs of one build, which all but rejects may: a folder has those of all its splits, or none.
-FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "extends", "keep_rejects", "max_failed_crawls", "item_seconds", "executor", "until", "image_store", "core_hour_price")
+FREE_FIELDS = ("crawl", "prefix", "anonymous", "output", "extends", "keep_rejects", "max_failed_crawls", "item_seconds", "executor", "until", "image_store", "core_hour_price", "mirror")
 CHANGEABLE_FIELDS = tuple(name for name in FREE_FIELDS if name != "keep_rejects")
 
 

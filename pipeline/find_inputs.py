@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.storage import SCHEME, Input, InputUnreadable, file_system, in_words, open_input
+from lcl.core.stores import check_no_credentials, file_system, in_words, is_address, lacks_credentials
+from pipeline.storage import Input, InputUnreadable, open_input
 
 MAGIC = re.compile(r"[*?[]")
 LIST_ENDINGS = (".paths", ".paths.gz", ".txt", ".txt.gz")
@@ -33,7 +34,7 @@ def find_inputs(patterns: Sequence[str], *, endings: Sequence[str] = (), prefix:
         if pattern in patterns[:index]:
             raise ValueError(f"{pattern} is given twice")
         location = _plain(pattern)
-        for item in _expand(Input(location, anonymous and SCHEME.match(location) is not None), endings):
+        for item in _expand(Input(location, anonymous and is_address(location)), endings):
             found.update(_read_list(item, prefix=prefix, anonymous=anonymous) if item.name.endswith(LIST_ENDINGS) else [item])
     return sorted(found, key=lambda item: item.location)
 
@@ -41,9 +42,7 @@ def find_inputs(patterns: Sequence[str], *, endings: Sequence[str] = (), prefix:
 def _plain(pattern: str) -> str:
     """The pattern without `file://`. Raises ValueError if it holds a user name or a password, which would end up in records and logs."""
     pattern = re.sub("^(file|local)://", "", pattern)
-    scheme = SCHEME.match(pattern)
-    if scheme and "@" in pattern[scheme.end() :].partition("/")[0]:
-        raise ValueError(f"{scheme[0]}...: an address with credentials; give them in the environment (AWS_ACCESS_KEY_ID, ...), not in the address")
+    check_no_credentials(pattern)
     return pattern
 
 
@@ -59,7 +58,7 @@ def _expand(pattern: Input, endings: Sequence[str]) -> list[Input]:
         else:
             raise ValueError(f"{location}: no such file")
     else:
-        files, path = file_system(pattern)
+        files, path = file_system(location, anonymous=pattern.anonymous)
         is_web = location.startswith("http")
         try:
             if MAGIC.search(location) and not is_web:
@@ -73,7 +72,7 @@ def _expand(pattern: Input, endings: Sequence[str]) -> list[Input]:
         except ValueError:  # ours
             raise
         except Exception as error:  # botocore's are no OSErrors
-            cure = "; credentials come from the environment (AWS_ACCESS_KEY_ID, ...), --anonymous asks without" if "Credentials" in type(error).__name__ else ""
+            cure = ", --anonymous asks without" if lacks_credentials(error) else ""
             raise InputUnreadable(f"{location} cannot be read: {in_words(error)}{cure}") from error
     if not MAGIC.search(location) and endings:
         paths = [path for path in paths if path.lower().endswith(tuple(endings))]
@@ -100,8 +99,8 @@ def _read_list(source: Input, *, prefix: str, anonymous: bool) -> Iterator[Input
 
 
 def _entry(entry: str, where: str, *, prefix: str, anonymous: bool) -> Input:
-    location = _plain(entry if SCHEME.match(entry) or entry.startswith("/") else prefix + entry)
-    if SCHEME.match(location):
+    location = _plain(entry if is_address(entry) or entry.startswith("/") else prefix + entry)
+    if is_address(location):
         return Input(location, anonymous)
     if not os.path.isfile(location):
         raise ValueError(f"{where}: {location}: no such file; --prefix (such as https://data.commoncrawl.org/) goes before each line")

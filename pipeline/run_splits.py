@@ -5,10 +5,11 @@
     known       shards of sets that are extended --> work/known          a task for each shard (pipeline/known_documents.py)
     duplicates  work/extracted, work/known --> work/dedup/lists          (pipeline/dedup)
     wanted      work/extracted, work/index --> work/wanted, and stop     where images are to be fetched first (pipeline/wanted.py)
-    assemble    work/extracted, work/index --> shards, splits/*.json     a task for each split (pipeline/assemble_split.py)
-    report      splits/*.json --> report.json; what it cost --> timing.json (pipeline/timing.py)
+    assemble    work/extracted, work/index --> shards, splits/*.json     a task for each split (pipeline/assemble_split.py), which puts them at the mirror too
+    report      splits/*.json --> report.json; what it cost --> timing.json (pipeline/timing.py); both at the mirror
 """
 
+import json
 import logging
 import os
 from collections import Counter
@@ -22,8 +23,10 @@ import xxhash
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.document import SCHEMA
 from lcl.core.files import locked_folder, read_json, write_json
+from lcl.core.mirror import Mirror, MirrorError
+from lcl.core.shard_mirror import publish_records
 from lcl.core.shards import Shard, fingerprint_of
-from pipeline.assemble_split import assemble_split
+from pipeline.assemble_split import assemble_and_publish
 from pipeline.build_config import CHANGEABLE_FIELDS, BuildConfig
 from pipeline.crawl import CRAWL_ENDINGS
 from pipeline.dedup.find_duplicates import find_duplicates
@@ -62,6 +65,8 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], list[Shard], Path]
             raise ValueError(f"{source} has the same file name as {other}, from which shards and keys are named: rename one of them")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
+    if config.mirror:
+        Mirror(config.mirror)
     _check_resources(config)
     known = known_shards(config.extends, output=output)
     run_path = output / "run.json"
@@ -73,8 +78,7 @@ def prepare_output(config: BuildConfig) -> tuple[list[Input], list[Shard], Path]
             pass  # a build that made nothing holds no folder
         elif not is_ours:
             raise ValueError(f"{output} holds the run of another command (its run.json says which). Give another --output, or remove the folder.")
-        elif changed := _changed(earlier, to_dict(config)) + [key for key, value in _fingerprints(inputs, known).items() if record.get(key) != value]:
-            flags = " and ".join(f"--{name.replace('_', '-')}" for name in changed)
+        elif flags := _changed(record, {"config": to_dict(config), **_fingerprints(inputs, known)}):
             raise ValueError(f"{output} holds another build (its run.json has another {flags}). Give another --output, or remove the folder.")
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no shard build. Give another --output.")
@@ -91,9 +95,25 @@ def _check_resources(config: BuildConfig) -> None:
             raise ValueError(f"{path}: no such file of evaluation texts (--dedup.contamination.texts)")
 
 
-def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Which settings differ of those that must be equal for two builds to share a folder; the names of their inputs must be too."""
-    return [key for key in sorted({*earlier, *now}) if key not in CHANGEABLE_FIELDS and (key not in earlier or key not in now or earlier[key] != now[key])]
+def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The flags of what differs in two records of builds that must be equal for them to share a folder: settings, the names of inputs, the sets that are extended. Empty if none does."""
+    then, config = earlier["config"], now["config"]
+    changed = [key for key in sorted({*then, *config}) if key not in CHANGEABLE_FIELDS and (key not in then or key not in config or then[key] != config[key])]
+    changed += [key for key in ("crawl", "extends") if earlier.get(key) != now[key]]
+    return " and ".join(f"--{name.replace('_', '-')}" for name in changed)
+
+
+def _claim_mirror(config: BuildConfig, output: Path) -> None:
+    """Puts run.json at the mirror before any work, which shows that it can be written. Raises MirrorError if it cannot, or if another build's is there."""
+    mirror, ours = Mirror(config.mirror), (output / "run.json").read_bytes()
+    theirs = mirror.read("run.json")
+    try:
+        flags = _changed(json.loads(theirs), json.loads(ours)) if theirs else ""
+    except (ValueError, KeyError, TypeError) as error:
+        raise MirrorError(f"{mirror.where('run.json')} is of no build of shards: give another --mirror") from error
+    if flags:
+        raise MirrorError(f"{mirror.where('run.json')} is of another build (with another {flags}): give another --mirror, or the same --output and options as there")
+    mirror.write("run.json", ours)
 
 
 def _holds_results(output: Path) -> bool:
@@ -116,6 +136,8 @@ def build_shards(config: BuildConfig) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
     if not _holds_results(output):
         write_run_record(output, config, **_fingerprints(inputs, known))
+    if config.mirror:
+        _claim_mirror(config, output)
     if config.executor == "ray":
         start_ray()
     with locked_folder(output):
@@ -147,13 +169,15 @@ def _build(inputs: Sequence[Input], known: Sequence[Shard], output: Path, work: 
     extends = _fingerprints(inputs, known)["extends"]
     with phase("assemble") as now:
         names = {name: (name, work, config, extends) for name in extracted.records}
-        built = run_tasks(assemble_split, names, executor=config.executor, title="assembling", note=_say_built, live=now.live)
+        built = run_tasks(assemble_and_publish, names, executor=config.executor, title="assembling", note=_say_built, live=now.live)
     failures = {splits[name].name: failure for name, failure in (extracted.failures | built.failures).items()}
     report = summarise(list(built.records.values()), failures, num_crawls=len(inputs))
     write_json(output / "report.json", report)
     if report["shards"]:
         write_card(output)
     write_json(output / "timing.json", _timing(output, extracted, report, price=config.core_hour_price))
+    if config.mirror:
+        publish_records(config.mirror, output)
     if len(failures) > config.max_failed_crawls * len(inputs):
         first = next(iter(failures.values()))
         more = f" ({len(failures)} of {len(inputs)} inputs failed, see {output / 'report.json'})" if len(inputs) > 1 else ""

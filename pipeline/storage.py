@@ -6,9 +6,7 @@
 
 import errno
 import os
-import re
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
@@ -18,19 +16,14 @@ from urllib.parse import unquote, urlsplit
 
 import xxhash
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
 
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+from lcl.core.stores import SCHEME, file_system, is_address, retried
+
 BLOCK_BYTES = 8 << 20          # of one request to an object store
 BUFFER_BYTES = 1 << 18         # of one read of a local file
 FIRST_BYTES = 1 << 16          # of the first read behind a seek, where reads are scattered: most images of the web are smaller
 LARGEST_BYTES = 1 << 20        # of a later one
 ENDS_BYTES = 1 << 16
-ATTEMPTS = 5                   # of a read
-FIRST_WAIT_SECONDS = 0.5       # before the second attempt; doubled before each later one
-LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)  # errors that no retry mends
-ANONYMOUS: dict[str, dict[str, Any]] = {"s3": {"anon": True}, "s3a": {"anon": True}, "gs": {"token": "anon"}, "gcs": {"token": "anon"}}
-EXTRAS = {"s3": "lcl[s3]", "s3a": "lcl[s3]"}
 
 
 class InputUnreadable(ValueError):
@@ -46,7 +39,7 @@ class Input:
 
     @property
     def is_local(self) -> bool:
-        return SCHEME.match(self.location) is None
+        return not is_address(self.location)
 
     @property
     def name(self) -> str:
@@ -64,7 +57,7 @@ class Input:
     def beside(self, path: str) -> "Input":
         """The input at `path`, relative to this one's folder. Raises ValueError if that would leave the folder."""
         parts = path.split("/")
-        if not path or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or SCHEME.match(path):
+        if not path or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or is_address(path):
             raise ValueError(f"{path!r} is no path inside the folder of {self}")
         if not self.is_local:
             return Input(f"{self.location.rpartition('/')[0]}/{path}", self.anonymous)
@@ -84,7 +77,7 @@ def as_input(source: Input | Path) -> Input:
 def open_input(source: Input | Path) -> BinaryIO:
     """The input as a seekable binary file that holds at most two blocks in memory.
 
-    A read that fails is tried again from its place, up to ATTEMPTS times; then, or if the input is another one by now, InputUnreadable is
+    A read that fails is tried again from its place, up to five times; then, or if the input is another one by now, InputUnreadable is
     raised, whatever the storage raised: a reader never takes a broken connection for a damaged file. A web server that does not
     answer ranges is copied to a temporary file first.
     """
@@ -151,7 +144,7 @@ class _RetriedFile(_Seekable):
             self._file = open(self._source.location, "rb", buffering=0)
             status = os.fstat(self._file.fileno())
             return status.st_size, (status.st_ino, status.st_mtime_ns)
-        files, path = file_system(self._source)
+        files, path = file_system(self._source.location, anonymous=self._source.anonymous)
         self._file = files.open(path, "rb", block_size=BLOCK_BYTES, cache_type=self._cache)
         details = getattr(self._file, "details", None) or files.info(path)
         if self._source.location.startswith("http") and not _answers_ranges(self._file):
@@ -166,19 +159,11 @@ class _RetriedFile(_Seekable):
             raise InputUnreadable(f"{self._source} changed while it was read; run again")
 
     def _retry(self, action: Callable[[], Any]) -> Any:
-        for attempt in range(ATTEMPTS):
-            try:
-                if attempt and action != self._open:
-                    self._reopen()
-                return action()
-            except InputUnreadable:
-                raise
-            except Exception as error:  # storage libraries raise what they like: OSError, aiohttp's, botocore's, ...
-                if isinstance(error, LASTING) or attempt == ATTEMPTS - 1:
-                    tries = "" if isinstance(error, LASTING) else f" ({ATTEMPTS} attempts)"
-                    raise InputUnreadable(f"{self._source} cannot be read: {in_words(error)}{tries}") from error
-            time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
-        raise AssertionError("the last attempt returns or raises")
+        def again() -> Any:
+            self._reopen()
+            return action()
+
+        return retried(action, again=None if action == self._open else again, what=f"{self._source} cannot be read", giving_up=InputUnreadable)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
@@ -245,22 +230,6 @@ class _Scattered(_Seekable):
         super().close()
 
 
-def file_system(source: Input) -> tuple[AbstractFileSystem, str]:
-    """fsspec's file system of an address, and the path there. Raises ValueError where no installed package knows its scheme."""
-    scheme = SCHEME.match(source.location)
-    assert scheme is not None, source
-    options = ANONYMOUS.get(scheme[1].lower(), {}) if source.anonymous else {}
-    try:
-        files, path = url_to_fs(source.location, **options)
-    except ImportError as error:
-        cure = f": pip install '{EXTRAS[scheme[1]]}'" if scheme[1] in EXTRAS else ""
-        raise ValueError(f"{source}: {error}{cure}") from error
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}; give a local path or an address that fsspec knows (s3://, https://, ...)") from error
-    files.invalidate_cache()  # a listing of an earlier call may be out of date
-    return files, path
-
-
 def _answers_ranges(file: Any) -> bool:
     """Whether a web server gives parts of a file: its last byte is asked for."""
     size = getattr(file, "size", None)
@@ -283,9 +252,3 @@ def _copy(files: AbstractFileSystem, path: str) -> BinaryIO:
         copy.close()
         raise
     return copy
-
-
-def in_words(error: BaseException) -> str:
-    """An error's kind and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import ray
 
 from lcl.core.logs import Live, progress_bar
+from lcl.core.mirror import MirrorError
 from lcl.core.rejected import Reason
 from pipeline.crawl import NotACrawl
 from pipeline.sources.parquet_rows import NotASource
@@ -55,13 +56,15 @@ def run_tasks(
     """Calls `work(*arguments[name])` for every name; `note` hears of each result, `live` tells of tasks under way. An exception is a failure of its name alone.
 
     ray: each in a process of a cluster, and again where the process dies. here: in this process, one after another.
-    Raises OSError where a task did: what cannot be read of an input is InputUnreadable, so it is of the output, and the next task would meet it too.
+    Raises OSError or MirrorError where a task did: what cannot be read of an input is InputUnreadable, so it is of the output, and the next task would meet it too.
     """
     outcome = Outcome()
     with progress_bar(title, total=len(arguments), live=live) as bar:
         for name, result in (_on_ray if executor == "ray" else _here)(work, arguments):
             if isinstance(result, OSError):
                 raise OSError(result.errno, f"{result.strerror or result}, {title} {name}") from result
+            if isinstance(result, MirrorError):
+                raise result
             if isinstance(result, Exception):
                 outcome.failures[name] = _failure(name, result)
                 log.warning("%s", outcome.failures[name]["message"])

@@ -11,6 +11,7 @@ import pytest
 
 from lcl.core.config import from_dict, to_dict
 from lcl.core.files import read_json
+from lcl.core.mirror import Mirror
 from pipeline.build_config import BuildConfig
 from pipeline.planning.pilot_config import PilotConfig, whole_build
 from pipeline.planning.plan import describe
@@ -112,9 +113,10 @@ def test_pilots_are_repeatable_and_leave_one_file(sample_of: str, crawls: list[P
 
 
 def test_a_dry_run_tells_what_a_pilot_predicted(crawls: list[Path], tmp_path: Path) -> None:
-    config = pilot_of(crawls, tmp_path / "shards", sample=0.5)
+    config = pilot_of(crawls, tmp_path / "shards", sample=0.5, mirror="memory://test_pilot/shards")
     assert "needed: not known" in describe(whole_build(config))
     run_pilot(config)
+    assert not Mirror(config.mirror).sizes(), "a sample is not the build"
     assert "(95 %: " in describe(whole_build(config)) and "of other rules" not in describe(whole_build(config))
     assert "of other rules" in describe(replace(whole_build(config), shard_documents=7))
 

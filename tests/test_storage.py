@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from s3fs import S3FileSystem
 
+from lcl.core import stores
 from pipeline import storage
 from pipeline.crawl import read_crawl
 from pipeline.find_inputs import find_inputs
@@ -199,7 +200,7 @@ class Flaky(fsspec.AbstractFileSystem):
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Input:
-    monkeypatch.setattr(storage, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(stores, "FIRST_WAIT_SECONDS", 0.001)
     fsspec.register_implementation("flaky", Flaky, clobber=True)
     Flaky.failures = Flaky.version = Flaky.calls = 0
     return Input("flaky://bucket/data.bin")
@@ -208,12 +209,12 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Input:
 def test_failed_reads_are_repeated_from_their_place(flaky: Input) -> None:
     with open_input(flaky) as file:
         assert file.read(1000) == DATA[:1000]
-        Flaky.failures = storage.ATTEMPTS - 1
+        Flaky.failures = stores.ATTEMPTS - 1
         assert file.read() == DATA[1000:]
         assert Flaky.failures == 0
     with open_scattered(flaky) as file:
         assert file.read(1000) == DATA[:1000]
-        Flaky.failures = storage.ATTEMPTS - 1
+        Flaky.failures = stores.ATTEMPTS - 1
         file.seek(200_000)
         assert file.read(1000) == DATA[200_000:201_000] and Flaky.failures == 0
         Flaky.failures = 10**6
@@ -227,9 +228,9 @@ def test_reads_that_go_on_failing_and_files_that_change_are_errors_of_their_own(
     with open_input(flaky) as file:
         file.read(1000)
         Flaky.failures = 10**6
-        with pytest.raises(InputUnreadable, match=rf"flaky://bucket/data.bin cannot be read: .*\({storage.ATTEMPTS} attempts\)"):
+        with pytest.raises(InputUnreadable, match=rf"flaky://bucket/data.bin cannot be read: .*\({stores.ATTEMPTS} attempts\)"):
             file.read()
-        assert Flaky.failures == 10**6 - storage.ATTEMPTS
+        assert Flaky.failures == 10**6 - stores.ATTEMPTS
     Flaky.failures = 0
     with open_input(flaky) as file:
         file.read(1000)

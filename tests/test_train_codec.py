@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from downstream.codec.train_config import PRESETS
 from downstream.fit import check_numbers
 from downstream.photographs import Crops, list_photographs
 from downstream.train_codec import CodecTask
+from lcl.run_mirror import RunMirror
 from tests.conftest import Run, assert_one_line_error
 from tests.processes import run_ranks
+from tests.s3_server import s3_server
 from tests.test_image_codec import picture
 
 
@@ -32,8 +35,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(photographs: Path, output: Path, *, ranks: int = 1, preset: str = "toy") -> None:
-    run_ranks(["downstream/train_codec.py", "--preset", preset, "--photographs", photographs, "--output", output], world_size=ranks)
+def train(photographs: Path, output: Path, *, ranks: int = 1, preset: str = "toy", options: Sequence[str] = ()) -> None:
+    run_ranks(["downstream/train_codec.py", "--preset", preset, "--photographs", photographs, "--output", output, *options], world_size=ranks)
 
 
 def weights(folder: Path, name: str = "model") -> dict[str, np.ndarray]:
@@ -62,6 +65,19 @@ def test_resumed_equals_uninterrupted(photographs: Path, whole: Path, tmp_path: 
         ours, theirs = weights(copy, name), weights(whole, name)
         assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
     assert (copy / "codec.safetensors").read_bytes() == (whole / "codec.safetensors").read_bytes()
+
+
+def test_a_new_machine_continues_from_the_mirror(photographs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine of before was lost behind its second checkpoint."""
+    shutil.copytree(whole, tmp_path / "lost")
+    shutil.rmtree(tmp_path / "lost" / "step-000012")
+    with s3_server(monkeypatch, "codecs"):
+        mirror = RunMirror(tmp_path / "lost", "s3://codecs/run", keep=2)
+        mirror.claim()
+        mirror.close()
+        train(photographs, tmp_path / "run", options=("--fit.mirror", "s3://codecs/run"))
+    assert (tmp_path / "run" / "codec.safetensors").read_bytes() == (whole / "codec.safetensors").read_bytes()
+    assert losses(tmp_path / "run") == losses(whole)[-len(losses(tmp_path / "run")) :] and len(losses(tmp_path / "run")) < 12
 
 
 def test_two_ranks_compute_what_one_does(photographs: Path, whole: Path, tmp_path: Path) -> None:

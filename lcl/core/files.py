@@ -13,15 +13,15 @@ from typing import Any, BinaryIO
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keeps other processes that ask for the same lock out of `folder`, and removes what killed writers left there: first, and in the end what workers of ours did.
 
-    Raises ValueError if another process holds it. The lock is the kernel's and ends with the process; it leaves no file.
+    Raises ValueError if another process holds it, or waits for that one. The lock is the kernel's and ends with the process; it leaves no file.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise ValueError(f"another process is changing {folder}: wait until it is done") from error
         _sweep(folder)

@@ -32,6 +32,7 @@ def set_up_logging(*, rank: int = 0) -> None:
         handler = logging.StreamHandler(sys.stderr)
         line = "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, handlers=[handler], format=line, datefmt="%H:%M:%S", force=True)
+    logging.getLogger("aiobotocore").setLevel(logging.WARNING)  # below, it says in each process where it found credentials
 
 
 Live = Callable[[], tuple[float, str]]

@@ -241,7 +241,8 @@ def find_shards(folders: Sequence[Path]) -> list[Shard]:
         if folder.resolve() in {other.resolve() for other in folders[:number]}:
             raise ValueError(f"{folder} is given twice: name it once (weights make documents come more often)")
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder of shards")
+            cure = "; of shards at an address only `lcl pretrain` makes its own copy, `lcl copy-shards` one for all other commands" if folder.parts[:1] and folder.parts[0].endswith(":") else ""
+            raise ValueError(f"{folder}: no such folder of shards{cure}")
         if is_selection(folder):
             found += _selected(folder)
             continue

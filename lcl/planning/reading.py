@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 
+from lcl.core.shard_mirror import fetch_sets
 from lcl.core.tokenizer import Tokenizer
 from lcl.estimate import FILL, Reading, read_document
 from lcl.loader import RowLoader, RowSource
@@ -40,7 +41,8 @@ def typical_of_numbers(config: TrainConfig, *, tokens: int, images: int) -> Typi
 
 
 def source_of(config: TrainConfig, tokenizer: Tokenizer) -> RowSource:
-    """The training data of the config. Raises ValueError as the trainer does."""
+    """The training data of the config, fetched where it is at an address. Raises ValueError as the trainer does."""
+    fetch_sets(config.data.shards, config.data.cache)
     return RowSource(config.data, config.model, config.row_length, config.seed, tokenizer=tokenizer, layout=config.loss.layout)
 
 

@@ -41,7 +41,7 @@ def run_pilot(config: PilotConfig) -> dict[str, Any]:
         raise ValueError(f"{len(chosen)} of {len(inputs)} inputs are in the sample of files: give a larger --sample, or --sample-of pages")
     scratch = output.with_name(f"{output.name}.pilot")
     crawl = tuple(source.location for source in chosen)
-    part = replace(whole, crawl=crawl, prefix="", output=str(scratch), sample=1.0 if of_files else config.sample, core_hour_price=0.0)
+    part = replace(whole, crawl=crawl, prefix="", output=str(scratch), sample=1.0 if of_files else config.sample, core_hour_price=0.0, mirror="")
     prepare_output(part)  # a folder that is not a pilot's is neither used nor removed
     try:
         report = build_shards(part)
