@@ -92,8 +92,11 @@ class RunMirror:
         self.publishing = folder
         try:
             self._check_ours(self._record())
-            files = {f"{folder.name}/{name}": sha256 for name, sha256 in read_json(folder / MANIFEST)["sha256"].items()}
-            if self._mirror.publish(self._run, files, f"{folder.name}/{MANIFEST}"):
+            files, commit = {f"{folder.name}/{name}": sha256 for name, sha256 in read_json(folder / MANIFEST)["sha256"].items()}, f"{folder.name}/{MANIFEST}"
+            if self._mirror.read(commit) not in (None, (folder / MANIFEST).read_bytes()):
+                log.warning("checkpoint %s: training made it anew, and it takes the place of the one at %s", folder.name, self._mirror.address)
+                self._mirror.remove([commit])
+            if self._mirror.publish(self._run, files, commit):
                 log.info("checkpoint %s: at %s", folder.name, self._mirror.address)
             self._published = folder
             self._remove_old()

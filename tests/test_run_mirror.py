@@ -1,5 +1,6 @@
 """Runs whose checkpoints are at an S3 server on loopback too: a new machine continues them to the same bits, and nothing is lost in silence."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 
 from lcl.core.config import to_dict
+from lcl.core.files import write_json
 from lcl.core.shard_mirror import publish_shard
 from lcl.core.shards import ShardSet, find_shards
+from lcl.run_mirror import RunMirror
 from lcl.train_config import PRESETS
 from tests.processes import run_ranks
 from tests.s3_server import Request, s3_server
@@ -79,6 +82,24 @@ def test_mistakes_are_said_on_all_ranks_before_any_step(lived: tuple, name: str,
     for report in reports:
         assert part in report[name], report[name]
     assert not (folder / name / "metrics.jsonl").exists() or name == "begun elsewhere"
+
+
+def test_a_step_that_training_made_anew_takes_the_place_of_the_one_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As after a checkpoint that was damaged here: GPUs need not come to the same bits again."""
+    step = tmp_path / "step-000001"
+    step.mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    with s3_server(monkeypatch, BUCKET) as client:
+        mirror = RunMirror(tmp_path, f"s3://{BUCKET}/run", keep=2)
+        mirror.claim()
+        for content in (b"first", b"second", b"second"):
+            (step / "model.safetensors").write_bytes(content)
+            write_json(step / "manifest.json", {"sha256": {"model.safetensors": hashlib.sha256(content).hexdigest()}})
+            mirror.offer()
+            mirror.close()
+            assert client.get_object(Bucket=BUCKET, Key="run/step-000001/model.safetensors")["Body"].read() == content
+            assert client.get_object(Bucket=BUCKET, Key="run/step-000001/manifest.json")["Body"].read() == (step / "manifest.json").read_bytes()
+    assert sum("training made it anew" in record.message for record in caplog.records) == 1
 
 
 def test_no_artefact_holds_what_the_environment_keeps_secret(lived: tuple) -> None:
