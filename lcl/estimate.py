@@ -148,7 +148,10 @@ def read_document(config: TrainConfig, *, tokens: int = DOCUMENT_TOKENS, images:
     """
     model, slots = config.model, config.model.most_slots
     length = min(config.row_length, model.text.context_length)
-    images, words = min(images, config.data.layout.max_images or images), config.data.layout.pair_tokens
+    layout = config.data.layout
+    images, words = min(images, layout.max_images or images), layout.pair_tokens
+    if layout.near_tokens:
+        tokens = min(tokens, (images + 1) * layout.near_tokens)
     if config.loss.layout == "document":
         whole = tokens + images * (slots + 2) + 2
         pieces = math.ceil(whole / length)

@@ -36,6 +36,8 @@ class LayoutConfig:
     """How often an image stands before its sentence, in pairs and in sources without page order (published: 0.5)."""
     positives: Literal["with_context", "published"] = "with_context"
     """Images that take part in the contrastive loss: those with anything but <sot> before them, or all but one at index 0 of a row."""
+    near_tokens: Annotated[int, Field(ge=0)] = 0
+    """In the layout of documents: most tokens of text before an image, the nearest ones, and as many behind the last; 0: all. For pages with much text to an image."""
     pair_tokens: Annotated[int, Field(ge=1)] = 75
     """Tokens of an image's own text for the objectives clip and coca (CLIP's 77 with its two markers)."""
     crop_scale: tuple[Fraction, Fraction] = (0.9, 1.0)
@@ -137,9 +139,9 @@ def _documents(items: Sequence[Item], places: Mapping[int, ImagePlace], setting:
         ids[:] = [tokenizer.sot]
         placed.clear()
 
-    for item in items:
-        if isinstance(item, str):
-            tokens = tokenizer.encode(item)
+    for item in _near_images([tokenizer.encode(item) if isinstance(item, str) else item for item in items], setting.rules.near_tokens):
+        if isinstance(item, list):
+            tokens = item
             while tokens:
                 room = setting.length - len(ids) - 1  # one place is kept for <eot>
                 ids += tokens[:room]
@@ -155,6 +157,21 @@ def _documents(items: Sequence[Item], places: Mapping[int, ImagePlace], setting:
     ids.append(tokenizer.eot)
     close()
     return pieces
+
+
+def _near_images(items: Sequence[list[int] | int], most: int) -> list[list[int] | int]:
+    """Tokens of texts and image numbers in order, with the last `most` tokens before each image and the first behind the last; 0: all."""
+    if not most:
+        return list(items)
+    kept: list[list[int] | int] = []
+    run: list[int] = []
+    for item in items:
+        if isinstance(item, list):
+            run = run + item
+        else:
+            kept += [run[-most:], item]
+            run = []
+    return [*kept, run[:most]]
 
 
 def _with_context(place: ImagePlace, ids: Sequence[int], before: Sequence[ImagePlace], rules: LayoutConfig) -> ImagePlace:

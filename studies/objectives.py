@@ -26,11 +26,12 @@ from lcl.core.logs import read_metrics
 from lcl.core.tokenizer import Tokenizer
 from lcl.distributed import process_group
 from lcl.evals.classification import evaluate_attentive, evaluate_knn, evaluate_linear, evaluate_zero_shot
-from lcl.evals.context_retrieval import evaluate_context_retrieval
+from lcl.evals.context_retrieval import ContextRetrievalConfig, evaluate_context_retrieval
 from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel
 from lcl.evals.feature_cache import FeatureCache
 from lcl.evals.image_sets import open_image_set
 from lcl.flops import batch_flops
+from lcl.layout import LayoutConfig
 from lcl.loader import RowLoader, RowSource
 from lcl.measured import write_result
 from lcl.objectives import Name
@@ -70,7 +71,7 @@ SIZES: dict[Size, Scale] = {
     "large-gpu": Scale(width=384, layers=8, image_px=64, images_per_step=448, precision="bf16"),
 }
 CPU_SIZES: tuple[Size, ...] = ("small", "medium", "large")
-GPU_TIMES_IMAGES = 18.75  # as many images for a GPU: 3 million in the place of 160,000
+GPU_IMAGES_SEEN = 3_000_000
 
 
 @config
@@ -105,7 +106,7 @@ class RunConfig:
 
 BASE = RunConfig()
 OBJECTIVE_NAMES: tuple[Name, ...] = ("lcl", "contrastive", "generation", "regression", "clip", "coca")
-CORPUS_IMAGES = 8_000  # seen by the rows of the corpus, whose pages have up to 28 times as much text to an image: 160,000 would take three to four hours a row
+NEAR_TOKENS = 48  # of text that the corpus's rows read before an image, about as much as composed pages have; its pages have up to thirty times as much, and a row would take hours
 PHOTO_COUNTS = (384, 767, 1534, 0)
 
 
@@ -121,19 +122,14 @@ TABLES: dict[str, list[RunConfig]] = {
     "image_latents": [replace(BASE, image_latents=value) for value in (1, 4, 0)],
     "contrastive_weight": [replace(BASE, contrastive_weight=value) for value in (0.01, None, 1.0)],
     "compute": [BASE, *(replace(BASE, objective=name, equal="compute") for name in OBJECTIVE_NAMES[1:])],
-    "corpus": [replace(BASE, corpus_share=value, images_seen=CORPUS_IMAGES) for value in (0.0, 0.5, 1.0)],
+    "corpus": [replace(BASE, corpus_share=value) for value in (0.0, 0.5, 1.0)],
     "scaling": [replace(pages(max_photos=count), size=size) for size in CPU_SIZES for count in PHOTO_COUNTS],
 }
 
 
 def for_gpu(row: RunConfig) -> RunConfig:
     """The same row with a larger tower of larger images, and more of them."""
-    return replace(row, size=f"{row.size}-gpu", images_seen=round(row.images_seen * GPU_TIMES_IMAGES))
-
-
-def reads_corpus(row: RunConfig) -> bool:
-    """Rows of the corpus's table; the one that learns nothing from it is among them, to compare with."""
-    return row.corpus_share > 0 or row.images_seen in (CORPUS_IMAGES, round(CORPUS_IMAGES * GPU_TIMES_IMAGES))
+    return replace(row, size=f"{row.size}-gpu", images_seen=GPU_IMAGES_SEEN)
 
 
 @config
@@ -170,12 +166,12 @@ COMPOSED = (  # pages of few sentences and photographs that recur are what was a
 
 def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:
     """Makes the shards of all rows, and of what is held back, where they are missing."""
-    if any(map(reads_corpus, rows)) and not settings.corpus:
+    if any(row.corpus_share for row in rows) and not settings.corpus:
         raise ValueError("the table corpus needs --corpus, crawl files of illustrated pages; or leave it out of --tables")
     for composed in dict.fromkeys(row.pages for row in rows):
         compose(composed, "train", settings)
     compose(HELD_PAGES, "test", settings)
-    if any(map(reads_corpus, rows)):
+    if any(row.corpus_share for row in rows):
         files = sorted(settings.corpus)
         held = files[HELD_EVERY - 1 :: HELD_EVERY]
         build([file for file in files if file not in held], data_folder(settings, "corpus"))
@@ -241,7 +237,7 @@ def train_config(row: RunConfig, shards: list[str], run: Path) -> TrainConfig:
         base, output=str(run), seed=row.seed, log_every=20, loss=replace(base.loss, objective=row.objective, contrastive_weight=row.contrastive_weight),
         model=replace(base.model, image_latents=row.image_latents, vision=replace(base.model.vision, width=size.width, layers=size.layers, image_px=size.image_px)),
         engine=replace(base.engine, precision=size.precision),
-        data=replace(base.data, shards=tuple(shards), weights=(1 - row.corpus_share, row.corpus_share) if len(shards) > 1 else ()),
+        data=replace(base.data, shards=tuple(shards), weights=(1 - row.corpus_share, row.corpus_share) if len(shards) > 1 else (), layout=replace(base.data.layout, near_tokens=near_tokens(row))),
     )  # fmt: skip
     images_per_row, flops_per_row = per_row(shared)
     batch_rows = max(1, round(size.images_per_step / images_per_row))
@@ -250,6 +246,10 @@ def train_config(row: RunConfig, shards: list[str], run: Path) -> TrainConfig:
         lcl_images, lcl_flops = per_row(replace(shared, loss=replace(shared.loss, objective="lcl")))
         steps = row.images_seen / lcl_images * lcl_flops / (batch_rows * flops_per_row)
     return replace(shared, batch_rows=batch_rows, micro_rows=batch_rows, steps=round(steps), save_every=max(1, round(steps / 4)), keep_checkpoints=1)
+
+
+def near_tokens(row: RunConfig) -> int:
+    return NEAR_TOKENS if row.corpus_share else 0
 
 
 def per_row(config: TrainConfig) -> tuple[float, float]:
@@ -267,16 +267,17 @@ def evaluate(run: Path, row: RunConfig, settings: StudyConfig) -> dict[str, Any]
     cache = FeatureCache(Path(settings.output) / "cache" / name_of(row))
     controls = controls_of(row)
     results = [protocol(model, images, cache, seed=row.seed, controls=controls) for protocol in (evaluate_linear, evaluate_attentive, evaluate_knn, evaluate_zero_shot)]
-    held = [compose(HELD_PAGES, "test", settings)] + [data_folder(settings, "corpus-held") / "shards"] * reads_corpus(row)
-    results += [evaluate_context_retrieval(model, [shards], seed=row.seed, controls=controls) for shards in held]
+    held = [compose(HELD_PAGES, "test", settings)] + [data_folder(settings, "corpus-held") / "shards"] * (row.corpus_share > 0)
+    reading = ContextRetrievalConfig(layout=LayoutConfig(near_tokens=near_tokens(row)))
+    results += [evaluate_context_retrieval(model, [shards], seed=row.seed, controls=controls, settings=reading) for shards in held]
     shutil.rmtree(cache.folder)
     return {"evaluations": [{"task": result.task, "rows": [one.record() for one in result.rows]} for result in results]}
 
 
 def controls_of(row: RunConfig) -> Sequence[Control]:
-    """All for the first row, random weights for its other seeds, none for the rest: what they say does not depend on the objective or the pages."""
+    """All for the first row, random weights for its other seeds and the corpus, none for the rest: what they say does not depend on the objective or the pages."""
     bases = (BASE, for_gpu(BASE))
-    return CONTROLS if row in bases else ("random",) if replace(row, seed=BASE.seed) in bases else ()
+    return CONTROLS if row in bases else ("random",) if row.corpus_share or replace(row, seed=BASE.seed) in bases else ()
 
 
 def curves(metrics: list[dict[str, float]]) -> dict[str, list[float | None]]:

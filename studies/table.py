@@ -116,6 +116,9 @@ def run_table(rows: Sequence[Any], folder: Path, *, script: Path, options: Seque
         while running or (waiting and time.monotonic() - started < seconds):
             while waiting and len(running) < jobs and time.monotonic() - started < seconds:
                 name = waiting.pop(0)
+                if (folder / f"{name}.json").exists():  # computed by another process meanwhile
+                    bar.advance()
+                    continue
                 running[name] = subprocess.Popen([sys.executable, str(script), "--row", name, *options], stdout=subprocess.DEVNULL)
             for name, process in list(running.items()):
                 if (status := process.poll()) is not None:

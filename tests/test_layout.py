@@ -71,6 +71,23 @@ def test_every_text_token_and_image_comes_once_in_order(made: Document, model: M
         assert (piece.ids.count(IMAGE), piece.ids.count(SOI), piece.ids.count(EOI)) == (sum(runs), len(runs), len(runs)), "no marker comes from text"
 
 
+@given(documents, st.integers(1, 9))
+def test_only_the_nearest_text_is_kept(made: Document, most: int) -> None:
+    """The last tokens before each image, the first behind the last one, and all images."""
+    if made.order != "page":
+        return
+    (piece,) = pieces_of(made, near_tokens=most)
+    wanted, run = [], []
+    for segment in made.segments:
+        if segment.kind == "text":
+            run += TOKENIZER.encode(segment.text)
+        else:
+            wanted += [*run[-most:], SOI]
+            run = []
+    assert [token for token in piece.ids if token < SOT or token == SOI] == [*wanted, *run[:most]]
+    assert len(piece.images) == len(made.images)
+
+
 @given(documents, models, st.sampled_from(["pairs", "pairs_read"]), st.integers(24, 60))
 def test_pairs_hold_one_image_with_text_of_the_document(made: Document, model: ModelConfig, layout: Layout, length: int) -> None:
     pieces = pieces_of(made, layout=layout, model=model, length=length, pair_tokens=9, evaluation=False)

@@ -94,7 +94,7 @@ def evaluate_context_retrieval(
     }  # fmt: skip
     protocol = {
         "context": "output at <soi>, of a piece laid out as in training", "candidates": settings.candidates, "ties": f"against the model, within {TIE:g}",
-        "settings": {"max_documents": settings.max_documents, "row_length": _length(settings, model.settings.text.context_length), "max_images": settings.layout.max_images},
+        "settings": {"max_documents": settings.max_documents, "row_length": _length(settings, model.settings.text.context_length), "max_images": settings.layout.max_images, "near_tokens": settings.layout.near_tokens},
         "preprocessing": model.preprocessing(), "score": "rank of the image", "same_image": "equal stored bytes",
     }  # fmt: skip
     left = len(contexts.vectors) - len(asked)
