@@ -47,6 +47,18 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["train/loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def assert_resumed_equals(whole: Path, copy: Path, again: Callable[[], None], *, file: str) -> None:
+    """A copy of a run that was cut behind its second checkpoint, as a kill leaves it, comes by the same command to the same losses, weights and `file`, to the bit."""
+    shutil.copytree(whole, copy)
+    shutil.rmtree(copy / "step-000012")
+    again()
+    assert losses(copy) == losses(whole) and len(losses(whole)) == 12
+    for name in ("model", "ema"):
+        ours, theirs = weights(copy, name), weights(whole, name)
+        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert (copy / file).read_bytes() == (whole / file).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
@@ -55,16 +67,7 @@ def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_resumed_equals_uninterrupted(photographs: Path, whole: Path, tmp_path: Path) -> None:
-    """A run that was cut behind its second checkpoint, as a kill leaves it."""
-    copy = tmp_path / "run"
-    shutil.copytree(whole, copy)
-    shutil.rmtree(copy / "step-000012")
-    train(photographs, copy)
-    assert losses(copy) == losses(whole) and len(losses(whole)) == 12
-    for name in ("model", "ema"):
-        ours, theirs = weights(copy, name), weights(whole, name)
-        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    assert (copy / "codec.safetensors").read_bytes() == (whole / "codec.safetensors").read_bytes()
+    assert_resumed_equals(whole, tmp_path / "run", lambda: train(photographs, tmp_path / "run"), file="codec.safetensors")
 
 
 def test_a_new_machine_continues_from_the_mirror(photographs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

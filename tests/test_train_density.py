@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from tests.conftest import Run, assert_one_line_error
 from tests.made_encoders import SQUARE, checkpoint_of, random_model
 from tests.processes import run_ranks
 from tests.test_density_codec import waves
-from tests.test_train_codec import losses, weights
+from tests.test_train_codec import assert_resumed_equals, losses
 
 
 def train(output: Path, *options: object, ranks: int = 1, preset: str = "toy") -> None:
@@ -49,16 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_resumed_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
-    """A run that was cut behind its second checkpoint, as a kill leaves it."""
-    copy = tmp_path / "run"
-    shutil.copytree(whole, copy)
-    shutil.rmtree(copy / "step-000012")
-    train(copy)
-    assert losses(copy) == losses(whole) and len(losses(whole)) == 12
-    for name in ("model", "ema"):
-        ours, theirs = weights(copy, name), weights(whole, name)
-        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    assert (copy / "density.safetensors").read_bytes() == (whole / "density.safetensors").read_bytes()
+    assert_resumed_equals(whole, tmp_path / "run", lambda: train(tmp_path / "run"), file="density.safetensors")
 
 
 def test_two_ranks_compute_what_one_does(whole: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Restorers by their commands: resumed equals uninterrupted, two ranks equal one, and pictures of every sort come out restored, marked, or as a line."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from tests.made_checkpoint import made_checkpoint
 from tests.processes import run_ranks
 from tests.test_image_codec import picture
 from tests.test_restorer import restorer
+from tests.test_train_codec import assert_resumed_equals, losses, weights
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,6 @@ def train(photographs: Path, output: Path, *options: object, ranks: int = 1, pre
     run_ranks(["downstream/train_restorer.py", "--preset", preset, "--photographs", photographs, "--output", output, *options], world_size=ranks)
 
 
-def weights(folder: Path, name: str = "model") -> dict[str, np.ndarray]:
-    return load_file(max(folder.glob("step-*")) / f"{name}.safetensors")
-
-
-def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["train/loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.fixture(scope="module")
 def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
@@ -59,15 +51,7 @@ def whole(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_resumed_equals_uninterrupted(photographs: Path, whole: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(whole, copy)
-    shutil.rmtree(copy / "step-000012")
-    train(photographs, copy)
-    assert losses(copy) == losses(whole) and len(losses(whole)) == 12
-    for name in ("model", "ema"):
-        ours, theirs = weights(copy, name), weights(whole, name)
-        assert ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    assert (copy / "restorer.safetensors").read_bytes() == (whole / "restorer.safetensors").read_bytes()
+    assert_resumed_equals(whole, tmp_path / "run", lambda: train(photographs, tmp_path / "run"), file="restorer.safetensors")
 
 
 def test_two_ranks_compute_what_one_does(photographs: Path, whole: Path, tmp_path: Path) -> None:
