@@ -7,13 +7,11 @@ import logging
 import shutil
 from pathlib import Path
 
-from cluster.rendered import render_files
+from cluster.rendered import MARK, render_files
 from cluster.settings import read_profile
 from lcl.core.config import config, run_command
 from lcl.core.files import folder_aside
 from lcl.core.logs import set_up_logging
-
-MARK = "profile.toml"  # in every rendered folder: what it was rendered from
 
 
 @config
@@ -31,8 +29,6 @@ def main(settings: RenderConfig) -> None:
     files = render_files(read_profile(text, origin=settings.profile))
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / MARK).exists()):
         raise ValueError(f"--output {output} holds something else: give a new folder, or one that was rendered before")
-    if output.exists():
-        shutil.rmtree(output)
     with folder_aside(output) as aside:
         for name, content in {**files, MARK: text}.items():
             target = aside / name
@@ -40,6 +36,8 @@ def main(settings: RenderConfig) -> None:
             target.write_text(content)
             if content.startswith("#!"):
                 target.chmod(0o755)
+        if output.exists():
+            shutil.rmtree(output)
     logging.info("%d files in %s; check them with cluster/validate.sh %s", len(files), output, output)
 
 

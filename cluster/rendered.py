@@ -4,6 +4,7 @@
 """
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from cluster.zero_files import zero_settings
 from lcl.core.files import json_bytes
 
 STAGES = (1, 2, 3)
+MARK = "rendered-from.toml"  # in every rendered folder: its profile, by which it is known and checked
+PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")  # what a shell takes as it is
 
 
 def render_files(profile: Profile) -> dict[str, str]:
@@ -40,13 +43,21 @@ def _zero(profile: Profile) -> dict[str, str]:
 def _hosts(profile: Profile) -> dict[str, str]:
     files = {
         "deepspeed/hostfile": "".join(f"{name} slots={profile.ranks_per_node}\n" for name in profile.hosts.names[: profile.train.nodes]),
-        "deepspeed/deepspeed_env": "".join(f"{name}={value}\n" for name, value in profile.train_environment.items()),
+        "deepspeed/deepspeed_env": "".join(map(_plain_line, profile.train_environment.items())),
         "deepspeed/launch.sh": script("deepspeed_launch", profile),
         "ray/cluster.yaml": yaml_text([ray_up(profile)]),
     }
     loopback = profile.ray.dashboard_host in ("127.0.0.1", "localhost", "::1")
     names = ["start_head", "submit"] + (["copy_token", "start_worker"] if len(profile.hosts.names) > 1 else [])
     return files | {f"ray/{name}.sh": script(f"ray_{name}", profile, **({"loopback": loopback} if name == "submit" else {})) for name in names} | _zero(profile)
+
+
+def _plain_line(variable: tuple[str, str]) -> str:
+    """`NAME=value`, which DeepSpeed gives to the shell of each host without quotes. Raises ValueError for a value that a shell would read otherwise."""
+    name, value = variable
+    if not PLAIN.fullmatch(value):
+        raise ValueError(f"environment.{name} is {value!r}: DeepSpeed's launcher gives it to a shell as it is, so hosts take letters, digits and _@%+=:,./- only")
+    return f"{name}={value}\n"
 
 
 def _kubernetes(profile: Profile) -> dict[str, str]:

@@ -1,9 +1,11 @@
 """The one description of a cluster: what is computed, and where. Every file that `lcl cluster render` writes is derived from it."""
 
+import ipaddress
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,9 +15,14 @@ Positive = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)]  # what Kubernetes takes (RFC 1123)
 AbsolutePath = Annotated[str, Field(pattern=r"^(/|[a-z0-9]+://)")]
+LocalPath = Annotated[str, Field(pattern=r"^/")]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-.:A-Za-z0-9]*[A-Za-z0-9])?$")]
 Place = Literal["slurm", "hosts", "kubernetes", "docker"]
 
-SECRET = re.compile(r"TOKEN$|SECRET|PASSWORD|PASSWD|_KEY$|CREDENTIAL", re.IGNORECASE)
+SECRET = re.compile(r"SECRET|PASSWORD|PASSWD|APIKEY|CREDENTIAL|CONNECTION_STRING|(^|_)(TOKEN|KEY|PASS|PWD|PAT|SAS)(_|$)", re.IGNORECASE)
+A_PATH = re.compile(r"(^|_)(FILE|PATH|DIR)$|^GOOGLE_APPLICATION_CREDENTIALS$")  # names of variables that say where a secret lies
+SECRET_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]*@|\bAKIA[0-9A-Z]{16}\b|\b(hf|ghp|gho|glpat|sk)[_-][A-Za-z0-9_-]{16,}")  # what URLs, clouds and hubs have
+OURS = re.compile(r"RAY_AUTH_|RAY_ADDRESS$|RANK$|LOCAL_RANK$|WORLD_SIZE$|MASTER_(ADDR|PORT)$|PATH$|HOME$|DS_ENV_FILE$")  # set by the scripts, or by the system
 
 
 @config
@@ -24,7 +31,7 @@ class DataJobConfig:
 
     crawl: Annotated[tuple[str, ...], Field(min_length=1)]
     """Crawl files as the command takes them: absolute paths or addresses, of files, folders, globs and lists."""
-    output: AbsolutePath
+    output: LocalPath
     """Folder of the shards, on storage that all nodes see."""
     options: tuple[str, ...] = ()
     """Further words of the command."""
@@ -42,7 +49,7 @@ class TrainJobConfig:
     """`lcl pretrain` on those shards."""
 
     preset: str
-    output: AbsolutePath
+    output: LocalPath
     """Folder of the run, on storage that all nodes see."""
     shards: tuple[str, ...] = ()
     """Folders of shards; none: the output of the data job."""
@@ -109,9 +116,10 @@ class SlurmConfig:
 class HostsConfig:
     """Machines that are reached by ssh."""
 
-    names: tuple[str, ...] = ()
+    names: tuple[HostName, ...] = ()
     """Names or addresses, the head first."""
-    user: str = "ubuntu"
+    user: Annotated[str, Field(pattern=r"^[A-Za-z_][-.A-Za-z0-9_]*$")] = "ubuntu"
+    """As whom `ray up` logs in; pdsh and ssh do as whoever types, or as ~/.ssh/config says."""
 
 
 @config
@@ -122,7 +130,7 @@ class KubernetesConfig:
     storage_class: str = ""
     """Of a kind that many nodes may write (ReadWriteMany); empty: the cluster's default."""
     storage_gib: Positive = 1000
-    mount: AbsolutePath = "/data"
+    mount: LocalPath = "/data"
     """Where pods see that storage: the outputs above lie below it."""
     gpu_resource: str = "nvidia.com/gpu"
     operator_namespace: Name = "ray-system"
@@ -159,10 +167,16 @@ class Profile:
     def check(self) -> None:
         """Raises ValueError naming the key whose value would give a cluster that is open, tells a secret, or cannot work."""
         for name in self.environment:
-            if SECRET.search(name):
+            if SECRET.search(name) and not A_PATH.search(name):
                 raise ValueError(f"environment.{name} looks like a secret, and would stand in every file: set it on the machines, or give kubernetes.secret")
-        if self.ray.dashboard_host in ("0.0.0.0", "::", "*", ""):
-            raise ValueError(f"ray.dashboard_host {self.ray.dashboard_host!r} opens the job interface to everyone: give 127.0.0.1 or the address of a private network")
+            if OURS.match(name):
+                raise ValueError(f"environment.{name} is set by the files themselves: leave it out")
+        if not _is_private(self.ray.dashboard_host):
+            raise ValueError(f"ray.dashboard_host {self.ray.dashboard_host!r} opens the job interface to everyone, or is no address: give 127.0.0.1 or the address of a private network")
+        if len(set(self.hosts.names)) < len(self.hosts.names):
+            raise ValueError(f"hosts.names {' '.join(self.hosts.names)}: each host once")
+        if "kubernetes" in self.places and not self.train.gpus:
+            raise ValueError("train.gpus is 0: the overlay gpu asks for GPUs; give the GPUs of a node, and take the overlay cpu-smoke to try without")
         if self.ray.first_worker_port >= self.ray.last_worker_port:
             raise ValueError(f"ray.first_worker_port ({self.ray.first_worker_port}) must be below ray.last_worker_port ({self.ray.last_worker_port})")
         ray = self.ray
@@ -209,12 +223,35 @@ class Profile:
         return on_cpu | self.environment
 
 
+def _is_private(host: str) -> bool:
+    """Whether it is loopback or an address of a private network."""
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    return address.is_private and not address.is_unspecified
+
+
 def read_profile(text: str, *, origin: str) -> Profile:
     """The profile, checked. Raises ValueError naming `origin` and the key to mend."""
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{origin} is no TOML: {error}") from error
+    for value in _texts(values):
+        if SECRET_VALUE.search(value):
+            raise ValueError(f"{origin} holds what looks like a secret ({value[:12]}...), which would stand in its files: set it on the machines, or give kubernetes.secret")
+        if not value.isprintable():
+            raise ValueError(f"{origin}: {value!r} has a character that no line of a script can hold: leave it out")
     profile = from_dict(Profile, values, origin=origin)
     profile.check()
     return profile
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in values of TOML, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

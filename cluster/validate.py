@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 from cluster.checks.check_files import check_file, check_files
-from cluster.rendered import render_files
+from cluster.rendered import MARK, render_files
 from cluster.settings import read_profile
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
@@ -34,7 +35,7 @@ def main(settings: ValidateConfig) -> None:
     else:
         sets = {path.name: _rendered(path) for path in sorted((HERE / "profiles").glob("*.toml"))}
     for name, files in sets.items():
-        found = check_files(files) + _check_with_tools(files)
+        found = check_files(files) + _check_as_rendered(files) + _check_with_tools(files)
         logging.info("%s: %d files, %d problems", name, len(files), len(found))
         problems += [f"{name}/{problem}" for problem in found]
     for problem in problems:
@@ -43,8 +44,26 @@ def main(settings: ValidateConfig) -> None:
         raise ValueError(f"{len(problems)} problems in the files of the cluster")
 
 
+def _check_as_rendered(files: Mapping[str, str]) -> list[str]:
+    """Where files are not what their profile gives: what no other check knows to be wrong, such as another number, name or place."""
+    if MARK not in files:
+        return []
+    problems = []
+    for name, wanted in render_files(read_profile(files[MARK], origin=MARK)).items():
+        if name not in files:
+            problems.append(f"{name}: not there, and {MARK} gives it: render again")
+        elif files[name] != wanted:
+            lines = zip_longest(files[name].splitlines(), wanted.splitlines())
+            number, (line, other) = next((number, pair) for number, pair in enumerate([*lines, (None, None)], start=1) if pair[0] != pair[1] or pair == (None, None))
+            problems.append(f"{name}:{number}: {(line or '').strip()!r} is not what {MARK} gives ({(other or '').strip()!r}): change the profile and render again")
+    return problems
+
+
 def _read(folder: Path) -> dict[str, str]:
-    files = {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+    try:
+        files = {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{folder} holds files that are no text ({error}): give a folder that `lcl cluster render` wrote") from error
     if not files:
         raise ValueError(f"{folder} holds no files: give a folder that `lcl cluster render` wrote")
     return files

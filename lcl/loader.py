@@ -29,7 +29,7 @@ from lcl.core.config import config
 from lcl.core.document import Document
 from lcl.core.images import decode_image
 from lcl.core.rejected import Rejected
-from lcl.core.shard_mirror import local_folder
+from lcl.core.shard_mirror import folders_of
 from lcl.core.shards import ShardSet
 from lcl.core.tokenizer import Tokenizer
 from lcl.layout import Layout, LayoutConfig, Setting, lay_out, without_image
@@ -108,7 +108,7 @@ class RowSource:
         """
         self.settings, self.row_length, self.seed, self.layout, self.vision = settings, row_length, seed, layout, model.vision
         self.tokenizer = tokenizer
-        self.sets = [ShardSet([local_folder(location, settings.cache)]) for location in settings.shards]
+        self.sets = [ShardSet(folders_of(location, settings.cache)) for location in settings.shards]
         self.documents = [np.flatnonzero(self._used(shards, validation)) for shards in self.sets]
         if sum(map(len, self.documents)) == 0 or (settings.weights and min(map(len, self.documents)) == 0):
             what = "no document" if layout == "document" else "no document with an image and text"

@@ -52,7 +52,13 @@ def _claim(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequenc
     _lock(run)
     begun = bool(checkpoints(run)) or (run / METRICS).exists()
     if (mirror is not None and mirror.take_record(begun=begun)) or begun:
-        _check_same_run(run, config, inputs=inputs, free=free)
+        held_by, flag = (str(run), "--output") if begun or mirror is None else (f"the mirror {mirror.address}", "--mirror")
+        try:
+            _check_same_run(run, config, inputs=inputs, free=free, held_by=held_by, flag=flag)
+        except ValueError:
+            if not begun:
+                record.unlink()  # it is the mirror's
+            raise
         if mirror is not None:
             mirror.fetch_newer()
         _check_progress(run)
@@ -91,16 +97,16 @@ def is_free(key: str, free: Sequence[str]) -> bool:
     return any(key == one or (one.endswith(".") and key.startswith(one)) for one in free)
 
 
-def _check_same_run(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str]) -> None:
+def _check_same_run(run: Path, config: Any, *, inputs: Mapping[str, Input], free: Sequence[str], held_by: str, flag: str) -> None:
     record = read_json(run / "run.json")
     then, now = dict(_flat(record["config"])), dict(_flat(to_dict(config)))
     changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and not is_free(key, free)]
     if changed:
         listed = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3])
-        raise ValueError(f"{run} holds another run ({listed}). Give another --output, or the same options to resume it.")
+        raise ValueError(f"{held_by} holds another run ({listed}). Give another {flag}, or the same options to resume it.")
     for key, given in inputs.items():
         if record[key] != given.fingerprint:
-            raise ValueError(f"{given.name}: not what the run in {run} was started with. Give another --output, or restore it.")
+            raise ValueError(f"{given.name}: not what the run in {held_by} was started with. Give another {flag}, or restore it.")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -35,6 +35,10 @@ class RunMirror:
         self.publishing: Path | None = None
         """The checkpoint that is being read now, and must stay."""
 
+    @property
+    def address(self) -> str:
+        return self._mirror.address
+
     def take_record(self, *, begun: bool) -> bool:
         """Whether checkpoints are there; then run.json is the same here and there: it is taken from there unless the run here was `begun`. The run's lock must be held.
 
@@ -57,7 +61,9 @@ class RunMirror:
             self._fetch(steps[-1])
 
     def claim(self) -> None:
-        """Puts run.json there, where no checkpoint is yet: whose address it is, and a sign that it can be written. Raises MirrorError if it cannot."""
+        """Puts run.json there, where no checkpoint is yet: whose address it is, and a sign that it can be written. Raises MirrorError if it cannot, and if other things are there."""
+        if others := [name for name in self._mirror.sizes() if name != RECORD and not IN_STEP.match(name)]:
+            raise MirrorError(f"{self._mirror.where(others[0])} is of no run: give --mirror an address of its own")
         if not self._steps():
             self._mirror.write(RECORD, (self._run / RECORD).read_bytes())
 

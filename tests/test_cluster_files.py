@@ -22,6 +22,7 @@ from cluster.kubernetes_files import RAY_VERSION
 from cluster.render import RenderConfig, main
 from cluster.rendered import render_files
 from cluster.settings import Profile, read_profile
+from cluster.validate import _check_as_rendered, _read
 from lcl.engine import EngineConfig, deepspeed_settings
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.misspelt import misspelt
@@ -81,12 +82,20 @@ def test_every_file_has_fields_or_is_a_list() -> None:
         (('output = "/shared/shards"', 'output = "shards"'), "data.output"),
         (('crawl = ["/shared/crawl/*.warc.gz"]', 'crawl = ["crawl"]'), "data.crawl crawl is a relative path"),
         (("[environment]", '[environment]\nAWS_SECRET_ACCESS_KEY = "x"'), "environment.AWS_SECRET_ACCESS_KEY looks like a secret"),
-        (("[slurm]", '[ray]\ndashboard_host = "0.0.0.0"\n[slurm]'), "opens the job interface to everyone"),
+        *((("[environment]", f'[environment]\n{name} = "x"'), f"environment.{name} looks like a secret") for name in ("AWS_ACCESS_KEY_ID", "GITHUB_PAT", "DB_PASS", "HF_TOKEN_VALUE", "AZURE_STORAGE_SAS")),
+        (("[environment]", '[environment]\nhttps_proxy = "http://me:hunter2@proxy:3128"'), "holds what looks like a secret (http://me:hu...)"),
+        (('crawl = ["/shared/crawl/*.warc.gz"]', 'crawl = ["https://me:hunter2@host/a.warc.gz"]'), "holds what looks like a secret"),
+        (("[environment]", '[environment]\nRAY_AUTH_MODE = "disabled"'), "environment.RAY_AUTH_MODE is set by the files themselves"),
+        (("[environment]", '[environment]\nTWO_LINES = "a\\nb"'), "has a character that no line of a script can hold"),
+        (('output = "/shared/shards"', 'output = "s3://bucket/shards"'), "data.output"),
+        *((("[slurm]", f'[ray]\ndashboard_host = "{host}"\n[slurm]'), "opens the job interface to everyone, or is no address") for host in ("0.0.0.0", "0", "::", "[::]", "0:0:0:0:0:0:0:0", "8.8.8.8", "$(id)", "")),
         (("[slurm]", "[ray]\nport = 10005\n[slurm]"), "must differ, and lie outside"),
         (("[slurm]", "[ray]\nfirst_worker_port = 30000\n[slurm]"), "must be below ray.last_worker_port"),
         (("gpus = 8", "gpus = 8\nzero_stage = 0\noffload = true"), "train.offload takes ZeRO"),
         (('places = ["slurm"]', 'places = ["hosts"]'), "hosts.names is empty"),
         (('places = ["slurm"]', 'places = ["hosts"]\nhosts.names = ["a"]'), "must not exceed the 1 hosts.names"),
+        (('places = ["slurm"]', 'places = ["hosts"]\nhosts.names = ["a", "b", "a", "c"]'), "each host once"),
+        (('places = ["slurm"]', 'places = ["hosts"]\nhosts.names = ["-oProxyCommand=id"]'), "hosts.names"),
         (('places = ["slurm"]', 'places = ["kubernetes"]'), "is not below kubernetes.mount"),
         (("[data]", "[data"), "is no TOML"),
     ],
@@ -102,12 +111,47 @@ def test_rendering_by_command_replaces_its_own_folder_only(run: Run, tmp_path: P
     result = run(*command)
     assert result.returncode == 0, result.stderr
     assert (output / "deepspeed" / "launch.sh").stat().st_mode & stat.S_IXUSR and (output / "ray" / "cluster.yaml").is_file()
+    assert validate(output) == []
+    for name, old, new in (("deepspeed/launch.sh", "--launcher pdsh", "--launcher pdhs"), ("ray/start_worker.sh", ":6379", ":6380"), ("ray/copy_token.sh", "ray_token", "ray_tokens"), ("deepspeed/hostfile", "slots=", "slots=1")):
+        text = (output / name).read_text()
+        (output / name).write_text(text.replace(old, new, 1))
+        assert old in text and any("is not what rendered-from.toml gives" in problem and problem.startswith(f"{name}:") for problem in validate(output)), name
+        (output / name).write_text(text)
+    (output / "ray" / "submit.sh").unlink()
+    assert any("ray/submit.sh: not there" in problem for problem in validate(output))
     (output / "left").touch()
     assert run(*command).returncode == 0 and not (output / "left").exists()
     other = tmp_path / "other"
     other.mkdir()
     (other / "mine").touch()
     assert_one_line_error(run(*command[:-1], other), "holds something else")
+
+
+def validate(folder: Path) -> list[str]:
+    """What `validate.sh` says of a folder by its profile alone."""
+    return _check_as_rendered(_read(folder))
+
+
+def test_a_profile_called_so_is_no_mark(run: Run, tmp_path: Path) -> None:
+    """A folder with somebody's profile and notes is not taken for a rendered one."""
+    (tmp_path / "profile.toml").write_text(changed("slurm"))
+    assert_one_line_error(run("lcl", "cluster", "render", "--profile", tmp_path / "profile.toml", "--output", tmp_path), "holds something else")
+    assert (tmp_path / "profile.toml").exists()
+
+
+def test_paths_of_secrets_are_none_and_what_a_shell_would_read_is_refused_for_hosts() -> None:
+    path = ("[environment]", '[environment]\nGOOGLE_APPLICATION_CREDENTIALS = "/shared/key.json"')
+    assert "GOOGLE_APPLICATION_CREDENTIALS=/shared/key.json" in render_files(read_profile(changed("hosts", path), origin="test"))["deepspeed/deepspeed_env"]
+    odd = ("[environment]", "[environment]\nODD = \"a b; id\"")
+    with pytest.raises(ValueError, match="environment.ODD is 'a b; id': DeepSpeed's launcher gives it to a shell"):
+        render_files(read_profile(changed("hosts", odd), origin="test"))
+    assert "ODD='a b; id'" in render_files(read_profile(changed("slurm", odd), origin="test"))["slurm/train.sbatch"]
+
+
+def test_every_job_with_a_ray_has_a_token_of_its_own() -> None:
+    for name in ("data_ray", "data_array"):
+        script = rendered("slurm")[f"slurm/{name}.sbatch"]
+        assert 'RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.lcl/ray_token-$SLURM_JOB_ID"' in script and "umask 077" in script and "rm -f" in script
 
 
 def test_zero_files_hold_partitioning_only_and_the_trainer_takes_them(tmp_path: Path) -> None:

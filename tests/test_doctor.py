@@ -49,7 +49,7 @@ def test_limits_disks_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(environment, "SHARED_MEMORY_BYTES", 1e18)
     assert "--shm-size" in check_shared_memory(tmp_path).cure
     monkeypatch.setattr(environment, "FEW_BYTES", 0)
-    assert check_free_disk("--shared", tmp_path / "not there yet").status == "ok"
+    assert check_free_disk("--output", tmp_path / "not there yet").status == "ok" and "mount it" in check_free_disk("--shared", tmp_path / "not there").cure
     monkeypatch.setattr(environment, "FEW_BYTES", 1e18)
     assert check_free_disk("--shared", tmp_path).status == "warning" and "make room" in check_free_disk("--shared", tmp_path).cure
     monkeypatch.setattr(os, "access", lambda *_: False)

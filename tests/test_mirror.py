@@ -18,7 +18,7 @@ from lcl.core import mirror as mirrors
 from lcl.core import stores
 from lcl.core.files import sha256_of
 from lcl.core.mirror import Mirror, MirrorError
-from lcl.core.shard_mirror import fetch_sets, fetch_shards, local_folder, publish_records, publish_shard
+from lcl.core.shard_mirror import fetch_sets, fetch_shards, folders_of, local_folder, publish_records, publish_shard
 from lcl.core.shards import ShardSet, find_shards, write_shard
 from pipeline.tools.removal import RemoveConfig, remove_documents
 from tests.builds import build_here
@@ -414,3 +414,12 @@ def test_a_build_puts_there_what_it_leaves_here(store: Store, tmp_path: Path, mo
     with pytest.raises(ValueError, match="is no address of an object store"):
         build_here(crawls, tmp_path / "third", mirror=str(tmp_path))
     assert not (tmp_path / "third").exists()
+
+
+def test_a_pattern_names_folders_in_order(tmp_path: Path) -> None:
+    for name in ("part-1", "part-0", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "part-2").touch()
+    assert folders_of(f"{tmp_path}/part-*", "") == [tmp_path / "part-0", tmp_path / "part-1"] and folders_of(str(tmp_path / "part-1"), "") == [tmp_path / "part-1"]
+    with pytest.raises(ValueError, match="no folder of shards has such a name"):
+        folders_of(f"{tmp_path}/none-*", "")

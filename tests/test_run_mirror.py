@@ -10,6 +10,7 @@ import pytest
 
 from lcl.core.config import to_dict
 from lcl.core.files import write_json
+from lcl.core.mirror import MirrorError
 from lcl.core.shard_mirror import publish_shard
 from lcl.core.shards import ShardSet, find_shards
 from lcl.run_mirror import RunMirror
@@ -70,7 +71,7 @@ def test_what_the_store_refuses_is_a_warning_first_and_an_error_in_the_end(lived
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("other", "holds another run (seed was 0, is 1)"),
+        ("other", "the mirror s3://runs/run holds another run (seed was 0, is 1). Give another --mirror"),
         ("begun elsewhere", "s3://runs/run/run.json is of another run than"),
         ("nowhere", "s3://no-such-bucket/run/ cannot be read: FileNotFoundError: The specified bucket does not exist"),
         ("none", "is no address of an object store"),
@@ -99,6 +100,9 @@ def test_a_step_that_training_made_anew_takes_the_place_of_the_one_there(tmp_pat
             mirror.close()
             assert client.get_object(Bucket=BUCKET, Key="run/step-000001/model.safetensors")["Body"].read() == content
             assert client.get_object(Bucket=BUCKET, Key="run/step-000001/manifest.json")["Body"].read() == (step / "manifest.json").read_bytes()
+        client.put_object(Bucket=BUCKET, Key="shards/a.tar", Body=b"of a set of shards")
+        with pytest.raises(MirrorError, match="s3://runs/shards/a.tar is of no run: give --mirror an address of its own"):
+            RunMirror(tmp_path, f"s3://{BUCKET}/shards", keep=2).claim()
     assert sum("training made it anew" in record.message for record in caplog.records) == 1
 
 

@@ -114,6 +114,8 @@ def check_threads(environment: Mapping[str, str], cores: int) -> Finding:
 
 
 def check_free_disk(flag: str, folder: Path) -> Finding:
+    if flag == "--shared" and not folder.is_dir():  # a run's folder is made by the run
+        return Finding(f"disk {flag}", "failed", f"{folder} is no folder on this machine", "mount it, or give the folder that all machines share")
     there = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.is_dir())
     free = shutil.disk_usage(there).free
     found = f"{free / 1e9:.4g} GB free for {flag} {folder}"

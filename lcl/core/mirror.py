@@ -101,15 +101,15 @@ class Mirror:
             path = folder / name
             if not (path.exists() and sha256_of(path) == sha256):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._reading(name, lambda name=name, path=path, sha256=sha256: self._fetch_file(name, path, sha256))
+                self._reading(name, lambda name=name, path=path, sha256=sha256: self._fetch_file(name, path, sha256, commit))
         with open_aside(folder / commit) as file:
             file.write(data)
 
-    def _fetch_file(self, name: str, path: Path, sha256: str) -> None:
+    def _fetch_file(self, name: str, path: Path, sha256: str, commit: str) -> None:
         with open_aside(path) as file:
             self._files.get_file(self._path(name), file.name, **self._in_parts(0))
             if sha256_of(Path(file.name)) != sha256:
-                raise MirrorError(f"{self.where(name)} is damaged, or changed while it was read: its bytes do not give the checksum of its unit. Run again, or remove it and publish again")
+                raise MirrorError(f"{self.where(name)} is damaged, or changed while it was read: its bytes do not give the checksum of its unit. Run again; if that does not help, remove it and {commit} there, and publish again")
 
     def _holds(self, name: str, size: int, sha256: str) -> bool:
         """Whether the store has these bytes under this name; they are read to tell, which only what a killed process left needs."""

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,16 @@ def local_folder(location: str, cache: str) -> Path:
         raise ValueError(f"{location} is an address: give --data.cache, a folder on each machine with room for its shards")
     address = location.rstrip("/")
     return Path(cache) / f"{address.rpartition('/')[2]}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
+
+
+def folders_of(location: str, cache: str) -> list[Path]:
+    """The folders that a location names: one, or by a pattern (/data/shards/part-*) several, in the order of their names. Raises ValueError for a pattern that no folder has."""
+    if is_address(location) or "*" not in location:
+        return [local_folder(location, cache)]
+    found = [path for path in map(Path, sorted(glob(location))) if path.is_dir()]
+    if not found:
+        raise ValueError(f"{location}: no folder of shards has such a name")
+    return found
 
 
 def fetch_sets(locations: Sequence[str], cache: str) -> None:
