@@ -178,6 +178,8 @@ def test_a_build_is_expanded_by_its_files(tmp_path: Path) -> None:
     assert plan["in_all"]["core_hours"] == 1000.0 and plan["in_all"]["shard_bytes"] == 4e11 and plan["per_crawl"]["documents"] == 200_000
     assert plan["in_all"]["days"] == pytest.approx(1000 / 0.5 / 64 / 24) and plan["in_all"]["cost"] == pytest.approx(80.0)
     assert plan["documents_per_second"] * 86_400 * plan["in_all"]["days"] == pytest.approx(plan["in_all"]["documents"])
+    with pytest.raises(ValueError, match="belong together: give both, or --data.build"):
+        rates_of(DataPlanConfig(core_seconds_per_file=36))
     given = DataPlanConfig(core_seconds_per_file=36, documents_per_file=200, shard_bytes_per_file=4e6, work_bytes_per_file=2000)
     assert rates_of(given) == rates and rates_of(DataPlanConfig()) is None
     predicted = {"core_hours.in_all": 0.02, "documents_out": 400, "storage_bytes.shards": 8e6, "storage_bytes.in_all": 8_004_000}

@@ -39,13 +39,15 @@ class DataPlanConfig:
 
 
 def rates_of(settings: DataPlanConfig) -> dict[str, float] | None:
-    """Core seconds, documents and bytes of one crawl file; None if neither a build nor numbers are given. Raises ValueError for a folder without a finished build."""
+    """Core seconds, documents and bytes of one crawl file; None if neither a build nor numbers are given. Raises ValueError for a folder without a finished build, and for one of two numbers."""
     if not settings.build:
         given = {
             "core_seconds": settings.core_seconds_per_file, "documents": settings.documents_per_file, "shard_bytes": settings.shard_bytes_per_file,
             "work_bytes": settings.work_bytes_per_file,
         }  # fmt: skip
-        return given if settings.core_seconds_per_file and settings.documents_per_file else None
+        if any(given.values()) and not (given["core_seconds"] and given["documents"]):
+            raise ValueError("--data.core-seconds-per-file and --data.documents-per-file belong together: give both, or --data.build")
+        return given if given["core_seconds"] else None
     path = Path(settings.build)
     if path.suffix == ".json":
         return _rates_of_pilot(path)
