@@ -2,7 +2,7 @@
 PYTHON ?= python3
 CRAWL ?=
 BIN := .venv/bin
-PYTEST_JOBS ?= -n 2 --dist loadgroup
+PYTEST_JOBS ?= -n 2
 export OMP_NUM_THREADS ?= 1
 
 BENCHMARKS ?= outputs/benchmarks

@@ -236,7 +236,7 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         return list_known(shard, path, signature)
 
     output = tmp_path / "more"
-    for name, function in (("list_known", first_only), ("find_duplicates", killed), ("assemble_split", killed)):
+    for name, function in (("list_known", first_only), ("find_duplicates", killed), ("assemble_and_publish", killed)):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(run_splits, name, function)
             build_here([b], output, extends=extends, **NEAR)

@@ -91,18 +91,18 @@ def test_a_step_that_training_made_anew_takes_the_place_of_the_one_there(tmp_pat
     step.mkdir()
     (tmp_path / "run.json").write_text("{}")
     with s3_server(monkeypatch, BUCKET) as client:
-        mirror = RunMirror(tmp_path, f"s3://{BUCKET}/run", keep=2)
+        mirror = RunMirror(tmp_path, f"s3://{BUCKET}/anew", keep=2)
         mirror.claim()
         for content in (b"first", b"second", b"second"):
             (step / "model.safetensors").write_bytes(content)
             write_json(step / "manifest.json", {"sha256": {"model.safetensors": hashlib.sha256(content).hexdigest()}})
             mirror.offer()
             mirror.close()
-            assert client.get_object(Bucket=BUCKET, Key="run/step-000001/model.safetensors")["Body"].read() == content
-            assert client.get_object(Bucket=BUCKET, Key="run/step-000001/manifest.json")["Body"].read() == (step / "manifest.json").read_bytes()
-        client.put_object(Bucket=BUCKET, Key="shards/a.tar", Body=b"of a set of shards")
-        with pytest.raises(MirrorError, match="s3://runs/shards/a.tar is of no run: give --mirror an address of its own"):
-            RunMirror(tmp_path, f"s3://{BUCKET}/shards", keep=2).claim()
+            assert client.get_object(Bucket=BUCKET, Key="anew/step-000001/model.safetensors")["Body"].read() == content
+            assert client.get_object(Bucket=BUCKET, Key="anew/step-000001/manifest.json")["Body"].read() == (step / "manifest.json").read_bytes()
+        client.put_object(Bucket=BUCKET, Key="tars/a.tar", Body=b"of a set of shards")
+        with pytest.raises(MirrorError, match="s3://runs/tars/a.tar is of no run: give --mirror an address of its own"):
+            RunMirror(tmp_path, f"s3://{BUCKET}/tars", keep=2).claim()
     assert sum("training made it anew" in record.message for record in caplog.records) == 1
 
 

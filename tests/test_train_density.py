@@ -33,7 +33,7 @@ from tests.conftest import Run, assert_one_line_error
 from tests.made_encoders import SQUARE, checkpoint_of, random_model
 from tests.processes import run_ranks
 from tests.test_density_codec import waves
-from tests.test_train_codec import assert_resumed_equals, losses
+from tests.test_train_codec import assert_resumed_equals, losses, weights
 
 
 def train(output: Path, *options: object, ranks: int = 1, preset: str = "toy") -> None:
