@@ -76,7 +76,7 @@ class EvalJobConfig:
 
     images: AbsolutePath
     """Labelled images."""
-    output: AbsolutePath
+    output: LocalPath
     options: tuple[str, ...] = ()
 
 
@@ -238,20 +238,23 @@ def read_profile(text: str, *, origin: str) -> Profile:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{origin} is no TOML: {error}") from error
-    for value in _texts(values):
-        if SECRET_VALUE.search(value):
-            raise ValueError(f"{origin} holds what looks like a secret ({value[:12]}...), which would stand in its files: set it on the machines, or give kubernetes.secret")
+    for key, value in _texts(values):
+        if SECRET_VALUE.search(value):  # not said again: errors end up in logs
+            raise ValueError(f"{origin}: {key} holds what looks like a secret, which would stand in every file: set it on the machines, or give kubernetes.secret")
         if not value.isprintable():
-            raise ValueError(f"{origin}: {value!r} has a character that no line of a script can hold: leave it out")
+            raise ValueError(f"{origin}: {key} is {value!r}, which has a character that no line of a script can hold: leave it out")
     profile = from_dict(Profile, values, origin=origin)
     profile.check()
     return profile
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in values of TOML, at any depth."""
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in values of TOML, at any depth, by its dotted key."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, key)

@@ -31,11 +31,11 @@ def main(settings: ValidateConfig) -> None:
     set_up_logging()
     problems = check_file("validate.sh", (HERE / "validate.sh").read_text(), {})
     if settings.folders:
-        sets = {name: _read(Path(name)) for name in settings.folders}
+        sets = {name: read_folder(Path(name)) for name in settings.folders}
     else:
         sets = {path.name: _rendered(path) for path in sorted((HERE / "profiles").glob("*.toml"))}
     for name, files in sets.items():
-        found = check_files(files) + _check_as_rendered(files) + _check_with_tools(files)
+        found = check_files(files) + check_as_rendered(files) + _check_with_tools(files)
         logging.info("%s: %d files, %d problems", name, len(files), len(found))
         problems += [f"{name}/{problem}" for problem in found]
     for problem in problems:
@@ -44,7 +44,7 @@ def main(settings: ValidateConfig) -> None:
         raise ValueError(f"{len(problems)} problems in the files of the cluster")
 
 
-def _check_as_rendered(files: Mapping[str, str]) -> list[str]:
+def check_as_rendered(files: Mapping[str, str]) -> list[str]:
     """Where files are not what their profile gives: what no other check knows to be wrong, such as another number, name or place."""
     if MARK not in files:
         return []
@@ -53,13 +53,13 @@ def _check_as_rendered(files: Mapping[str, str]) -> list[str]:
         if name not in files:
             problems.append(f"{name}: not there, and {MARK} gives it: render again")
         elif files[name] != wanted:
-            lines = zip_longest(files[name].splitlines(), wanted.splitlines())
-            number, (line, other) = next((number, pair) for number, pair in enumerate([*lines, (None, None)], start=1) if pair[0] != pair[1] or pair == (None, None))
-            problems.append(f"{name}:{number}: {(line or '').strip()!r} is not what {MARK} gives ({(other or '').strip()!r}): change the profile and render again")
+            lines = zip_longest(files[name].splitlines(keepends=True), wanted.splitlines(keepends=True), fillvalue="")
+            number, (line, other) = next((number, pair) for number, pair in enumerate(lines, start=1) if pair[0] != pair[1])
+            problems.append(f"{name}:{number}: {line.strip()!r} is not what {MARK} gives ({other.strip()!r}): change the profile and render again")
     return problems
 
 
-def _read(folder: Path) -> dict[str, str]:
+def read_folder(folder: Path) -> dict[str, str]:
     try:
         files = {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
     except UnicodeDecodeError as error:

@@ -101,7 +101,7 @@ class RunMirror:
             files, commit = {f"{folder.name}/{name}": sha256 for name, sha256 in read_json(folder / MANIFEST)["sha256"].items()}, f"{folder.name}/{MANIFEST}"
             if self._mirror.read(commit) not in (None, (folder / MANIFEST).read_bytes()):
                 log.warning("checkpoint %s: training made it anew, and it takes the place of the one at %s", folder.name, self._mirror.address)
-                self._mirror.remove([commit])
+                self._mirror.remove([commit])  # first: its files keep their names, and nobody may take them for whole meanwhile
             if self._mirror.publish(self._run, files, commit):
                 log.info("checkpoint %s: at %s", folder.name, self._mirror.address)
             self._published = folder

@@ -86,7 +86,6 @@ def num_parameters(settings: CCAConfig) -> int:
 
 
 def run_row(row: RunConfig, settings: StudyConfig) -> None:
-    torch.set_num_threads(1)
     started, run = time.perf_counter(), Path(settings.output) / name_of(row)
     base = PRESETS["small"]
     training = replace(

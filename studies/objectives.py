@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from commands import command
 from pydantic import Field
 from table import TablesConfig, name_of, run_tables
@@ -206,7 +205,6 @@ def data_folder(settings: StudyConfig, name: str) -> Path:
 
 def run_row(row: RunConfig, settings: StudyConfig) -> None:
     started = time.perf_counter()
-    torch.set_num_threads(1)
     shards = [str(compose(row.pages, "train", settings))] * (row.corpus_share < 1)
     shards += [str(data_folder(settings, "corpus") / "shards")] * (row.corpus_share > 0)
     run = Path(settings.output) / "runs" / name_of(row)

@@ -22,7 +22,7 @@ from cluster.kubernetes_files import RAY_VERSION
 from cluster.render import RenderConfig, main
 from cluster.rendered import render_files
 from cluster.settings import Profile, read_profile
-from cluster.validate import _check_as_rendered, _read
+from cluster.validate import check_as_rendered, read_folder
 from lcl.engine import EngineConfig, deepspeed_settings
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.misspelt import misspelt
@@ -83,8 +83,8 @@ def test_every_file_has_fields_or_is_a_list() -> None:
         (('crawl = ["/shared/crawl/*.warc.gz"]', 'crawl = ["crawl"]'), "data.crawl crawl is a relative path"),
         (("[environment]", '[environment]\nAWS_SECRET_ACCESS_KEY = "x"'), "environment.AWS_SECRET_ACCESS_KEY looks like a secret"),
         *((("[environment]", f'[environment]\n{name} = "x"'), f"environment.{name} looks like a secret") for name in ("AWS_ACCESS_KEY_ID", "GITHUB_PAT", "DB_PASS", "HF_TOKEN_VALUE", "AZURE_STORAGE_SAS")),
-        (("[environment]", '[environment]\nhttps_proxy = "http://me:hunter2@proxy:3128"'), "holds what looks like a secret (http://me:hu...)"),
-        (('crawl = ["/shared/crawl/*.warc.gz"]', 'crawl = ["https://me:hunter2@host/a.warc.gz"]'), "holds what looks like a secret"),
+        (("[environment]", '[environment]\nhttps_proxy = "http://me:hunter2@proxy:3128"'), "environment.https_proxy holds what looks like a secret, which"),
+        (('crawl = ["/shared/crawl/*.warc.gz"]', 'crawl = ["https://me:hunter2@host/a.warc.gz"]'), "data.crawl holds what looks like a secret"),
         (("[environment]", '[environment]\nRAY_AUTH_MODE = "disabled"'), "environment.RAY_AUTH_MODE is set by the files themselves"),
         (("[environment]", '[environment]\nTWO_LINES = "a\\nb"'), "has a character that no line of a script can hold"),
         (('output = "/shared/shards"', 'output = "s3://bucket/shards"'), "data.output"),
@@ -129,7 +129,7 @@ def test_rendering_by_command_replaces_its_own_folder_only(run: Run, tmp_path: P
 
 def validate(folder: Path) -> list[str]:
     """What `validate.sh` says of a folder by its profile alone."""
-    return _check_as_rendered(_read(folder))
+    return check_as_rendered(read_folder(folder))
 
 
 def test_a_profile_called_so_is_no_mark(run: Run, tmp_path: Path) -> None:
