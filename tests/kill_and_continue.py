@@ -1,27 +1,46 @@
-"""Trials of kill -9: work is killed at a random time; what runs after it must leave what an undisturbed run leaves."""
+"""Trials of kill -9: work is killed at one of its own steps; what runs after it must leave what an undisturbed run leaves."""
 
-import random
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.conftest import ROOT
 
+PRELUDE = """
+import os, signal, sys
 
-def run_killed_inside(code: str, *, chance: random.Random, longest_seconds: float, begun: Callable[[], bool] = lambda: True) -> bool:
-    """Runs Python `code`, which prints `ready` where the work begins, kills it a random time after that and after `begun`, and says whether it was cut short."""
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stdout.readline() == "ready\n"
-    while not begun() and process.poll() is None:
-        time.sleep(0.001)
-    time.sleep(chance.uniform(0, longest_seconds))
-    cut = process.poll() is None
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    return cut
+folder, last, steps = {folder!r}, {last!r}, 0
+
+def step(event, arguments):
+    global steps
+    if event in ("os.rename", "os.link", "os.remove", "os.mkdir") or event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        if any(isinstance(argument, str | os.PathLike) and os.fspath(argument).startswith(folder) for argument in arguments[:2]):
+            steps += 1
+            if steps == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(step)
+"""
+
+
+def run_killed_at(code: str, folder: Path, step: int) -> None:
+    """Runs Python `code`, which ends as it is about to open for writing, rename, link, remove or make a path beneath `folder` for the `step`-th time.
+
+    The interpreter counts, not the clock, so that a busy machine kills at the same place.
+    """
+    assert _run(code, folder, step).returncode == -signal.SIGKILL, f"fewer than {step} steps"
+
+
+def steps_of(code: str, folder: Path) -> int:
+    """How many such steps `code` takes undisturbed."""
+    done = _run(f"{code}\nprint(steps)", folder, None)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
+
+
+def _run(code: str, folder: Path, last: int | None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", PRELUDE.format(folder=str(folder), last=last) + code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +30,7 @@ from pipeline.tools.verify_shards import VerifyConfig
 from pipeline.tools.verify_shards import main as verify
 from pipeline.tools.viewer import ViewConfig, page_name, view_shards
 from tests.conftest import Run, assert_one_line_error
-from tests.kill_and_continue import leftovers, run_killed_inside
+from tests.kill_and_continue import leftovers, run_killed_at, steps_of
 from tests.made_documents import document
 from tests.made_shards import file_bytes, made_document, made_image, made_set
 
@@ -237,18 +236,16 @@ def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> Non
     documents = [unordered(number) for number in range(60)]
     made_set(tmp_path / "shards", documents, per_shard=3)
     options = {"similarities": str(write_table(tmp_path / "s.parquet", documents)), "assign": "all", "min": ("similarity=0",)}
-    started = time.monotonic()
-    apply(tmp_path, tmp_path / "undisturbed", **options)
-    longest = time.monotonic() - started
+
+    def code(output: Path) -> str:
+        return f"from pipeline.tools.applying import ApplyConfig, apply_to_set; apply_to_set(ApplyConfig(shards=({str(tmp_path / 'shards')!r},), output={str(output)!r}, **{options!r}))"
+
+    steps = steps_of(code(tmp_path / "undisturbed"), tmp_path / "undisturbed")
     expected, chance, partial = file_bytes(tmp_path / "undisturbed"), random.Random(0), 0
     for trial in range(2):
         output = tmp_path / f"trial-{trial}"
-        code = (
-            "from pipeline.tools.applying import ApplyConfig, apply_to_set; print('ready', flush=True); "
-            f"apply_to_set(ApplyConfig(shards=({str(tmp_path / 'shards')!r},), output={str(output)!r}, **{options!r}))"
-        )
-        run_killed_inside(code, chance=chance, longest_seconds=longest / 4, begun=lambda output=output: any(output.glob("scored-*.json")))
-        partial += output.is_dir() and 0 < len(list(output.glob("scored-*.json"))) < 20
+        run_killed_at(code(output), output, chance.randrange(steps // 8, steps))
+        partial += 0 < len(list(output.glob("scored-*.json"))) < 20
         apply(tmp_path, output, **options)
         assert file_bytes(output) == expected and not leftovers(output)
     assert partial >= 1, "a run was cut in the middle"

@@ -1,6 +1,5 @@
 """`lcl embed`: rows are those of `load_encoder`, whatever the workers and the interruptions, and what cannot be decoded is counted."""
 
-import random
 import shutil
 import sys
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from lcl.use.embedded import find_features
 from lcl.use.embedding import EmbedConfig, embed
 from lcl.use.search_page import SearchConfig, search
 from tests.conftest import Run
-from tests.kill_and_continue import leftovers, run_killed_inside
+from tests.kill_and_continue import leftovers, run_killed_at
 from tests.made_encoders import toy_checkpoint
 from tests.made_shards import file_bytes, made_document, made_image, made_set
 
@@ -152,21 +151,9 @@ def test_resumed_equals_uninterrupted(checkpoint: Path, photos: Path, tmp_path: 
 def test_killed_and_run_again_gives_the_same_bytes(checkpoint: Path, shards: Path, tmp_path: Path) -> None:
     run_embed(checkpoint, tmp_path / "a", shards)
     output = tmp_path / "b"
-    code = f"""
-import sys, time
-from lcl.use import embedding
-from lcl.use.embedding import EmbedConfig, embed
-write = embedding.write_part
-def slowly(*items, **options):
-    write(*items, **options)
-    time.sleep(0.3)
-embedding.write_part = slowly
-print("ready", flush=True)
-embed(EmbedConfig(encoder={str(checkpoint)!r}, input=({str(shards)!r},), output={str(output)!r}))
-"""
-    first = output / "features-000000.parquet"
-    assert run_killed_inside(code, chance=random.Random(1), longest_seconds=0.2, begun=first.exists)
-    assert first.exists() and not (output / "features.json").exists()
+    code = f"from lcl.use.embedding import EmbedConfig, embed; embed(EmbedConfig(encoder={str(checkpoint)!r}, input=({str(shards)!r},), output={str(output)!r}))"
+    run_killed_at(code, output / "features-000001.parquet", 1)
+    assert (output / "features-000000.parquet").exists() and not (output / "features.json").exists()
     run_embed(checkpoint, output, shards)
     assert file_bytes(tmp_path / "a") == file_bytes(output) and leftovers(output) == []
 

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from pipeline.tools.verify_shards import main as verify
 from tests.builds import build_here
 from tests.conftest import Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_warc
-from tests.kill_and_continue import leftovers, run_killed_inside
+from tests.kill_and_continue import leftovers, run_killed_at, steps_of
 from tests.made_shards import file_bytes, file_states, made_document, made_image, made_set
 
 DOCUMENTS = [made_document(number) for number in range(30)]
@@ -154,7 +153,7 @@ def test_the_log_says_what_went_and_why(folder: Path) -> None:
     assert log["images"] == [{"key": DOCUMENTS[11].key, "url": images.metadata.url, "sha256": images.metadata.sha256, "reason": "sha256"}]
 
 
-CODE = "from pipeline.tools.removal import RemoveConfig, remove_documents; print('ready', flush=True); remove_documents(RemoveConfig(shards=({folder!r},), domains={domains!r}))"
+CODE = "from pipeline.tools.removal import RemoveConfig, remove_documents; remove_documents(RemoveConfig(shards=({folder!r},), domains={domains!r}))"
 
 
 def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> None:
@@ -164,22 +163,16 @@ def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> Non
     domains.write_text("d1.example\nimg2.example\n")
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(original, undisturbed)
-    started = time.monotonic()
-    remove_documents(RemoveConfig(shards=(str(undisturbed),), domains=str(domains)))
-    longest = time.monotonic() - started
+    steps = steps_of(CODE.format(folder=str(undisturbed), domains=str(domains)), undisturbed)
     old, new = ({path.stem: list(map(to_members, held_of(path))) for path in folder.glob("*.json")} for folder in (original, undisturbed))
     chance = random.Random(1)
     mixed = 0
     for trial in range(6):
         folder = tmp_path / f"trial-{trial}"
         shutil.copytree(original, folder)
-        sidecars = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-
-        def begun(sidecars: dict[Path, int] = sidecars) -> bool:
-            return any(path.stat().st_mtime_ns != time for path, time in sidecars.items())
-
-        for when in ({"longest_seconds": longest / 20, "begun": begun}, {"longest_seconds": longest / 2}):
-            run_killed_inside(CODE.format(folder=str(folder), domains=str(domains)), chance=chance, **when)
+        first = chance.randrange(1, steps)
+        for step in (first, chance.randrange(1, steps - first)):
+            run_killed_at(CODE.format(folder=str(folder), domains=str(domains)), folder, step)
             states = set()
             for path in folder.glob("*.json"):
                 assert is_whole(path)
@@ -189,7 +182,7 @@ def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> Non
             mixed += len(states) == 2
         remove_documents(RemoveConfig(shards=(str(folder),), domains=str(domains)))
         assert file_bytes(folder) == file_bytes(undisturbed) and not leftovers(folder)
-    assert mixed >= 2, "some runs were cut in the middle"
+    assert mixed >= 4, "runs were cut in the middle"
 
 
 def held_of(sidecar: Path) -> list[Document]:

@@ -1,7 +1,6 @@
 """Repacking: the same documents bit for bit in an order that only the seed decides, continued exactly after kill -9."""
 
 import random
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipeline.tools.selecting import SelectConfig, select_documents
 from pipeline.tools.verify_shards import VerifyConfig
 from pipeline.tools.verify_shards import main as verify
 from tests.conftest import Run, assert_one_line_error
-from tests.kill_and_continue import leftovers, run_killed_inside
+from tests.kill_and_continue import leftovers, run_killed_at, steps_of
 from tests.made_shards import file_bytes, made_document, made_image, made_set
 
 DOCUMENTS = [made_document(number) for number in range(40)]
@@ -103,24 +102,23 @@ def test_a_lost_shard_is_written_again_and_the_others_are_left_alone(folder: Pat
 
 def test_killed_and_run_again_gives_the_undisturbed_bytes(tmp_path: Path) -> None:
     source = made_set(tmp_path / "a", [made_document(number) for number in range(150)], per_shard=50)
-    started = time.monotonic()
-    repacked(source, tmp_path / "undisturbed", shard_documents=5)
-    longest = time.monotonic() - started
+
+    def code(output: Path) -> str:
+        return f"from pipeline.tools.repack import RepackConfig, repack; repack(RepackConfig(shards=({str(source)!r},), output={str(output)!r}, shard_documents=5))"
+
+    steps = steps_of(code(tmp_path / "undisturbed"), tmp_path / "undisturbed")
     expected = file_bytes(tmp_path / "undisturbed")
     chance = random.Random(0)
-    cut, partial = 0, 0
+    partial = 0
     for trial in range(5):
         output = tmp_path / f"trial-{trial}"
-        code = (
-            "from pipeline.tools.repack import RepackConfig, repack; print('ready', flush=True); "
-            f"repack(RepackConfig(shards=({str(source)!r},), output={str(output)!r}, shard_documents=5))"
-        )
-        cut += run_killed_inside(code, chance=chance, longest_seconds=longest)
-        cut += run_killed_inside(code, chance=chance, longest_seconds=longest / 20, begun=lambda output=output: len(list(output.glob("*.json"))) > 1)
-        partial += output.is_dir() and 0 < len(list(output.glob("*.json"))) < len([name for name in expected if name.endswith(".json")])
+        first = chance.randrange(1, steps)
+        run_killed_at(code(output), output, first)
+        run_killed_at(code(output), output, chance.randrange(1, steps - first))
+        partial += 0 < len(list(output.glob("*.json"))) < len([name for name in expected if name.endswith(".json")])
         repacked(source, output, shard_documents=5)
         assert file_bytes(output) == expected and not leftovers(output)
-    assert cut >= 3 and partial >= 2, "some runs were cut in the middle"
+    assert partial >= 3, "runs were cut in the middle"
 
 
 def wrong_options(source: Path, output: Path) -> None:
