@@ -27,6 +27,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
+from tests.warm_python import WarmPython  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
@@ -49,6 +51,13 @@ class ByFile(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
+
+
+WARM = WarmPython()
+
+
+def pytest_unconfigure() -> None:
+    WARM.stop()
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +100,10 @@ def run(tmp_path: Path) -> Run:
         home.mkdir(exist_ok=True)
         bin_folder = str(Path(sys.executable).parent)
         settings = os.environ | {"HOME": str(home), "PATH": bin_folder + os.pathsep + os.environ["PATH"]} | environment
-        return subprocess.run([str(word) for word in words], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=timeout)
+        texts = [str(word) for word in words]
+        if WARM.takes(texts, settings):
+            return WARM.start(texts, cwd=ROOT, environment=settings).finish(timeout)
+        return subprocess.run(texts, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=timeout)
 
     return run_command
 

@@ -6,36 +6,38 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT, WARM
 
 
 def start_ranks(arguments: Sequence[object], *, world_size: int) -> list[subprocess.Popen]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        subprocess.Popen(
-            [sys.executable, *map(str, arguments)], cwd=ROOT, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(world_size)
+        subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for environment in _environments(world_size)
     ]
 
 
 def run_ranks(arguments: Sequence[object], *, world_size: int, timeout: float = 240) -> list[str]:
-    """Runs all ranks to their end and returns what each printed. Raises AssertionError with it if one fails."""
-    processes = start_ranks(arguments, world_size=world_size)
+    """Runs all ranks to their end and returns what each printed, stderr last. Raises AssertionError with it if one fails."""
+    words = [sys.executable, *map(str, arguments)]
+    processes = [WARM.start(words, cwd=ROOT, environment=environment) for environment in _environments(world_size)]
     try:
-        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+        results = [process.finish(timeout) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
+    outputs = [result.stdout + result.stderr for result in results]
+    for result, output in zip(results, outputs, strict=True):
+        assert result.returncode == 0, output
     return outputs
+
+
+def _environments(world_size: int) -> list[dict[str, str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = os.environ | {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world_size)]
 
 
 def kill(processes: Sequence[subprocess.Popen]) -> None:
