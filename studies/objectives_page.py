@@ -179,7 +179,7 @@ def scaling_part(rows: Mapping[str, Measured], folder: Path) -> str:
     if len(points) < len(CPU_SIZES) * len(PHOTO_COUNTS):
         return ""
     fitted = {key: value for key, value in points.items() if key != HELD_OUT}
-    law = fit_law(list(fitted.values()))
+    law, margins = fit_law(list(fitted.values()))
     num, parameters, error = points[HELD_OUT]
     predicted = math.exp(law @ [1, math.log(num), math.log(parameters)])
     spread = float(np.std([math.log(one[2]) - law @ [1, math.log(one[0]), math.log(one[1])] for one in fitted.values()], ddof=3))
@@ -195,15 +195,20 @@ def scaling_part(rows: Mapping[str, Measured], folder: Path) -> str:
     lines = ["## Scaling", "", "Error of the linear probe, in percent.", "", "| tower | " + " | ".join(f"{points['small', count][0]:,} photographs" for count in PHOTO_COUNTS) + " |"]
     lines.append("|---" * (len(PHOTO_COUNTS) + 1) + "|")
     lines += [f"| {size}, {points[size, 0][1]:,} parameters | " + " | ".join(f"{100 * points[size, count][2]:.1f}" for count in PHOTO_COUNTS) + " |" for size in CPU_SIZES]
-    lines += ["", f"Fitted to all points but the last: error = {math.exp(law[0]):.3g} x photographs^{law[1]:.3f} x parameters^{law[2]:.3f}. It predicts {100 * predicted:.1f} % for the last "]
+    reaches = [f"{value - margin:.3f} to {value + margin:.3f}" for value, margin in zip(law, margins, strict=True)]
+    lines += ["", f"Fitted to all points but the last: error = {math.exp(law[0]):.3g} x photographs^{law[1]:.3f} x parameters^{law[2]:.3f} (95 %: {reaches[1]} and {reaches[2]}). It predicts {100 * predicted:.1f} % for the last "]
     lines[-1] += f"({100 * predicted * math.exp(-2 * spread):.1f} to {100 * predicted * math.exp(2 * spread):.1f}, two deviations of the other points around it); measured {100 * error:.1f} %."
     return "\n".join(lines)
 
 
-def fit_law(points: Sequence[tuple[int, int, float]]) -> np.ndarray:
-    """(c, a, b) of the least squares of ln error = c + a ln photographs + b ln parameters."""
+def fit_law(points: Sequence[tuple[int, int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """(c, a, b) of the least squares of ln error = c + a ln photographs + b ln parameters, and how far their 95 % intervals reach (Student's t)."""
     matrix = np.array([[1, math.log(num), math.log(parameters)] for num, parameters, _ in points])
-    return np.linalg.lstsq(matrix, np.log([error for _, _, error in points]), rcond=None)[0]
+    errors = np.log([error for _, _, error in points])
+    law = np.linalg.lstsq(matrix, errors, rcond=None)[0]
+    freedom = len(points) - matrix.shape[1]
+    variance = ((errors - matrix @ law) ** 2).sum() / freedom
+    return law, student.ppf(0.975, freedom) * np.sqrt(variance * np.diag(np.linalg.inv(matrix.T @ matrix)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from lcl.core.files import read_json
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PROTOCOLS = {"linear_probe": "linear probe", "attentive_probe": "attentive probe", "knn": "nearest neighbours", "zero_shot": "zero-shot, no label at all"}
+PROTOCOLS = {"linear_probe": "linear probe", "attentive_probe": "attentive probe", "knn": "nearest neighbours", "zero_shot": "zero-shot, by the sentences of the pages"}
 COLUMNS = ("trained encoder", "random weights", "raw pixels (32 x 32)", "shuffled labels")
 
 

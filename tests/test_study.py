@@ -74,7 +74,8 @@ def test_a_row_that_was_stopped_is_no_row(study: Any, tmp_path: Path) -> None:
 
 def test_a_law_without_noise_is_found_again(study: Any) -> None:
     points = [(num, size, math.exp(0.3 - 0.2 * math.log(num) - 0.1 * math.log(size))) for num in (300, 900, 3000) for size in (1e4, 1e5, 1e6)]
-    assert study.page.fit_law(points) == pytest.approx([0.3, -0.2, -0.1])
+    law, margins = study.page.fit_law(points)
+    assert law == pytest.approx([0.3, -0.2, -0.1]) and margins == pytest.approx(0, abs=1e-9)
 
 
 def test_the_least_difference_is_that_of_a_t_test(study: Any) -> None:
