@@ -13,6 +13,7 @@ from downstream.codec.container import HEADER_BYTES, unpack
 from downstream.codec.image_codec import decode
 from downstream.codec.model_file import TrainedCodec, load_codec
 from lcl.core.config import config, run_command
+from lcl.core.files import files_below
 from lcl.core.logs import progress_bar, set_up_logging
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class InfoConfig:
 def main(settings: InfoConfig) -> None:
     set_up_logging()
     source = Path(settings.input)
-    files = [source] if source.is_file() else sorted(source.rglob("*.lclc"))
+    files = [source] if source.is_file() else [path for path in files_below(source) if path.suffix == ".lclc"]
     if not files:
         raise ValueError(f"{source} is no compressed picture (.lclc) and holds none")
     trained = load_codec(Path(settings.model)) if settings.model else None

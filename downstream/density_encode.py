@@ -14,7 +14,7 @@ from downstream.density.archive import CodingConfig, encode, read, sizes
 from downstream.density.model_file import load_density
 from downstream.density.pictures import split, take_apart
 from lcl.core.config import config, run_command
-from lcl.core.files import open_aside
+from lcl.core.files import files_below, open_aside
 from lcl.core.logs import progress_bar, set_up_logging
 from lcl.features import load_encoder
 
@@ -40,7 +40,7 @@ def main(settings: EncodeConfig) -> None:
     source = Path(settings.input)
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
-    paths = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    paths = [source] if source.is_file() else list(files_below(source))
     if not paths:
         raise ValueError(f"{source} holds no files")
     target = Path(settings.output) if settings.output else source.with_name(source.name + ".lcld")

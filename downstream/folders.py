@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lcl.core.files import open_aside
+from lcl.core.files import files_below, open_aside
 from lcl.core.logs import progress_bar
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], endin
         raise ValueError(f"{source}: no such file or folder")
     if target is None or target.is_file():
         raise ValueError(f"{source} is a folder: say behind it into which folder the results go")
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file())
+    files = [path for path in files_below(source) if path.suffix.lower() in endings and not path.name.startswith(".")]
     if not files:
         raise ValueError(f"{source} holds no files that end in {', '.join(endings)}")
     pairs = [(path, (target / path.relative_to(source)).with_suffix(ending)) for path in files]

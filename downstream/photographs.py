@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from lcl.core.files import files_below
 from lcl.core.images import ENDINGS, decode_image, is_image_name, to_pixels
 from lcl.core.rejected import Rejected
 
@@ -22,7 +23,7 @@ MEMORY_BYTES = 2 << 30  # of decoded photographs; the least recently used go fir
 
 def list_photographs(folder: Path) -> list[Path]:
     """Image files below the folder, in the order of their names. Raises ValueError if there are none."""
-    files = sorted(path for path in folder.rglob("*") if is_image_name(path.name) and path.is_file())
+    files = [path for path in files_below(folder) if is_image_name(path.name)]
     if not files:
         raise ValueError(f"{folder} holds no photographs ({', '.join(ENDINGS)})")
     return files

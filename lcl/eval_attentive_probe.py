@@ -17,7 +17,7 @@ class EvalAttentiveConfig(EvalConfig):
 
 def main(settings: EvalAttentiveConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task="attentive probe")
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
     publish(evaluate_attentive(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.probe), output)
 

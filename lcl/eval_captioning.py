@@ -16,7 +16,7 @@ class EvalCaptioningConfig(EvalConfig):
 
 def main(settings: EvalCaptioningConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task="captioning")
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
     publish(evaluate_captioning(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.captioning), output)
 

@@ -32,7 +32,7 @@ class EvalContextRetrievalConfig:
 
 def main(settings: EvalContextRetrievalConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task=f"context retrieval ({settings.retrieval.candidates})")
     model = EvaluatedModel.open(settings.checkpoint, weights=settings.weights, device=settings.device)
     publish(evaluate_context_retrieval(model, [Path(folder) for folder in settings.shards], seed=settings.seed, controls=settings.controls, settings=settings.retrieval), output)
 

@@ -23,7 +23,7 @@ class EvalDenseConfig(EvalConfig):
 
 def main(settings: EvalDenseConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task="dense probe")
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
     result, segmented = evaluate_dense(
         model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.dense, num_shown=settings.num_shown

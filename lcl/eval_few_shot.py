@@ -17,7 +17,7 @@ class EvalFewShotConfig(EvalConfig):
 
 def main(settings: EvalFewShotConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task="few-shot classification")
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
     publish(evaluate_few_shot(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.few_shot), output)
 

@@ -16,7 +16,7 @@ class EvalFineTuneConfig(EvalConfig):
 
 def main(settings: EvalFineTuneConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task="fine-tuning")
     model, images = open_model(settings), open_images(settings)
     publish(evaluate_fine_tuned(model, images, seed=settings.seed, controls=settings.controls, settings=settings.fine_tune), output)
 

@@ -17,7 +17,7 @@ class EvalKnnConfig(EvalConfig):
 
 def main(settings: EvalKnnConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task="nearest neighbours")
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
     publish(evaluate_knn(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.knn), output)
 

@@ -17,7 +17,7 @@ class EvalLinearConfig(EvalConfig):
 
 def main(settings: EvalLinearConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task="linear probe")
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
     publish(evaluate_linear(model, images, cache, seed=settings.seed, controls=settings.controls, settings=settings.probe), output)
 

@@ -11,7 +11,7 @@ from lcl.evals.settings import EvalConfig, open_cache, open_images, open_model
 
 def main(settings: EvalConfig) -> None:
     set_up_logging()
-    output = check_output(Path(settings.output))
+    output = check_output(Path(settings.output), task="zero-shot classification")
     model, images, cache = open_model(settings), open_images(settings), open_cache(settings, beside=output.parent)
     publish(evaluate_zero_shot(model, images, cache, seed=settings.seed, controls=settings.controls), output)
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from lcl.core.config import config, run_command
 from lcl.core.document import PARAGRAPH_BREAK, Document
 from lcl.core.files import open_aside, read_json
-from lcl.core.html_page import data_url, page_template, thumbnail
+from lcl.core.html_page import data_url, page_at, page_template, thumbnail
 from lcl.core.logs import read_metrics
 from lcl.core.shards import ShardSet
 from lcl.evals.compare import read_comparison
@@ -52,6 +52,7 @@ class ReportConfig:
 
 
 def main(settings: ReportConfig) -> None:
+    path = page_at(Path(settings.output))
     shards = ShardSet([Path(settings.shards)])
     chosen = sorted(random.Random(0).sample(range(len(shards)), min(settings.num_documents, len(shards))))
     run = Path(settings.run) if settings.run else None
@@ -67,7 +68,6 @@ def main(settings: ReportConfig) -> None:
         comparisons=[read_comparison(Path(path)) for path in settings.comparisons],
         results=[read_result(path) | {"picture": _picture_beside(path)} for path in map(Path, settings.results)],
     )
-    path = Path(settings.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_aside(path) as file:
         file.write(page.encode())

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lcl.core.files import files_below
 from lcl.core.stores import check_no_credentials, file_system, in_words, is_address, lacks_credentials
 from pipeline.storage import Input, InputUnreadable, open_input
 
@@ -52,7 +53,7 @@ def _expand(pattern: Input, endings: Sequence[str]) -> list[Input]:
         if os.path.isfile(location):
             return [pattern]
         if os.path.isdir(location):
-            paths = [str(path) for path in sorted(Path(location).rglob("*")) if path.is_file() and not path.name.startswith(".")]
+            paths = [str(path) for path in files_below(Path(location)) if not path.name.startswith(".")]
         elif MAGIC.search(location):
             paths = [path for path in glob.glob(location, recursive=True) if os.path.isfile(path)]
         else:

@@ -113,17 +113,23 @@ def test_the_page_and_its_files(tmp_path: Path) -> None:
     before = page
     write_attention_page(command)
     assert (tmp_path / "out" / "page.html").read_text() == before
+    write_attention_page(replace(command, num_images=1))
+    assert len(list((tmp_path / "out" / "page").iterdir())) == 2 + heads, "the pictures of the first page are gone"
 
 
 def test_mistakes_are_refused(tmp_path: Path) -> None:
     checkpoint = toy_checkpoint(tmp_path / "toy")
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "mine.html").write_text("mine")
+    (tmp_path / "album").mkdir()
     for images, output, message in (
         ("none.jpg", "page.html", "none.jpg is no image, nor a folder"),
         ("empty", "page.html", "empty is no image, nor a folder"),
         ("text.jpg", "page.html", r"text.jpg cannot be read as an image \(image_unknown_format\)"),
         ("text.jpg", "page", "page is no HTML file"),
+        ("text.jpg", "mine.html", "mine.html is there and is no page of lcl"),
+        ("text.jpg", "album.html", "album is there, and the pictures would go into a folder of this name"),
     ):
         with pytest.raises(ValueError, match=message):
             write_attention_page(AttentionMapsConfig(encoder=str(checkpoint), images=(str(tmp_path / images),), output=str(tmp_path / output)))

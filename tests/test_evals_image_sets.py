@@ -55,7 +55,7 @@ FORMS: dict[str, Callable[[Path], Path]] = {
     "folders": lambda at: write_files(at / "set", PICTURES),
     "tar": lambda at: pack(at / "set.tar", PICTURES),
     "tar.gz": lambda at: pack(at / "set.tar.gz", PICTURES, mode="w:gz"),
-    "below one more folder": lambda at: pack(at / "set.tar", {f"Dataset/{name}": data for name, data in PICTURES.items()}),
+    "below more folders": lambda at: pack(at / "set.tar", {f"data/2024/Dataset/{name}": data for name, data in PICTURES.items()}),
     "web dataset, classes": lambda at: as_web_dataset(at / "set", sidecar=lambda colour, _: ("cls", colour.encode())),
     "web dataset, numbers": lambda at: write_files(
         as_web_dataset(at / "set", sidecar=lambda colour, _: ("cls", str(sorted(COLOURS).index(colour)).encode())), {"classnames.txt": b"blue\ngreen\nred\n"}
@@ -75,6 +75,37 @@ def test_every_form_gives_the_same_images_labels_and_splits(form: str, tmp_path:
     assert images.classes == ("blue", "green", "red") and len(set(images.ids)) == len(images) == 18 and list(images.ids) == sorted(images.ids)
     expected = {split: sorted((data, name.split("/")[1]) for name, data in PICTURES.items() if name.startswith(split)) for split in ("train", "validation", "test")}
     assert content(images) == expected
+
+
+def numbered(folder: Path, numbers: Mapping[str, int], **files: bytes) -> Path:
+    return write_files(as_web_dataset(folder, sidecar=lambda colour, _: ("cls", str(numbers[colour]).encode())), {name.replace("_", "."): data for name, data in files.items()})
+
+
+def test_a_number_is_a_place_among_names_and_a_key_of_a_spec(tmp_path: Path) -> None:
+    numbers = {"red": 0, "green": 1, "blue": 2}
+    digits = open_image_set(numbered(tmp_path / "digits", numbers, classnames_txt=b"2\n1\n0\n"))
+    assert digits.classes == ("2", "1", "0") and np.bincount(digits.labels).tolist() == [6, 6, 6]
+    assert {digits.captions[place] for place in range(18)} == {()} and digits.labels[0] == 0  # the first image is red
+    spec = json.dumps({"classes": {"2": "sky", "0": "crimson", "1": "leaf"}}).encode()
+    keyed = open_image_set(numbered(tmp_path / "keyed", numbers, classes_json=spec))
+    assert keyed.classes[keyed.labels[0]] == "crimson"
+    with pytest.raises(ValueError, match=r"\(0\) is not among 5, 7, 9; add it to"):
+        open_image_set(numbered(tmp_path / "others", numbers, classes_json=json.dumps({"classes": {"5": "a", "7": "b", "9": "c"}}).encode()))
+
+
+def test_minus_one_is_no_class_and_a_wild_number_none_either(tmp_path: Path) -> None:
+    images = open_image_set(numbered(tmp_path / "hidden", {"red": 0, "green": 1, "blue": -1}))
+    assert images.classes == ("0", "1") and np.bincount(images.labels + 1).tolist() == [6, 6, 6]
+    with pytest.raises(ValueError, match="is of class 20000000: if that is no mistake, name the classes in"):
+        open_image_set(numbered(tmp_path / "wild", {"red": 0, "green": 1, "blue": 20_000_000}))
+
+
+def test_folders_that_links_lead_to_are_part_of_the_set(tmp_path: Path) -> None:
+    whole = open_image_set(write_files(tmp_path / "whole" / "set", PICTURES))
+    linked = write_files(tmp_path / "linked" / "set", {name: data for name, data in PICTURES.items() if "/red/" not in name})
+    for split in ("train", "validation", "test"):
+        (linked / split / "red").symlink_to(tmp_path / "whole" / "set" / split / "red", target_is_directory=True)
+    assert open_image_set(linked).index_sha256 == whole.index_sha256
 
 
 def test_captions_are_several_for_an_image(tmp_path: Path) -> None:
@@ -113,6 +144,7 @@ def test_a_spec_names_classes_and_templates(tmp_path: Path) -> None:
         ({"templates": ["a {}", "a digit"]}, "template 'a digit' has no {} for the class name"),
         ({"classes": ["red", "green"]}, r"the class of test/blue/0.png \(blue\) is not among red, green; add it to"),
         ({"classes": ["red", "red", "blue", "green"]}, "a class stands there twice"),
+        ({"classes": {"red": "warm", "green": "cold", "blue": "cold"}}, r"a class stands there twice \(cold\)"),
         ({"clases": ["red"]}, "unknown key clases, did you mean classes"),
     ],
 )
@@ -140,11 +172,11 @@ def test_a_set_without_test_images_names_the_cure_and_one_can_be_drawn(tmp_path:
 
 def test_a_stratified_draw_leaves_something_of_each_class() -> None:
     labels = np.repeat([0, 1, 2], [2, 10, 41])
-    drawn = draw_stratified(labels, part=0.2, seed=3)
+    drawn = draw_stratified(labels, "abcdefghij", part=0.2, seed=3)
     assert np.array_equal(np.bincount(labels[drawn]), [1, 2, 8]) and np.array_equal(drawn, np.unique(drawn))
-    assert np.array_equal(drawn, draw_stratified(labels, part=0.2, seed=3)) and not np.array_equal(drawn, draw_stratified(labels, part=0.2, seed=4))
+    assert np.array_equal(drawn, draw_stratified(labels, "abcdefghij", part=0.2, seed=3)) and not np.array_equal(drawn, draw_stratified(labels, "abcdefghij", part=0.2, seed=4))
     with pytest.raises(ValueError, match="every class needs at least 2 training images"):
-        draw_stratified(np.array([0, 0, 1]), part=0.2, seed=0)
+        draw_stratified(np.array([0, 0, 1]), ("cat", "dog"), part=0.2, seed=0)
 
 
 def hostile(kind: bytes, name: str, target: str = "") -> tarfile.TarInfo:

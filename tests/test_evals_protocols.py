@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from lcl.evals.attentive_probe import AttentiveProbe, AttentiveProbeConfig, attentive_probe, num_heads, token_statistics
 from lcl.evals.classification import score_rows
 from lcl.evals.examples import Examples, accuracy, joined
-from lcl.evals.intervals import balanced_accuracy, clustered_bootstrap, mean_of_seeds, share, wilson_interval
+from lcl.evals.intervals import balanced_accuracy, clustered_bootstrap, clustered_share, mean_of_seeds, share, wilson_interval
 from lcl.evals.knn import KnnConfig, knn_probe
 from lcl.evals.linear_probe import LinearProbeConfig, linear_probe
 from lcl.evals.retrieval import chance_of, ranks
@@ -225,3 +225,23 @@ def test_bootstrap_intervals_hold_what_they_promise() -> None:
     labels, predicted = np.repeat([0, 2], [100, 50]), np.repeat([0, 2, 2, 0], [80, 20, 40, 10])
     balanced = balanced_accuracy(predicted, labels)
     assert balanced.value == pytest.approx(0.8) and balanced.high - balanced.low == pytest.approx(2 * 1.96 * 0.5 * math.sqrt(0.16 / 100 + 0.16 / 50), rel=0.12)
+
+
+@pytest.mark.parametrize("recalls", [(0.5, 0.9, 0.1), (1.0, 0.0, 0.95), (0.97, 0.98, 0.99)])
+def test_the_interval_of_balanced_accuracy_holds_the_truth_as_often_as_it_says(recalls: tuple[float, ...]) -> None:
+    rng, counts = np.random.default_rng(1), (12, 25, 40)
+    labels, held = np.repeat(np.arange(3), counts), 0
+    for _ in range(1000):
+        right = np.concatenate([rng.random(count) < recall for count, recall in zip(counts, recalls, strict=True)])
+        found = balanced_accuracy(np.where(right, labels, 3), labels)
+        held += found.low <= np.mean(recalls) <= found.high
+    assert 900 <= held  # of 1,000; Wilson's own fall to this near 0 and 1, and the bootstrap's to 696
+
+
+def test_what_is_all_right_or_all_wrong_is_not_certain() -> None:
+    labels = np.repeat([0, 1, 2], 8)
+    right, constant = balanced_accuracy(labels, labels), balanced_accuracy(np.zeros(24, dtype=int), labels)
+    assert right.value == right.high == 1 and right.low < 0.9 and constant.low < 0.25 and constant.high > 0.4
+    names = [str(number) for number in range(12) for _ in range(5)]
+    every, none = (clustered_share(np.full(60, value), names, of="images") for value in (True, False))
+    assert (every.low, every.high) == wilson_interval(12, 12) and (none.low, none.high) == wilson_interval(0, 12) and every.n == 60

@@ -201,8 +201,13 @@ def test_results_of_another_version_or_kind_are_refused(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(ValueError, match="x.json is there and holds something else"):
             check_output(path)
-    write_json(path, old)
-    assert check_output(path) == path
+    write_json(path, old | {"task": "linear probe"})
+    assert check_output(path) == check_output(path, task="linear probe") == path
+    with pytest.raises(ValueError, match="x.json is there and holds something else .nearest neighbours would"):
+        check_output(path, task="nearest neighbours")
+    (tmp_path / "y.predictions.parquet").write_text("precious")
+    with pytest.raises(ValueError, match="y.predictions.parquet is there and holds no predictions"):
+        check_output(tmp_path / "y.json")
 
 
 def test_commands(run: Run, model: EvaluatedModel, folder: Path, tmp_path: Path) -> None:

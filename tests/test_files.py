@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lcl.core.files import locked_folder, open_aside, read_json, write_json
+from lcl.core.files import files_below, locked_folder, open_aside, read_json, write_json
 from lcl.core.logs import MetricsFile, read_metrics
 
 
@@ -17,6 +17,24 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
         file.write(b"whole")
         assert not path.exists()
     assert path.read_bytes() == b"whole" and list(tmp_path.iterdir()) == [path]
+
+
+def test_links_are_followed_and_those_that_lead_back_or_nowhere_are_errors(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    (folder / "inside").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for path in (folder / "b", folder / "inside" / "c", tmp_path / "elsewhere" / "d"):
+        path.write_text("")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "twice").symlink_to(tmp_path / "elsewhere")
+    assert list(files_below(folder)) == [folder / "b", folder / "inside" / "c", folder / "link" / "d", folder / "twice" / "d"]
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    with pytest.raises(ValueError, match="back is a link to a folder that it lies in"):
+        list(files_below(folder))
+    (tmp_path / "elsewhere" / "back").unlink()
+    (folder / "inside" / "gone").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="gone is a link to nothing"):
+        list(files_below(folder))
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -33,6 +33,15 @@ def test_equals_a_plain_loop(k: int, temperature: float, chunk: int) -> None:
     assert ours.tolist() == plain_knn(train, labels, test, k=k, temperature=temperature, num_classes=4)
 
 
+def test_nearly_collapsed_features_are_told_apart() -> None:
+    """Cosines of 1 - 1e-8 to 1 - 1e-6: float32 has eight values between."""
+    rng = np.random.default_rng(0)
+    train, test = (np.float32(1 + 1e-3 * rng.normal(size=(number, 6))) for number in (200, 300))
+    labels = rng.integers(0, 4, 200)
+    ours = knn_predict(torch.from_numpy(train), torch.from_numpy(labels), torch.from_numpy(test), k=10, num_classes=4)
+    assert ours.tolist() == plain_knn(train.astype(np.float64), labels, test.astype(np.float64), k=10, temperature=0.07, num_classes=4)
+
+
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 12))
 def test_equals_a_plain_loop_where_many_are_equally_near(seed: int, k: int) -> None:

@@ -193,6 +193,9 @@ def test_mistakes_are_refused(features: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             page_of(features, tmp_path / "page.html", **options)
+    (tmp_path / "mine.html").write_text("mine")
+    with pytest.raises(ValueError, match="mine.html is there and is no page of lcl"):
+        page_of(features, tmp_path / "mine.html")
     with pytest.raises(ValueError, match="holds no features"):
         page_of(tmp_path, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

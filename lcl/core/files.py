@@ -36,6 +36,27 @@ def _sweep(folder: Path) -> None:
         left.unlink()
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files below a folder, in the order of their names, those in folders that links lead to among them.
+
+    Raises ValueError for a link to nothing, and for one to a folder that it lies in.
+    """
+    return _files_below(folder, (folder.resolve(),))
+
+
+def _files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            real = path.resolve()
+            if real in above:
+                raise ValueError(f"{path} is a link to a folder that it lies in: remove it")
+            yield from _files_below(path, (*above, real))
+        elif path.is_file():
+            yield path
+        elif path.is_symlink():
+            raise ValueError(f"{path} is a link to nothing: remove it, or restore what it led to")
+
+
 @contextmanager
 def open_aside(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` when the block ends well, and vanishes when it does not.

@@ -8,6 +8,8 @@ from PIL import Image
 
 from lcl.core.images import decode_image, encode_jpeg
 
+MARK = b'<meta name="generator" content="lcl">'  # in house.html
+
 
 def page_template(path: Path) -> jinja2.Template:
     """The template at `path`, which escapes all that it is given and may import house.html. Raises jinja2's UndefinedError where a value is missing."""
@@ -15,6 +17,13 @@ def page_template(path: Path) -> jinja2.Template:
         loader=jinja2.FileSystemLoader([path.parent, Path(__file__).parent]), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(path.name)
+
+
+def page_at(path: Path) -> Path:
+    """`path`, for a page. Raises ValueError before any work if a file that is no page of ours stands there."""
+    if path.exists() and not (path.is_file() and MARK in path.read_bytes()[:1000]):
+        raise ValueError(f"--output {path} is there and is no page of lcl: give another name, or remove it")
+    return path
 
 
 def data_url(media_type: str, data: bytes) -> str:

@@ -12,10 +12,16 @@ from lcl.evals.few_shot import FewShotConfig
 from lcl.evals.image_sets import ImageSet
 from lcl.evals.knn import KnnConfig
 from lcl.evals.linear_probe import LinearProbeConfig
-from lcl.evals.results import Result
+from lcl.evals.results import Result, Task
 from lcl.evals.retrieval import evaluate_retrieval
 
 log = logging.getLogger(__name__)
+
+
+TASKS: dict[str, Task] = {  # by the names of their files
+    "attentive_probe": "attentive probe", "linear_probe": "linear probe", "knn": "nearest neighbours", "few_shot": "few-shot classification", "zero_shot": "zero-shot classification",
+    "retrieval": "image-text retrieval",
+}  # fmt: skip
 
 
 @config

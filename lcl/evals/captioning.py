@@ -29,7 +29,7 @@ from lcl.evals.evaluated import CONTROLS, Control, Device, EvaluatedModel
 from lcl.evals.examples import Examples
 from lcl.evals.feature_cache import FeatureCache
 from lcl.evals.image_sets import UNKNOWN, ImageSet, captioned_index
-from lcl.evals.intervals import clustered_bootstrap, share
+from lcl.evals.intervals import clustered_bootstrap, clustered_share, share
 from lcl.evals.results import TRAINED, Predictions, Result, Row, by_metric
 from lcl.rows import IGNORED
 from lcl.schedule import ScheduleConfig, learning_rate
@@ -87,7 +87,7 @@ def evaluate_captioning(
                 Row(name, "BLEU-4", bleu(found, references, seed=seed), detail),
                 Row(name, "CIDEr-D", clustered_bootstrap(cider, ids, of="images", seed=seed), detail, unit="number"),
                 Row(name, EXACT_MATCH, share(int(exact.sum()), len(exact)), detail),
-                Row(name, "token accuracy", clustered_bootstrap(np.concatenate(right).astype(np.float64), image_of, of="images", seed=seed), detail),
+                Row(name, "token accuracy", clustered_share(np.concatenate(right), image_of, of="images", seed=seed), detail),
                 Row(name, "nats per token", clustered_bootstrap(np.concatenate(nats), image_of, of="images", seed=seed), detail, unit="number"),
             )
         )

@@ -1,19 +1,20 @@
 """Images in a folder per class, on disk or in a tar.
 
-    [one more folder/] [train/ | validation/ | test/] class/ image.jpg
+    [more folders/] [train/ | validation/ | test/] class/ image.jpg
 """
 
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
+from lcl.core.files import files_below
 from lcl.evals.found import SPLIT_NAMES, FoundImage, FoundSet, is_image
 from lcl.evals.tar_members import Members
 
 
 def find_in_folders(root: Path) -> FoundSet:
     """Images below `root`. Raises ValueError as `find_in_tar`."""
-    files = sorted(path for path in root.rglob("*") if is_image(path.name) and path.is_file())
+    files = [path for path in files_below(root) if is_image(path.name)]
     return FoundSet(_sorted_out(root, ((path.relative_to(root).as_posix(), path.read_bytes) for path in files)))
 
 
@@ -34,7 +35,7 @@ def _sorted_out(root: Path, files: Iterable[tuple[str, Callable[[], bytes]]]) ->
     images = []
     for name, read in files:
         folders = PurePosixPath(name).parts[:-1]
-        at = next((place for place, folder in enumerate(folders[:2]) if folder.lower() in SPLIT_NAMES), None)
+        at = next((place for place, folder in enumerate(folders) if folder.lower() in SPLIT_NAMES), None)
         inside = folders[-1:] if at is None else folders[at + 1 :]
         if not inside:
             raise ValueError(f"{root}: {name} lies in no class folder; images lie in train/<class>/, validation/<class>/ and test/<class>/")

@@ -24,7 +24,7 @@ from lcl.evals.image_sets import UNKNOWN, ImageSet, draw_stratified
 from lcl.evals.intervals import balanced_accuracy, exact, mean_of_seeds, share
 from lcl.evals.knn import KnnConfig, knn_probe
 from lcl.evals.linear_probe import LinearProbeConfig, linear_probe
-from lcl.evals.results import TRAINED, Predictions, Result, Row, by_metric
+from lcl.evals.results import TRAINED, Predictions, Result, Row, Task, by_metric
 from lcl.evals.zero_shot import class_weights, classify
 
 VALIDATION_PART = 0.2  # of the train split, where there is no validation split
@@ -49,7 +49,7 @@ class Divided:
 class Protocol(Generic[Settings]):
     """A trained probe: what it reads, how it is fitted and chosen, and the settings that try nothing but what was chosen (for shuffled labels)."""
 
-    task: str
+    task: Task
     what: What
     probe: Callable[[Examples, Examples, Examples, Settings], Outcome]
     settings: Settings
@@ -66,7 +66,7 @@ def divide(images: ImageSet, *, seed: int) -> Divided:
     if "validation" in images.splits:
         divided = Divided(train, images.splits["validation"], test, "official")
     else:
-        drawn = draw_stratified(images.labels[train], part=VALIDATION_PART, seed=seed)
+        drawn = draw_stratified(images.labels[train], images.classes, part=VALIDATION_PART, seed=seed)
         divided = Divided(np.delete(train, drawn), train[drawn], test, f"{VALIDATION_PART:.0%} of train, drawn within each class, seed {seed}")
     fitted = np.concatenate([divided.train, divided.validation])
     _check_labels(images, fitted)

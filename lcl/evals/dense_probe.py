@@ -26,7 +26,7 @@ from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel, ModelSubject,
 from lcl.evals.examples import Examples
 from lcl.evals.feature_cache import FeatureCache, one_thread
 from lcl.evals.image_sets import ImageSet
-from lcl.evals.intervals import RESAMPLES, Estimate, clustered_bootstrap, exact
+from lcl.evals.intervals import RESAMPLES, Estimate, clustered_share, exact
 from lcl.evals.linear_probe import LinearProbeConfig, linear_probe
 from lcl.evals.results import TRAINED, Predictions, Result, Row, by_metric
 from lcl.evals.scenes import BLOBS, DIM, NOISE, SceneConfig, Scenes, compose_scenes, from_raw, patch_labels, whole_pixels
@@ -79,7 +79,7 @@ def evaluate_dense(
         predicted = whole_pixels(found, patch_px=patch_px)
         rows.append(Row(name, MEAN_IOU, mean_iou(truth, predicted, num_classes=num_classes, seed=seed), detail))
         predictions.append(_predictions(name, scenes, labels, found))
-        rows.append(Row(name, PATCH_ACCURACY, clustered_bootstrap((found == labels).ravel().astype(np.float64), predictions[-1].clusters, of=OVER, seed=seed), detail))
+        rows.append(Row(name, PATCH_ACCURACY, clustered_share((found == labels).ravel(), predictions[-1].clusters, of=OVER, seed=seed), detail))
 
     subjects = _subjects(model, controls, side_px=side_px, patch_px=patch_px, seed=seed)
     for subject in subjects:

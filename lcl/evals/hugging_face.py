@@ -6,7 +6,6 @@ from typing import Any
 
 from lcl.evals.found import SPLIT_NAMES, FoundImage, FoundSet
 
-UNKNOWN = -1  # how test splits with hidden labels are stored
 LABELS, CAPTIONS = ("label", "labels", "cls", "class"), ("captions", "caption", "text", "sentences")
 
 
@@ -44,7 +43,7 @@ def find_in_hugging_face(path: Path) -> FoundSet:
         for row, (given, texts) in enumerate(zip(labels, captions, strict=True)):
             identity = f"{name or 'all'}/{row:09d}"
             read = partial(_read, stored, row, columns[0], f"{path}: {identity}")
-            images.append(FoundImage(identity, SPLIT_NAMES.get(name.lower(), ""), None if given == UNKNOWN else given, read, (texts,) if isinstance(texts, str) else tuple(texts)))
+            images.append(FoundImage(identity, SPLIT_NAMES.get(name.lower(), ""), given, read, (texts,) if isinstance(texts, str) else tuple(texts)))
     return FoundSet(tuple(images), classes=classes)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lcl.core.config import config, from_dict
-from lcl.core.files import read_json
+from lcl.core.files import files_below, read_json
 from lcl.core.rejected import Rejected
 from lcl.evals.class_folders import find_in_folders, find_in_tar
 from lcl.evals.found import SPLITS, FoundImage, FoundSet
@@ -30,6 +30,7 @@ from lcl.evals.web_dataset import find_in_web_dataset, is_web_dataset
 Decoded = TypeVar("Decoded")
 
 SPEC = "classes.json"
+MOST_CLASSES = 100_000  # that data without names may number
 UNKNOWN = -1  # the label of an image without one
 DRAW_SEED = 0  # of a test split that is drawn: the same for every run, or results could not be compared
 DEFAULT_TEMPLATES = ("a picture of a {}",)
@@ -112,22 +113,22 @@ def open_image_set(path: Path, *, spec: Path | None = None, test_part: float = 0
     if not images:
         raise ValueError(f"{path} holds no image; it should be a folder, a tar, WebDataset tars or a Hugging Face dataset (docs/evaluation.md has the forms)")
     classes, numbers = _classes(named.classes, found, origin)
-    labels = np.array([_number(image, numbers, classes, path, origin) for image in images])
+    labels = np.array([_number(image, numbers, path, origin) for image in images])
     splits = {name: np.array(places) for name in SPLITS if (places := [place for place, image in enumerate(images) if image.split == name])}
     unsplit = np.array([place for place, image in enumerate(images) if not image.split], dtype=int)
-    splits, drawn = _with_test(splits, unsplit, labels, test_part)
+    splits, drawn = _with_test(splits, unsplit, labels, classes, test_part)
     captions, readers = tuple(image.captions for image in images), tuple(image.read for image in images)
     return ImageSet(path.name, classes, named.templates, tuple(image.id for image in images), labels, captions, splits, readers, drawn)
 
 
-def draw_stratified(labels: Int[np.ndarray, " images"], *, part: float, seed: int) -> Int[np.ndarray, " drawn"]:
+def draw_stratified(labels: Int[np.ndarray, " images"], classes: Sequence[str], *, part: float, seed: int) -> Int[np.ndarray, " drawn"]:
     """Sorted places of a random `part` of each class: at least one image, and at least one is left. Raises ValueError for a class of one image."""
     rng = np.random.default_rng(seed)
     drawn = []
     for label in np.unique(labels):
         places = rng.permutation(np.flatnonzero(labels == label))
         if len(places) < 2:
-            raise ValueError(f"class {label} has one training image: every class needs at least 2 training images, one to fit and one to choose on")
+            raise ValueError(f"class {classes[label]} has one training image: every class needs at least 2 training images, one to fit and one to choose on")
         drawn.append(places[: min(len(places) - 1, max(1, round(part * len(places))))])
     return np.sort(np.concatenate(drawn))
 
@@ -143,7 +144,7 @@ def _find(path: Path) -> FoundSet:
     if is_hugging_face(path):
         return find_in_hugging_face(path)
     found = find_in_folders(path)
-    return found if found.images else find_in_web_dataset(sorted(file for file in path.rglob("*") if is_tar(file)), root=path)
+    return found if found.images else find_in_web_dataset([file for file in files_below(path) if is_tar(file)], root=path)
 
 
 def _spec_record(path: Path, spec: Path | None, found: FoundSet) -> Mapping[str, object]:
@@ -155,41 +156,46 @@ def _spec_record(path: Path, spec: Path | None, found: FoundSet) -> Mapping[str,
     return read_json(beside) if beside.is_file() else found.spec
 
 
-def _classes(named: Sequence[str] | Mapping[str, str], found: FoundSet, origin: str) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Class names, and the number of each label as it is found."""
+def _classes(named: Sequence[str] | Mapping[str, str], found: FoundSet, origin: str) -> tuple[tuple[str, ...], dict[str | int, int]]:
+    """Class names, and the place of each label as it is found: a name, or a number."""
+    named = named or found.classes or _named_by_labels(found, origin)
+    names = tuple(named.values()) if isinstance(named, Mapping) else tuple(named)
+    if len(set(names)) < len(names):
+        raise ValueError(f"{origin}: a class stands there twice ({next(name for name in names if names.count(name) > 1)})")
     if isinstance(named, Mapping):
-        return tuple(named.values()), {label: number for number, label in enumerate(named)}
-    if not named and found.classes:
-        named = found.classes
-    if not named:
-        labels = {image.label for image in found.images if image.label is not None}
-        if all(isinstance(label, int) for label in labels):
-            named = [str(number) for number in range(max(labels, default=-1) + 1)]
-        else:
-            named = sorted(str(label) for label in labels)
-    if len(set(named)) < len(named):
-        raise ValueError(f"{origin}: a class stands there twice")
-    return tuple(named), {label: number for number, label in enumerate(named)}
+        places: dict[str | int, int] = {label: place for place, label in enumerate(named)}
+        numbered = {number: name for number, name in enumerate(found.classes)} or {int(label): label for label in named if label.isdecimal()}
+        return names, places | {number: places[label] for number, label in numbered.items() if label in places}
+    return names, {name: place for place, name in enumerate(names)} | {place: place for place in range(len(names))}
 
 
-def _number(image: FoundImage, numbers: Mapping[str, int], classes: Sequence[str], path: Path, origin: str) -> int:
-    if image.label is None:
+def _named_by_labels(found: FoundSet, origin: str) -> list[str] | dict[str, str]:
+    labels = {image.label for image in found.images} - {None, UNKNOWN}
+    if not all(isinstance(label, int) for label in labels):
+        return {name: name for name in sorted(str(label) for label in labels)}
+    most = max(labels, default=-1)
+    if most >= MOST_CLASSES:
+        raise ValueError(f"{next(image.id for image in found.images if image.label == most)} is of class {most}: if that is no mistake, name the classes in {origin}")
+    return [str(number) for number in range(most + 1)]
+
+
+def _number(image: FoundImage, numbers: Mapping[str | int, int], path: Path, origin: str) -> int:
+    if image.label in (None, UNKNOWN):
         return UNKNOWN
-    if str(image.label) in numbers:
-        return numbers[str(image.label)]
-    if isinstance(image.label, int) and 0 <= image.label < len(classes):
-        return image.label
-    shown = ", ".join(list(numbers)[:20]) + (" ..." if len(numbers) > 20 else "")
+    if image.label in numbers:
+        return numbers[image.label]
+    known = [str(label) for label in numbers if isinstance(label, type(image.label))] or list(map(str, numbers))
+    shown = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
     raise ValueError(f"{path}: the class of {image.id} ({image.label}) is not among {shown}; add it to {origin}")
 
 
 def _with_test(
-    splits: Mapping[str, Int[np.ndarray, " n"]], unsplit: Int[np.ndarray, " m"], labels: Int[np.ndarray, " images"], test_part: float
+    splits: Mapping[str, Int[np.ndarray, " n"]], unsplit: Int[np.ndarray, " m"], labels: Int[np.ndarray, " images"], classes: Sequence[str], test_part: float
 ) -> tuple[dict[str, Int[np.ndarray, " n"]], str]:
     if "test" in splits or not test_part:
         return dict(splits), ""
     source, name = (splits["train"], "train") if "train" in splits else (unsplit, "all images")
     if not len(source):
         return dict(splits), ""
-    drawn = source[draw_stratified(labels[source], part=test_part, seed=DRAW_SEED)]
+    drawn = source[draw_stratified(labels[source], classes, part=test_part, seed=DRAW_SEED)]
     return {**splits, "train": np.setdiff1d(source, drawn), "test": drawn}, f"{test_part:.0%} of {name}, drawn within each class, seed {DRAW_SEED}"

@@ -65,12 +65,12 @@ def knn_votes(
     """
     if k > len(train_features):
         raise ValueError(f"k ({k}) is more than the {len(train_features)} training images: lower --k")
-    train = functional.normalize(train_features.float(), dim=-1)
+    train = functional.normalize(train_features.double(), dim=-1)  # nearly collapsed features differ by less than float32 tells apart
     found = []
-    for part in functional.normalize(test_features.float(), dim=-1).split(chunk):
+    for part in functional.normalize(test_features.double(), dim=-1).split(chunk):
         similar = part @ train.T
         nearest = _nearest(similar, k).nonzero()[:, 1].view(len(part), k)
-        weights = (similar.gather(1, nearest).double() / temperature).exp()
+        weights = (similar.gather(1, nearest) / temperature).exp()
         found.append((functional.one_hot(train_labels[nearest], num_classes) * weights[..., None]).sum(dim=1))
     return torch.cat(found)
 

@@ -32,6 +32,10 @@ PREDICTIONS = pa.schema(
     ]
 )  # fmt: skip
 Unit = Literal["share", "rank", "number"]
+Task = Literal[
+    "linear probe", "attentive probe", "nearest neighbours", "few-shot classification", "zero-shot classification", "image-text retrieval",
+    "context retrieval (set)", "context retrieval (document)", "dense probe", "fine-tuning", "captioning",
+]  # fmt: skip
 PAGE_WIDTH = 150  # columns of the table where it goes to a file
 
 
@@ -79,7 +83,7 @@ class Predictions:
 class Result:
     """A finished evaluation. `sweeps` hold what was tried for each model, with its score on the images that it was chosen on."""
 
-    task: str
+    task: Task
     dataset: Mapping[str, Any]
     model: Mapping[str, Any]
     protocol: Mapping[str, Any]
@@ -112,7 +116,7 @@ class Result:
 def publish(result: Result, output: Path) -> None:
     """Writes the predictions, then the result that names them, and prints the rows as a table."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f"{output.stem}.predictions.parquet")
+    beside = _predictions_of(output)
     table = pa.concat_tables([predictions.table() for predictions in result.predictions]) if result.predictions else PREDICTIONS.empty_table()
     with open_aside(beside) as file:
         pq.write_table(table, file, compression="zstd")
@@ -156,19 +160,34 @@ def shown(value: float, unit: Unit = "share") -> str:
     return f"{value:.1%}" if unit == "share" else f"{value:,.1f}" if unit == "rank" else f"{value:,.2f}"
 
 
-def check_output(output: Path, *, schema: str = SCHEMA) -> Path:
-    """`output`. Raises ValueError before any work if it is no name for a result, or the name of a file that is none of this kind."""
+def check_output(output: Path, *, task: Task | None = None, schema: str = SCHEMA) -> Path:
+    """`output`. Raises ValueError before any work if it is no name for a result, or the name of a file that is none of this task and kind."""
     if output.suffix != ".json" or output.is_dir():
         raise ValueError(f"--output {output} is no name for a result: give one that ends in .json; its predictions go beside it")
-    if output.exists() and not _holds(output, schema.partition("/")[0]):
-        raise ValueError(f"--output {output} is there and holds something else ({schema} would be written): give another name")
+    if output.exists() and not _holds(output, schema.partition("/")[0], task):
+        raise ValueError(f"--output {output} is there and holds something else ({task or schema} would be written): give another name")
+    beside = _predictions_of(output)
+    if beside.exists() and not _holds_predictions(beside):
+        raise ValueError(f"{beside} is there and holds no predictions, which would be written over it: give another --output")
     return output
 
 
-def _holds(path: Path, kind: str) -> bool:
+def _holds(path: Path, kind: str, task: Task | None) -> bool:
     try:
-        return schema_of(read_json(path)).partition("/")[0] == kind
+        record = read_json(path)
+        return schema_of(record).partition("/")[0] == kind and (task is None or record.get("task") == task)
     except ValueError:
+        return False
+
+
+def _predictions_of(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.predictions.parquet")
+
+
+def _holds_predictions(path: Path) -> bool:
+    try:
+        return pq.read_schema(path).names == PREDICTIONS.names
+    except (pa.ArrowInvalid, OSError):
         return False
 
 

@@ -17,7 +17,7 @@ from lcl.evals.classification import describe_set
 from lcl.evals.evaluated import CONTROLS, Control, EvaluatedModel
 from lcl.evals.feature_cache import FeatureCache, one_thread
 from lcl.evals.image_sets import ImageSet, captioned_index
-from lcl.evals.intervals import clustered_bootstrap, exact
+from lcl.evals.intervals import clustered_share, exact
 from lcl.evals.results import Predictions, Result, Row, by_metric
 from lcl.evals.zero_shot import text_features
 
@@ -103,4 +103,4 @@ def evaluate_retrieval(model: EvaluatedModel, images: ImageSet, cache: FeatureCa
 
 def recall_rows(name: str, way: str, found: Int[np.ndarray, " queries"], clusters: Sequence[str], *, of: str) -> list[Row]:
     """R@k of ranks, with intervals by bootstrap over clusters."""
-    return [Row(name, f"{way} R@{k}", clustered_bootstrap((found <= k).astype(np.float64), clusters, of=of)) for k in TOP]
+    return [Row(name, f"{way} R@{k}", clustered_share(found <= k, clusters, of=of)) for k in TOP]

@@ -70,7 +70,7 @@ def _annotations(members: Members, key: str) -> tuple[str | int | None, tuple[st
         label = members[key + ".cls"]().decode().strip()
     if not isinstance(label, str | int | None) or not all(isinstance(caption, str) for caption in captions):
         raise ValueError("a label is a number or a text, captions are texts")
-    return int(label) if isinstance(label, str) and label.isdecimal() else label, captions
+    return int(label) if isinstance(label, str) and label.removeprefix("-").isdecimal() else label, captions
 
 
 def _lines(path: Path) -> list[str]:

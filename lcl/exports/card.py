@@ -19,7 +19,7 @@ USE: dict[Target, str] = {
     "timm": '''import timm, torch
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)   # for images of PIL
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)   # for RGB images of PIL
 print(model(torch.rand(1, 3, SIDE, SIDE)).shape, model.forward_features(torch.rand(1, 3, SIDE, SIDE)).shape)''',
     "hf": '''from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
@@ -43,8 +43,8 @@ SIZES: dict[Target, str] = {
     "onnx": "The graph takes images of SIDE px and no others.",
 }  # fmt: skip
 GIVES: dict[Target, str] = {
-    "timm": "`model(images)` is the mean of the patch tokens (LCL leaves the class token out); `lcl.features.load_encoder` on this folder gives LCL's own pooled latent too.",
-    "hf": "`pooler_output` is the mean of the patch tokens (LCL leaves the class token out); `lcl.features.load_encoder` on this folder gives LCL's own pooled latent too.",
+    "timm": "`model(images)` is the mean of the patch tokens (LCL leaves the class token out; a square tower's is the first of `model.forward_features(images)`, its patches are `[:, 1:]`); `lcl.features.load_encoder` on this folder gives LCL's own pooled latent too.",
+    "hf": "`pooler_output` is the mean of the patch tokens (LCL leaves the class token out; a square tower's is the first of `last_hidden_state`, its patches are `[:, 1:]`); `lcl.features.load_encoder` on this folder gives LCL's own pooled latent too.",
     "open_clip": "Image features are LCL's pooled latents, text features the language model's at `<soi>`; open_clip needs this package for the image tower.",
     "onnx": "Images are float in [0, 1] and square; `pooled` is LCL's pooled latent, `tokens` the patch tokens. The normalisation is in the graph.",
 }

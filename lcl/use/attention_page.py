@@ -4,6 +4,7 @@
 """
 
 import io
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from PIL import Image
 from pydantic import Field
 
 from lcl.core.config import config
-from lcl.core.files import open_aside
-from lcl.core.html_page import data_url, page_template
+from lcl.core.files import files_below, folder_aside, open_aside
+from lcl.core.html_page import data_url, page_at, page_template
 from lcl.core.images import ENDINGS, is_image_name
 from lcl.core.rejected import Rejected
 from lcl.features import Weights, load_encoder
@@ -57,21 +58,25 @@ class AttentionMap:
 def write_attention_page(settings: AttentionMapsConfig) -> tuple[Path, int, int]:
     """Writes the page and the PNG files; returns its path, how many images it shows, and how many were given.
 
-    Raises ValueError for an output that is no HTML file, for paths that hold no image, and as `load_encoder` does.
+    Raises ValueError for an output that is no HTML file or another one, for paths that hold no image, and as `load_encoder` does.
     """
     path = Path(settings.output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {path} is no HTML file: give a name that ends in .html")
+    folder, again = path.with_suffix(""), page_at(path).exists()
+    if folder.exists() and not again:
+        raise ValueError(f"{folder} is there, and the pictures would go into a folder of this name: give another --output, or remove it")
     files = find_images(settings.images)
     model = load_encoder(settings.encoder, weights=settings.weights)
     chosen = [files[place] for place in np.linspace(0, len(files) - 1, min(settings.num_images, len(files))).round().astype(int)]
     inputs = [_read(file, model) for file in chosen]  # all of them before anything is written
-    folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
     cards = []
-    for number, (file, image) in enumerate(zip(chosen, inputs, strict=True), 1):
-        (found,) = attention_maps(model, [image])
-        cards.append(_card(f"{number:04d}", file, found, folder))
+    with folder_aside(folder) as aside:
+        for number, (file, image) in enumerate(zip(chosen, inputs, strict=True), 1):
+            (found,) = attention_maps(model, [image])
+            cards.append(_card(f"{number:04d}", file, found, aside))
+        if again:
+            shutil.rmtree(folder, ignore_errors=True)  # the pictures of the page that is written again
     page = page_template(Path(__file__).with_name("attention_page.html")).render(
         cards=cards, num_given=len(files), encoder=settings.encoder, folder=folder.name, num_latents=model.settings.image_latents
     )
@@ -84,7 +89,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     """The files, and the images below the folders, each in the order of names. Raises ValueError for a path that is neither, and for a folder without one."""
     found: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(file for file in path.rglob("*") if is_image_name(file.name) and file.is_file()) if path.is_dir() else [path]
+        inside = [file for file in files_below(path) if is_image_name(file.name)] if path.is_dir() else [path]
         if not path.exists() or not inside:
             raise ValueError(f"--images {path} is no image, nor a folder with some ({', '.join(sorted(ENDINGS))})")
         found += inside

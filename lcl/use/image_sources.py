@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow.compute as pc
 
 from lcl.core.document import Document, ImageSegment, from_members
+from lcl.core.files import files_below
 from lcl.core.images import ENDINGS, is_image_name
 from lcl.core.selection import is_selection
 from lcl.core.shards import Shard, find_shards, fingerprint_of, read_bytes, read_members
@@ -65,7 +66,7 @@ class ImageFolder:
     def __init__(self, folder: Path) -> None:
         """Raises ValueError if there is no image, or one whose name is no UTF-8."""
         self.folder = folder.resolve()
-        files = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+        files = sorted(path.relative_to(self.folder).as_posix() for path in files_below(self.folder))
         self.names = [name for name in files if is_image_name(name)]
         self.num_images, self.num_passed_over = len(self.names), len(files) - len(self.names)
         if not self.names:

@@ -16,7 +16,7 @@ from pydantic import Field
 from lcl.core.config import config
 from lcl.core.document import PARAGRAPH_BREAK, sha256_hex
 from lcl.core.files import open_aside
-from lcl.core.html_page import page_template, thumbnail
+from lcl.core.html_page import page_at, page_template, thumbnail
 from lcl.core.images import probe_image
 from lcl.core.rejected import Rejected
 from lcl.evals.zero_shot import text_features
@@ -69,8 +69,10 @@ class Query:
 def search(settings: SearchConfig) -> Path:
     """Writes the page and returns its path.
 
-    Raises ValueError for queries that are nothing, for another encoder than that of the features, and for images that are not where they were.
+    Raises ValueError for an output that is another file, for queries that are nothing, for another encoder than that of the features, and for images that are not where they were.
     """
+    path = Path(settings.output)
+    path = page_at(path if path.suffix.lower() in (".html", ".htm") else path / "index.html")
     features = find_features(Path(settings.features))
     source = open_source(settings.input or tuple(features.record["input"]))
     if source.fingerprint != features.record["source"]:
@@ -82,8 +84,6 @@ def search(settings: SearchConfig) -> Path:
         cards=[_card(query, neighbours, source) for query, neighbours in zip(queries, found, strict=True)], record=features.record, name=Path(settings.features).resolve().name,
         sampled=not (settings.queries or settings.text), seed=settings.seed,
     )  # fmt: skip
-    path = Path(settings.output)
-    path = path if path.suffix.lower() in (".html", ".htm") else path / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_aside(path) as file:
         file.write(page.encode("utf-8", "replace"))

@@ -20,7 +20,7 @@ import tldextract
 import xxhash
 from yarl import URL
 
-from lcl.core.files import open_aside, sha256_of
+from lcl.core.files import files_below, open_aside, sha256_of
 from lcl.core.rejected import Rejected
 from pipeline.addresses import normal_url
 from pipeline.fetch.addresses import host_of, parse_url
@@ -63,7 +63,7 @@ def list_tables(names: Sequence[str]) -> list[Path]:
     tables: set[Path] = set()
     for name in names:
         path = Path(name)
-        found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+        found = [file for file in files_below(path) if file.suffix == ".parquet"] if path.is_dir() else [path] if path.is_file() else []
         if not found:
             raise ValueError(f"--urls {path}: {'no *.parquet in this folder' if path.is_dir() else 'no such file or folder'}")
         tables.update(table.resolve() for table in found)

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from lcl.core.config import claim_folder, config, run_command
-from lcl.core.files import write_json
+from lcl.core.files import files_below, write_json
 from lcl.core.logs import set_up_logging
 from pipeline.samples.photo_pages import Mix, Photo, compose_pages, zero_shot_spec
 from pipeline.samples.write_crawl import write_crawl
@@ -83,7 +83,7 @@ def choose(photos: list[Photo], num: int, *, seed: int) -> list[Photo]:
 def read_photos(path: Path, *, split: str) -> list[Photo]:
     """The photographs of one split, in the order of their names. Raises ValueError if there are none."""
     if path.is_dir():
-        found = [(PurePosixPath(file.relative_to(path)), file.read_bytes()) for file in path.rglob("*") if file.suffix.lower() in ENDINGS and split in file.parts]
+        found = [(PurePosixPath(file.relative_to(path)), file.read_bytes()) for file in files_below(path) if file.suffix.lower() in ENDINGS and split in file.parts]
     elif path.is_file() and tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             members = [member for member in archive if member.isfile() and PurePosixPath(member.name).suffix.lower() in ENDINGS and split in PurePosixPath(member.name).parts]
