@@ -186,13 +186,17 @@ def scaling_part(rows: Mapping[str, Measured], folder: Path) -> str:
     figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
     for size in CPU_SIZES:
         line = [points[size, count] for count in PHOTO_COUNTS]
-        axes.plot([one[0] for one in line], [one[2] for one in line], marker="o", label=f"{size}, {line[0][1]:,} parameters")
-    axes.plot([num], [predicted], marker="x", markersize=9, color="black", linestyle="none", label="predicted")
-    axes.set(xscale="log", yscale="log", xlabel="photographs", ylabel="error of the linear probe", title="More photographs, larger towers")
+        axes.plot([one[0] for one in line], [100 * one[2] for one in line], marker="o", label=f"{size}, {line[0][1]:,} parameters")
+    axes.plot([num], [100 * predicted], marker="x", markersize=9, color="black", linestyle="none", label="predicted")
+    axes.set(xscale="log", xlabel="photographs", ylabel="error of the linear probe, %", title="More photographs, larger towers")
+    axes.set_ylim(bottom=0)  # or noise fills the picture
+    counts = [points["small", count][0] for count in PHOTO_COUNTS]
+    axes.set_xticks(counts, labels=[f"{count:,}" for count in counts])
+    axes.minorticks_off()
     axes.legend(fontsize=8)
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     save_svg(figure, folder / "scaling.svg")
-    lines = ["## Scaling", "", "Error of the linear probe, in percent.", "", "| tower | " + " | ".join(f"{points['small', count][0]:,} photographs" for count in PHOTO_COUNTS) + " |"]
+    lines = ["## Scaling", "", "Error of the linear probe, in percent.", "", "| tower | " + " | ".join(f"{count:,} photographs" for count in counts) + " |"]
     lines.append("|---" * (len(PHOTO_COUNTS) + 1) + "|")
     lines += [f"| {size}, {points[size, 0][1]:,} parameters | " + " | ".join(f"{100 * points[size, count][2]:.1f}" for count in PHOTO_COUNTS) + " |" for size in CPU_SIZES]
     reaches = [f"{value - margin:.3f} to {value + margin:.3f}" for value, margin in zip(law, margins, strict=True)]
