@@ -1,7 +1,6 @@
 """Ranks: starting and leaving a process group, and the few collectives that training needs."""
 
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,11 +39,9 @@ def process_group(*, threads: int, timeout_seconds: float = TIMEOUT_SECONDS) -> 
     """
     import deepspeed  # here, because importing it takes seconds that `--help` need not wait for
 
-    if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    alone = "RANK" not in os.environ
+    if alone:
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -53,7 +50,10 @@ def process_group(*, threads: int, timeout_seconds: float = TIMEOUT_SECONDS) -> 
         torch.set_num_threads(threads)
         # Only inference uses this op, but without a compiler its build at start is fatal, and with one it takes a minute.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False, timeout=timedelta(seconds=timeout_seconds))
+    backend, timeout = "nccl" if device.type == "cuda" else "gloo", timedelta(seconds=timeout_seconds)
+    if alone:  # there is nobody to meet: no port, which another process might take first
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=timeout)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
         dist.barrier()

@@ -6,6 +6,7 @@
 Each command is a process with environment, output and exit of its own, and imports our modules itself; only LIBRARIES are loaded already.
 """
 
+import atexit
 import importlib
 import json
 import os
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (  # not pyarrow: it starts a thread, and only a process of one thread may fork
-    "numpy", "torch", "torch.utils.tensorboard", "deepspeed", "PIL.Image", "pydantic", "tyro", "jaxtyping", "einops", "tokenizers", "safetensors.torch",
-    "scipy.optimize", "scipy.stats", "jinja2", "tqdm",
+    "numpy", "torch", "torch.utils.tensorboard", "deepspeed", "torchvision", "transformers", "open_clip", "timm", "PIL.Image", "pydantic", "tyro", "jaxtyping", "einops", "tokenizers", "safetensors.torch",
+    "scipy.optimize", "scipy.stats", "matplotlib.pyplot", "jinja2", "tqdm",
 )  # fmt: skip
+STATUS: list[int] = []  # of this process, once its command has ended
 UNREAD = ("HOME", "PATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -151,15 +153,32 @@ def run(words: Sequence[str], cwd: str, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     if words[0] == "lcl":
         words = [sys.executable, shutil.which("lcl", path=environment["PATH"]) or sys.exit("lcl is not installed"), *words[1:]]
-    if words[1] == "-m":
-        sys.path[0], sys.argv = cwd, list(words[2:])
-        runpy.run_module(words[2], run_name="__main__", alter_sys=True)
-    else:
-        sys.path[0], sys.argv = str(Path(words[1]).resolve().parent), list(words[1:])
-        runpy.run_path(words[1], run_name="__main__")
+    try:
+        if words[1] == "-m":
+            sys.path[0], sys.argv = cwd, list(words[2:])
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0], sys.argv = str(Path(words[1]).resolve().parent), list(words[1:])
+            runpy.run_path(words[1], run_name="__main__")
+        STATUS.append(0)
+    except SystemExit as ended:
+        STATUS.append(0 if ended.code is None else ended.code if isinstance(ended.code, int) else 1)
+        raise
+    except Exception:
+        STATUS.append(1)
+        raise
+
+
+def leave() -> None:
+    """Ends the process once all that the command registered for its end is done. To take apart what the libraries made would take a second of each command."""
+    if STATUS:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(STATUS[0])
 
 
 if __name__ == "__main__":
+    atexit.register(leave)  # before the libraries register theirs: it comes last
     for name in LIBRARIES:
         importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "a library has started a thread: take it out of LIBRARIES"
