@@ -34,7 +34,7 @@ def test_equals_a_plain_loop(k: int, temperature: float, chunk: int) -> None:
 
 
 def test_nearly_collapsed_features_are_told_apart() -> None:
-    """Cosines of 1 - 1e-8 to 1 - 1e-6: float32 has eight values between."""
+    """Cosines of 1 - 1e-8 to 1 - 1e-6: float32 has some sixteen values between."""
     rng = np.random.default_rng(0)
     train, test = (np.float32(1 + 1e-3 * rng.normal(size=(number, 6))) for number in (200, 300))
     labels = rng.integers(0, 4, 200)
