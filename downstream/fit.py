@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from downstream.muon import MuonAdamW
 from lcl.checkpoint import Checkpointer, Resume, find_resume, load_checkpoint
 from lcl.core.config import config, to_dict
 from lcl.core.logs import Bar, progress_bar
@@ -40,8 +41,10 @@ FREE_FIELDS = ("output", "fit.save_every", "fit.save_minutes", "fit.keep_checkpo
 
 @config
 class FitOptimizerConfig:
-    """AdamW."""
-
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: for convolutions and linear layers, AdamW for the rest (downstream/muon.py); faster where an hour is all there is. Without ZeRO, in fp32 or mixed."""
+    muon_ratio: Annotated[float, Field(gt=0)] = 0.33
+    """Muon's learning rate, as a part of the other's."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     schedule: ScheduleConfig = ScheduleConfig(warmup_steps=100)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -114,6 +117,8 @@ class Fitting:
     ) -> None:
         self.task, self.settings, self.rates, self.ranks, self.folder, self.show = task, settings, optimizer, ranks, output, show
         self.accumulation = check_numbers(settings, ranks.world_size)
+        if optimizer.kind == "muon" and (settings.engine.zero_stage > 0 or settings.engine.precision == "bf16"):
+            raise ValueError("optimizer.kind muon takes weights whole and in fp32: give --fit.engine.zero-stage 0 and --fit.engine.precision fp32 or mixed, or --optimizer.kind adamw")
         engine_settings = deepspeed_settings(settings.engine, micro_rows=settings.micro_items, accumulation=self.accumulation, clip_norm=optimizer.clip_norm)
         with together():
             mirror = RunMirror(output, settings.mirror, keep=settings.keep_checkpoints) if settings.mirror else None
@@ -121,10 +126,9 @@ class Fitting:
         identity = dict(identity) | {"zero_stage": settings.engine.zero_stage, "precision": settings.engine.precision, "ranks": dist.get_world_size()}
         resume = find_resume(output, identity=identity)
         trained = [parameter for parameter in task.module.parameters() if parameter.requires_grad]
-        adam = torch.optim.AdamW(
-            trained, lr=optimizer.learning_rate, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.epsilon, weight_decay=optimizer.weight_decay
-        )  # fmt: skip
-        self.engine = start_engine(task.module.to(ranks.device), adam, engine_settings, load_universal=resume is not None and resume.converted is not None)
+        self.engine = start_engine(
+            task.module.to(ranks.device), make_optimizer(task.module, optimizer), engine_settings, load_universal=resume is not None and resume.converted is not None
+        )
         self.step = 0 if resume is None else int(resume.state["step"])
         self.average = self._average(resume)
         self.saves = SaveTimes(every_steps=settings.save_every, every_minutes=settings.save_minutes, first=self.step, last=settings.steps)
@@ -224,6 +228,14 @@ class Fitting:
         extra = {"ema": self.average.weights} if self.average is not None else {}
         self.checkpointer.save(self.engine, {}, step=self.step, state={}, extra=extra)
         self.saves.saved(self.step)
+
+
+def make_optimizer(module: nn.Module, settings: FitOptimizerConfig) -> torch.optim.Optimizer:
+    """Of the parameters of `module` that are trained."""
+    adam: dict[str, Any] = {"lr": settings.learning_rate, "betas": (settings.beta1, settings.beta2), "eps": settings.epsilon, "weight_decay": settings.weight_decay}
+    if settings.kind == "muon":
+        return MuonAdamW(module, muon_ratio=settings.muon_ratio, **adam)
+    return torch.optim.AdamW([parameter for parameter in module.parameters() if parameter.requires_grad], **adam)
 
 
 def check_numbers(settings: FitConfig, world_size: int) -> int:

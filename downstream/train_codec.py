@@ -39,6 +39,8 @@ class CodecTask:
         torch.manual_seed(config.fit.seed)
         sight = None if encoder is None or config.model.adapter.source != "tokens" else Sight(encoder, config.model.adapter.sight)
         codec = config.model.build(num_features=0 if sight is None else sight.num_features)
+        if codec.gains is not None:
+            codec.gains.start(config.objective.lmbdas)
         if config.start_from:
             codec.load_state_dict(codec.state_dict() | starting_weights(config))
         if codec.adapter is not None:

@@ -1,5 +1,7 @@
 """Convolutions and blocks of the codecs, with the parameter names of the published weights (CCA, Han et al., NeurIPS 2024, arXiv:2410.04847)."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -121,6 +123,16 @@ class _BoundedBelow(torch.autograd.Function):
     def backward(context, gradient: Tensor) -> tuple[Tensor, None]:
         (above,) = context.saved_tensors
         return gradient * (above | (gradient < 0)), None
+
+
+@torch.no_grad()
+def keep_variance(module: nn.Module, *, gain: float = 1.0) -> None:
+    """Random weights with which each convolution's outputs vary `gain` times as much as its inputs (PyTorch's own let what passes four transposed ones shrink to a hundredth)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            size, stride = layer.kernel_size[0], layer.stride[0] if isinstance(layer, nn.ConvTranspose2d) else 1
+            nn.init.normal_(layer.weight, std=gain * stride / (size * math.sqrt(layer.in_channels)))  # a place of the output sees (size / stride)^2 of the inputs
+            nn.init.zeros_(layer.bias)
 
 
 def in_full(x: Tensor) -> Tensor:

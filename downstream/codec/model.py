@@ -10,6 +10,7 @@ Rates are of what `rounding` (downstream/codec/rounding.py) makes of values arou
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,13 @@ class Gains(nn.Module):
     def __init__(self, num_levels: int, num_channels: int) -> None:
         super().__init__()
         self.before, self.after = (nn.Parameter(torch.zeros(num_levels, num_channels)) for _ in range(2))
+
+    @torch.no_grad()
+    def start(self, lmbdas: Sequence[float]) -> None:
+        """Steps for which the error of rounding alone would be optimal, as 1 / sqrt(lmbda): levels that start alike take thousands of training steps to part."""
+        steps = 0.5 * torch.tensor(lmbdas).log()
+        self.before.copy_((steps - steps.mean())[:, None].expand_as(self.before))
+        self.after.copy_(-self.before)
 
     def at(self, table: Float[Tensor, "levels channels"], level: Float[Tensor, " images"]) -> Latent:
         lower = level.floor().long().clamp(0, len(table) - 1)

@@ -1,6 +1,8 @@
 """What codecs are trained to minimise, and CCA's causal context adjustment beside it (arXiv:2410.04847, Eq. 8 to 10).
 
-    L = mean over images of  lmbda 255^2 MSE + beta (R_y + R_z) + alpha (R_y - R_G) + gamma (1 - cos(F(x), F(x_hat)))      rates in bits per pixel
+    L = weighted mean over images of  lmbda 255^2 MSE + beta (R_y + R_z) + alpha (R_y - R_G) + gamma (1 - cos(F(x), F(x_hat)))      rates in bits per pixel
+
+    weight of an image: that of its level, lmbda^-balance, with mean 1
 
 F are tokens of a frozen encoder (downstream/sight.py): what else than pixels is to come through.
 
@@ -40,6 +42,8 @@ FLOOR_SHARE = 0.5  # of its floor, from which on R_G is said to run away
 class ObjectiveConfig:
     lmbdas: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0067,)
     """Weights of the squared error; more than one make a codec of as many levels, ascending."""
+    balance: Annotated[float, Field(ge=0)] = 0.0
+    """Levels count as lmbda to the power of -balance: 0 as they are, so that those of many bits, whose losses are larger, decide; 0.5 about alike."""
     beta: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the rate."""
     mode: Mode = "off"
@@ -82,6 +86,8 @@ class CodecObjective(nn.Module):
             raise ValueError(f"objective.gamma {settings.gamma:g} is the weight of what an encoder sees: give --encoder")
         self.codec, self.settings, self.sight = codec, settings, sight
         self.auxiliary = auxiliary if settings.mode != "off" else None
+        weights = torch.tensor(settings.lmbdas) ** -settings.balance
+        self._weights = weights / weights.mean()
         self._warned = False
 
     def forward(self, x: Float[Tensor, "images 3 height width"], level: Level, noise: torch.Generator | None, alpha: float) -> Losses:
@@ -93,7 +99,8 @@ class CodecObjective(nn.Module):
         x_hat = self.codec.synthesise(coded.y_hat, level)
         error = 255**2 * (x - x_hat).square().flatten(1).mean(dim=1)
         lmbdas = torch.tensor(settings.lmbdas, device=x.device)
-        lmbda = lmbdas[0].expand(len(x)) if level is None else lmbdas[level.round().long()]
+        places = torch.zeros(len(x), dtype=torch.long, device=x.device) if level is None else level.round().long()
+        lmbda, weight = lmbdas[places], self._weights.to(x.device)[places]
         y_bpp, z_bpp = coded.y_bits.sum(dim=0) / num_pixels, coded.z_bits / num_pixels
         each = lmbda * error + settings.beta * (y_bpp + z_bpp) + alpha * y_bpp
         metrics = {"squared_error": error.mean(), "y_bpp": y_bpp.mean(), "z_bpp": z_bpp.mean()}
@@ -101,7 +108,7 @@ class CodecObjective(nn.Module):
             unlike = self.sight.distance(self.sight.tokens(x), x_hat)
             each = each + settings.gamma * unlike
             metrics["semantic"] = unlike.mean()
-        loss = each.mean()
+        loss = (weight * each).mean()
         if self.auxiliary is not None:
             adjustment, rate = self._adjustment(self.auxiliary, y, z, rounding, num_pixels, alpha)
             loss = loss + adjustment
