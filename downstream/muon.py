@@ -46,8 +46,9 @@ class MuonAdamW(torch.optim.AdamW):
 
     def _muon_step(self, weight: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
         state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
+        if not state:
+            state |= {"momentum": torch.zeros_like(weight), "step": torch.tensor(0.0)}  # AdamW looks for a step wherever there is a state
+        state["step"] += 1
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM).transpose(0, group["outputs"])  # Nesterov's
         matrix = ahead.flatten(1)
@@ -59,7 +60,7 @@ class MuonAdamW(torch.optim.AdamW):
 def outputs_of_dense(module: nn.Module) -> dict[str, int]:
     """The weights of linear layers and of convolutions that are not in groups, by name, and which of their dimensions is that of outputs."""
     return {
-        f"{name}.weight": int(isinstance(layer, nn.ConvTranspose2d))
+        f"{name}.weight".removeprefix("."): int(isinstance(layer, nn.ConvTranspose2d))
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and getattr(layer, "groups", 1) == 1
     }

@@ -445,8 +445,7 @@ def load_checkpoint(engine: Any, resume: Resume) -> None:
     for group, ours in zip(engine.optimizer.param_groups, settings, strict=True):
         group.update(ours)
     for values in engine.optimizer.state.values():
-        if "step" in values:
-            values["step"] = values["step"].clone()
+        values["step"] = values["step"].clone()
     dist.barrier()
     if resume.converted is not None and dist.get_rank() == 0:
         shutil.rmtree(resume.converted.parent)

@@ -67,7 +67,7 @@ PRESETS: dict[str, TrainCodecConfig] = {
     ),
     "toy": TrainCodecConfig(
         crop_px=64, model=CodecConfig(mean_scale=MeanScaleConfig(width=8, latent_width=12), num_levels=2), objective=ObjectiveConfig(lmbdas=(0.002, 0.02)),
-        optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=2)), fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4),
+        optimizer=FitOptimizerConfig(kind="muon", learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=2)), fit=FitConfig(steps=12, batch_items=4, micro_items=2, save_every=4, log_every=4),
     ),
     "toy_cca": TrainCodecConfig(
         crop_px=64,
