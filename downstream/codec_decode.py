@@ -38,8 +38,10 @@ def main(settings: DecodeConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
     trained = load_codec(Path(settings.model))
+    if settings.output and Path(settings.input).is_file() and not Path(settings.output).is_dir() and Path(settings.output).suffix.lower() != ".png":
+        raise ValueError(f"{settings.output}: pictures are written as PNG; give a name that ends in .png, or a folder that is there")
     pairs = pairs_of(Path(settings.input), Path(settings.output) if settings.output else None, endings=(".lclc",), ending=".png")
-    convert(pairs, partial(expand, trained=trained, settings=settings), title="decoding")
+    convert(pairs, partial(expand, trained=trained, settings=settings), title="decoding", replace=False)
 
 
 def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig) -> Made:

@@ -6,8 +6,10 @@
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from pydantic import Field
 
 from downstream.codec.container import HEADER_BYTES, unpack
 from downstream.codec.image_codec import decode
@@ -18,8 +20,6 @@ from lcl.core.logs import progress_bar, set_up_logging
 
 log = logging.getLogger(__name__)
 
-TILE_PX = 1024
-
 
 @config
 class InfoConfig:
@@ -27,6 +27,8 @@ class InfoConfig:
     """A compressed picture (.lclc), or a folder of them."""
     model: str = ""
     """The codec that wrote them: they are decoded too."""
+    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 1024
+    """Side of the tiles in which large pictures are decoded, to bound memory; 0: at once."""
 
 
 def main(settings: InfoConfig) -> None:
@@ -40,7 +42,7 @@ def main(settings: InfoConfig) -> None:
     with progress_bar("looking", total=len(files)) as bar:
         for path in files:
             try:
-                print(f"{path}: {describe(path, trained)}")
+                print(f"{path}: {describe(path, trained, tile_px=settings.tile_px)}")
             except (ValueError, OSError) as error:
                 failed += 1
                 log.error("%s: %s", path, error)
@@ -49,7 +51,7 @@ def main(settings: InfoConfig) -> None:
         raise ValueError(f"{failed} of {len(files)} files are not whole; their messages are above")
 
 
-def describe(path: Path, trained: TrainedCodec | None) -> str:
+def describe(path: Path, trained: TrainedCodec | None, *, tile_px: int = 0) -> str:
     data = path.read_bytes()
     header, _ = unpack(data)
     kind = {1: "grey", 3: "colour"}[header.channels]
@@ -57,7 +59,7 @@ def describe(path: Path, trained: TrainedCodec | None) -> str:
     said += f", level {header.level:g}, {header.profile}, model {header.model:016x}, whole"
     if trained is None:
         return said
-    decode(trained, data, tile_px=TILE_PX if max(header.width, header.height) > TILE_PX else 0)
+    decode(trained, data, tile_px=tile_px if max(header.width, header.height) > tile_px else 0)
     return f"{said}, decodes"
 
 

@@ -21,11 +21,11 @@ from rich.table import Table
 from downstream.codec.classic import CLASSIC
 from downstream.codec.coding import Latents, Profile
 from downstream.codec.complexity import complexity_of
-from downstream.codec.image_codec import Refine
+from downstream.codec.image_codec import Refine, check_profile
 from downstream.codec.measuring import Point, bd_rates, curve_of, measure_classic, measure_ours
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
-from downstream.codec.refine import RefineConfig, refine
+from downstream.codec.refine import REFINE_TILE_PX, RefineConfig, refine_picture
 from downstream.codec.rounding import RoundingConfig
 from downstream.photographs import list_photographs
 from lcl.core.config import config, run_command
@@ -83,6 +83,12 @@ def main(settings: EvalCodecConfig) -> None:
     trained.check_sight()
     if settings.encoder and trained.encoder is None:
         raise ValueError("--encoder is for models with an adapter, which this one has not: leave it out")
+    for profile in settings.profiles:
+        check_profile(trained, profile)
+    refined = f"this codec, refined {settings.refine} times ({settings.rounding.method})"
+    names = [*settings.classic, *(f"this codec, {profile}" for profile in settings.profiles), *([refined] if settings.refine else [])]
+    if settings.anchor not in names:
+        raise ValueError(f"--anchor {settings.anchor!r} is not measured; there are {', '.join(names)}")
     files = list_photographs(Path(settings.photographs))[: settings.max_photographs or None]
     levels = [float(level) for level in range(len(trained.lmbdas))]
     num_ours = (len(settings.profiles) + (settings.refine > 0)) * len(levels)
@@ -93,18 +99,15 @@ def main(settings: EvalCodecConfig) -> None:
         for profile in settings.profiles:
             curves[f"this codec, {profile}"] = curve_of(levels, lambda level, path, profile=profile: measure_ours(trained, path, crop_px=settings.crop_px, level=level, profile=profile), files, bar.advance)
         if settings.refine:
-            name = f"this codec, refined {settings.refine} times ({settings.rounding.method})"
-            curves[name] = curve_of(levels, lambda level, path: measure_ours(trained, path, crop_px=settings.crop_px, level=level, refine=refining(settings, trained, level)), files, bar.advance)
-    if settings.anchor not in curves:
-        raise ValueError(f"--anchor {settings.anchor!r} was not measured; there are {', '.join(curves)}")
+            curves[refined] = curve_of(levels, lambda level, path: measure_ours(trained, path, crop_px=settings.crop_px, level=level, refine=refining(settings, trained, level)), files, bar.advance)
     report(curves, settings, trained)
 
 
 def refining(settings: EvalCodecConfig, trained: TrainedCodec, level: float) -> Refine:
     fitting = RefineConfig(iterations=settings.refine, rounding=settings.rounding, learning_rate=settings.learning_rate)
 
-    def apply(codec: Codec, x: torch.Tensor, at: torch.Tensor | None) -> Latents:
-        return refine(codec, x, fitting, lmbda=trained.lmbda(level), level=at).latents
+    def apply(codec: Codec, x: torch.Tensor, at: torch.Tensor | None, inside: torch.Tensor) -> Latents:
+        return refine_picture(codec, x, fitting, tile_px=REFINE_TILE_PX, lmbda=trained.lmbda(level), level=at, weights=inside)
 
     return apply
 

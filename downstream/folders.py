@@ -54,13 +54,18 @@ def _apart(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, title: str) -> None:
-    """Writes what `act` makes of each input to its output. Raises ValueError at the end that counts the inputs that failed, each of which is a line."""
+def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, title: str, replace: bool = True) -> None:
+    """Writes what `act` makes of each input to its output; without `replace` a file that is there and holds something else stays, and is a failure.
+
+    Raises ValueError at the end that counts the inputs that failed, each of which is a line.
+    """
     failed = 0
     with progress_bar(title, total=len(pairs)) as bar:
         for source, target in pairs:
             try:
                 made = act(source)
+                if not replace and target.exists() and target.read_bytes() != made.data:
+                    raise ValueError(f"{target} is there and holds something else: remove it, or write to another place")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 for path, data in {**{target.with_suffix(ending): data for ending, data in made.beside.items()}, target: made.data}.items():
                     with open_aside(path) as file:

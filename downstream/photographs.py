@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lcl.core.files import files_below
-from lcl.core.images import ENDINGS, decode_image, is_image_name, to_pixels
+from lcl.core.images import ENDINGS, decode_image, is_image_name, probe_image, to_pixels
 from lcl.core.rejected import Rejected
 
 MEMORY_BYTES = 2 << 30  # of decoded photographs; the least recently used go first
@@ -33,6 +33,14 @@ def read_photograph(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """Its pixels, upright. Raises ValueError naming the file if it cannot be read."""
     try:
         return to_pixels(decode_image(path.read_bytes()))
+    except Rejected as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it, or replace it") from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height as its header says them. Raises ValueError as `read_photograph`."""
+    try:
+        return probe_image(path.read_bytes()).size
     except Rejected as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it, or replace it") from error
 
@@ -64,10 +72,15 @@ class Crops:
     """Random squares of the photographs, flipped left to right half of the time."""
 
     def __init__(self, files: Sequence[Path], *, side_px: int, seed: int) -> None:
-        """Raises ValueError if a photograph cannot be read, or is smaller than a crop."""
+        """Reads as many as are kept in memory, and the headers of the others: raises ValueError if one cannot be read, or is smaller than a crop."""
         self._files, self._side, self._seed = list(files), side_px, seed
         self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
         self._held = 0
+        for number, path in enumerate(self._files):
+            if self._held < MEMORY_BYTES:
+                self._photograph(number)
+            else:
+                self._check_side(path, read_size(path))
         self.fingerprint = hashlib.sha256("\n".join(f"{path.name} {path.stat().st_size}" for path in self._files).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -84,13 +97,16 @@ class Crops:
         cut = pixels[top : top + self._side, left : left + self._side]
         return cut[:, ::-1] if rng.random() < 0.5 else cut
 
+    def _check_side(self, path: Path, size: tuple[int, int]) -> None:
+        if min(size) < self._side:
+            raise ValueError(f"{path} is smaller than a crop ({size[0]} x {size[1]}, crops have {self._side} px): remove it, or train on smaller crops")
+
     def _photograph(self, number: int) -> np.ndarray:
         if number in self._decoded:
             self._decoded.move_to_end(number)
             return self._decoded[number]
         pixels = read_photograph(self._files[number])
-        if min(pixels.shape[:2]) < self._side:
-            raise ValueError(f"{self._files[number]} is smaller than a crop ({pixels.shape[1]} x {pixels.shape[0]}, crops have {self._side} px): remove it, or train on smaller crops")
+        self._check_side(self._files[number], (pixels.shape[1], pixels.shape[0]))
         self._decoded[number] = pixels
         self._held += pixels.nbytes
         while self._held > MEMORY_BYTES and len(self._decoded) > 1:

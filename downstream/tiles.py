@@ -15,7 +15,7 @@ def in_tiles(transform: Callable[..., Tensor], x: Tensor, *, side: int, margin: 
     for each place; the transform gets its crop second. Memory is that of one tile and of the results. Raises ValueError for a transform without a margin (`None`), which sees the whole picture everywhere.
     """
     if margin is None:
-        raise ValueError("this model averages over the whole picture, so it cannot be computed in tiles: give --tile-px 0 and --refine-tile-px 0, or train a model with a window (--model.cca.window 31)")
+        raise ValueError("this model averages over the whole picture, so it cannot be computed in tiles: give --tile-px 0 (and encoding --refine-tile-px 0), or train a model with a window (--model.cca.window 31)")
     if side < 1:
         raise ValueError("tiles must be at least one place of the latents wide: give --tile-px 256 or more")
     before, after = scale

@@ -229,9 +229,9 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
     write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured)
 
 
-def refined(codec: Codec, x: torch.Tensor, at: torch.Tensor | None, *, row: RunConfig, lmbda: float, sight: Sight | None) -> Latents:
+def refined(codec: Codec, x: torch.Tensor, at: torch.Tensor | None, inside: torch.Tensor, *, row: RunConfig, lmbda: float, sight: Sight | None) -> Latents:
     semantic = None if sight is None else Semantic(sight, row.gamma)
-    return refine(codec, x, RefineConfig(iterations=row.iterations), lmbda=lmbda, level=at, semantic=semantic).latents
+    return refine(codec, x, RefineConfig(iterations=row.iterations), lmbda=lmbda, level=at, weights=inside, semantic=semantic).latents
 
 
 def judged(panel: list[Judge], pictures: UInt8[np.ndarray, "images side side 3"], labels: Int[np.ndarray, " images"]) -> dict[str, list[list[float]]]:

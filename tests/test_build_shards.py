@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lcl.core.shards import ShardSet, verify_shard
-from lcl.demo import RayHead, ray_head
+from lcl.ray_head import RayHead, ray_head
 from tests.builds import build_here, built_bytes
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.crawls import Capture, html, jpeg, write_sites, write_warc

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from downstream.codec import integer
 from downstream.codec.cca import CCA, CCAConfig
 from downstream.codec.coding import EntropyTables, Latents, Reader, Writer, walk
 from downstream.codec.container import HEADER_BYTES, Header, pack, unpack
@@ -112,8 +113,10 @@ def test_whole_numbers_follow_the_float_network() -> None:
 
 
 @pytest.mark.parametrize("stretch", [1, 2])
-def test_whole_number_convolutions_are_exact(stretch: int) -> None:
-    """Equal to the same sums in int64, whatever the order: PyTorch's own integer convolution is the plain version."""
+@pytest.mark.parametrize("most", [integer.MOST_AT_ONCE, 1, 2 * 22 * 6 * 25])
+def test_whole_number_convolutions_are_exact(stretch: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal to the same sums in int64, whatever the order and in how many strips: PyTorch's own integer convolution is the plain version."""
+    monkeypatch.setattr(integer, "MOST_AT_ONCE", most)
     rng = torch.Generator().manual_seed(0)
     convolution = torch.nn.ConvTranspose2d(6, 7, 5, 2, padding=2, output_padding=1) if stretch == 2 else torch.nn.Conv2d(6, 7, 5, padding=2)
     layer = to_integers(torch.nn.Sequential(convolution, torch.nn.LeakyReLU(), torch.nn.Conv2d(7, 4, 3, padding=1)), torch.zeros(6), [torch.randn(1, 6, 5, 5)]).layers[0]

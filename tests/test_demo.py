@@ -3,14 +3,18 @@
 import json
 import re
 import shlex
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from lcl.commands import free_port
 from lcl.core.shards import ShardSet
 from lcl.demo import DemoConfig, default_output
 from tests.conftest import ROOT, Run, assert_one_line_error
+from tests.test_image_codec import picture
 
 CANARY = "canary0123456789abcdefCANARY"  # what no log, config or report may hold
 README = (ROOT / "README.md").read_text()
@@ -46,6 +50,26 @@ def test_step_by_step_as_the_readme_says(run: Run, tmp_path: Path) -> None:
     example = re.search(r"## Use the encoder\n```python\n(.*?)```", README, re.DOTALL)[1]
     result = run("python", "-c", example.replace("demo/run", f"{tmp_path}/demo/run"))
     assert result.returncode == 0 and result.stdout.count("torch.Size([4, ") == 2, result.stderr
+
+
+def test_compress_photographs_as_the_readme_says(run: Run, tmp_path: Path) -> None:
+    """Each command as printed but for toy sizes."""
+    for folder, count in (("photos", 4), ("unseen", 2)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            Image.fromarray(picture(90 + 10 * number, 120, seed=number)).save(tmp_path / folder / f"{number}.png")
+    shutil.copyfile(tmp_path / "unseen" / "1.png", tmp_path / "photo.png")
+    commands = readme_block("Compress photographs")
+    assert len(commands) == 4
+    for command in commands:
+        words = [str(tmp_path / word) if word.partition("/")[0].partition(".")[0] in ("photos", "unseen", "photo", "back", "outputs") else word for word in shlex.split(command, comments=True)]
+        toy = {"small": "toy", "3": "1", "500": "3"}
+        words = [toy.get(word, word) for word in words]
+        result = run(*(words[:1] + ["--master_port", free_port(), *words[1:]] if words[0] == "deepspeed" else words), DS_ACCELERATOR="cpu")
+        assert result.returncode == 0, f"{command}\n{result.stderr}"
+    assert {path.suffix for path in (tmp_path / "outputs/rd").iterdir()} == {".png", ".svg", ".csv", ".json"}
+    with Image.open(tmp_path / "back.png") as back:
+        assert back.size == (120, 100)
 
 
 def test_the_readme_names_real_flags(run: Run) -> None:

@@ -131,7 +131,7 @@ def test_a_codec_that_sees_the_whole_picture_has_no_tiles() -> None:
 def test_refinement_lowers_the_true_loss_and_codes_what_it_found(trained: TrainedCodec, method: str) -> None:
     seen = []
 
-    def refined(codec: object, x: torch.Tensor, level: torch.Tensor | None) -> Latents:
+    def refined(codec: object, x: torch.Tensor, level: torch.Tensor | None, inside: torch.Tensor) -> Latents:
         found = refine(trained.codec, x, RefineConfig(iterations=30, rounding=RoundingConfig(method=method), learning_rate=0.02, check_every=10), lmbda=0.01, level=level)
         seen.append({done: float(loss) for done, loss in found.losses.items()})
         return found.latents
@@ -145,6 +145,30 @@ def test_refinement_lowers_the_true_loss_and_codes_what_it_found(trained: Traine
 
     assert loss(better.data) < loss(plain.data) + 0.02  # 4 bytes are 0.008, rounding to 8 bits the rest
     assert all(parameter.requires_grad for name, parameter in trained.codec.named_parameters() if "quantiles" not in name)
+
+
+def test_what_fills_a_picture_up_costs_nothing(trained: TrainedCodec) -> None:
+    """The refinement is told where the picture is, and what lies beyond has no part in its error."""
+    x = padded(torch.from_numpy(picture(70, 90)).permute(2, 0, 1)[None].float() / 255, 64)
+    seen: list[torch.Tensor] = []
+
+    def look(codec: object, pixels: torch.Tensor, level: torch.Tensor | None, inside: torch.Tensor) -> Latents:
+        seen.append(inside)
+        return refine(trained.codec, pixels, RefineConfig(iterations=0), lmbda=0.01, level=level, weights=inside).latents
+
+    encode(trained, picture(70, 90), refine=look)
+    assert torch.equal(seen[0][0, 0].bool(), (torch.arange(128)[:, None] < 70) & (torch.arange(128) < 90))
+    found, other = torch.rand_like(x), torch.rand_like(x)
+    other[:, :, :70, :90] = found[:, :, :70, :90]
+    assert torch.equal(squared_error(x, found, seen[0]), squared_error(x, other, seen[0]))
+
+
+def test_pictures_and_profiles_that_cannot_be_coded(trained: TrainedCodec) -> None:
+    with pytest.raises(ValueError, match="2500000 x 1 px, with sides filled up to multiples of 64 more than is coded"):
+        encode(trained, np.zeros((1, 2_500_000, 3), np.uint8))
+    if trained.tables.integers is None:
+        with pytest.raises(ValueError, match="no portable profile"):
+            decode(trained, pack(Header("portable", 3, trained.hash, 64, 64, 0.0, 0), b""))
 
 
 def test_pictures_of_a_batch_are_refined_each_for_itself(trained: TrainedCodec) -> None:
@@ -206,8 +230,9 @@ def test_files_that_no_encoder_wrote_end(trained: TrainedCodec, payload: bytes, 
     header = Header(data.draw(st.sampled_from(profiles(trained))), channels, trained.hash, width, height, level, data.draw(st.integers(0, 2**32 - 1)))
     with pytest.raises(ValueError, match="payload|symbols|level|whole"):
         decode(trained, pack(header, payload))
-    with pytest.raises(ValueError, match="says what no encoder writes"):
-        decode(trained, pack(Header("fast", 3, trained.hash, 10_000, 6401, 0.0, 0), payload))
+    for size in ((10_000, 6401), (2_500_000, 1), (1, 3_000_000)):  # the last two would be filled up to more than twice the limit
+        with pytest.raises(ValueError, match="says what no encoder writes"):
+            decode(trained, pack(Header("fast", 3, trained.hash, *size, 0.0, 0), payload))
 
 
 def test_models_come_back_and_are_told_apart(trained: TrainedCodec, tmp_path: Path) -> None:

@@ -105,6 +105,17 @@ def test_temperatures() -> None:
     assert settings_.temperature(0) == 0.2 and settings_.temperature(1000) == pytest.approx(math.exp(-4))
 
 
+@pytest.mark.parametrize("method", [*TWO_WAY, *THREE_WAY])
+@pytest.mark.parametrize(("value", "changes"), [(0.5, {"scale": 1.0}), (2.0**24 + 2, {}), (0.3, {"decay": 0.1}), (-7.5, {"scale": 1.0, "decay": 1.0})])
+def test_settings_at_their_ends_give_numbers(method: str, value: float, changes: dict) -> None:
+    """Candidates a whole step and a half away; floats that have no neighbour at distance 1; temperatures that have long run out."""
+    settings_ = RoundingConfig(method=method, **changes)
+    values = torch.tensor([value], requires_grad=True)
+    found = relaxed(values, settings_, temperature=settings_.temperature(2000), rng=torch.Generator().manual_seed(0))
+    found.sum().backward()
+    assert torch.isfinite(found).all() and torch.isfinite(values.grad).all() and abs(float(found.detach()) - value) <= 2
+
+
 def test_rounding_is_around_the_centres() -> None:
     values, centres = torch.tensor([0.9, -1.2]), torch.tensor([0.25, 0.5])
     assert torch.equal(rounded(values, centres)[0], torch.tensor([1.25, -1.5]))

@@ -1,9 +1,11 @@
 """Training a codec by its command: resumed equals uninterrupted, two ranks equal one, and its file codes pictures."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,16 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from downstream import codec_encode
+from downstream import codec_encode, eval_codec
 from downstream.codec.adapter import AdapterConfig
-from downstream.codec.model_file import load_codec
+from downstream.codec.image_codec import decode
+from downstream.codec.mean_scale import MeanScaleConfig
+from downstream.codec.measuring import psnr_db
+from downstream.codec.model_file import CodecConfig, finish, load_codec, save_codec
 from downstream.codec.objective import ObjectiveConfig
 from downstream.codec.train_config import PRESETS
 from downstream.fit import check_numbers
-from downstream.photographs import Crops, list_photographs
+from downstream.photographs import Crops, list_photographs, read_photograph
 from downstream.train_codec import CodecTask
 from lcl.run_mirror import RunMirror
 from tests.conftest import Run, assert_one_line_error
@@ -117,6 +122,11 @@ def test_pictures_by_command(run: Run, photographs: Path, whole: Path, tmp_path:
     most = (tmp_path / "compressed" / "0.lclc").stat().st_size
     small = run("lcl", "codec", "encode", photographs / "0.png", tmp_path / "small.lclc", *model, "--bytes", most, "--refine", 5)
     assert small.returncode == 0 and (tmp_path / "small.lclc").stat().st_size <= most, small.stderr
+    original = (tmp_path / "photo.png")
+    shutil.copyfile(photographs / "0.png", original)
+    assert run("lcl", "codec", "encode", original, *model).returncode == 0
+    told = run("lcl", "codec", "decode", tmp_path / "photo.lclc", *model)
+    assert told.returncode == 1 and "is there and holds something else" in told.stderr and original.read_bytes() == (photographs / "0.png").read_bytes()
     damaged = bytearray((tmp_path / "compressed" / "0.lclc").read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "compressed" / "0.lclc").write_bytes(damaged)
@@ -165,7 +175,61 @@ def test_trainings_that_cannot_be(photographs: Path, tmp_path: Path, change: dic
     with pytest.raises(ValueError, match=message):
         settings.check()
         check_numbers(settings.fit, 1)
-        Crops(list_photographs(Path(settings.photographs)), side_px=settings.crop_px, seed=0).batch(0, range(4))
+        Crops(list_photographs(Path(settings.photographs)), side_px=settings.crop_px, seed=0)
+
+
+@pytest.mark.parametrize("wish", [{"psnr": 9.0, "lmbda": 1e-4}, {"bytes": 400, "lmbda": 1.0}])
+def test_wishes_hold_for_refined_pictures(photographs: Path, whole: Path, tmp_path: Path, wish: dict[str, float]) -> None:
+    """Also where the weight of the refinement pulls the other way."""
+    settings = codec_encode.EncodeConfig(input="", model=str(whole / "codec.safetensors"), refine=4, learning_rate=0.05, **wish)
+    trained, pixels = load_codec(whole / "codec.safetensors"), read_photograph(photographs / "0.png")
+    made = codec_encode.compress(photographs / "0.png", trained=trained, settings=settings, semantic=None)
+    if "bytes" in wish:
+        assert len(made.data) <= wish["bytes"]
+    else:
+        assert psnr_db(pixels, decode(trained, made.data)) >= wish["psnr"]
+
+
+@pytest.mark.parametrize("wish", [{"psnr": 9.0}, {"bytes": 300}])
+def test_a_model_of_one_rate_meets_a_wish_by_its_refinement(photographs: Path, tmp_path: Path, wish: dict[str, float]) -> None:
+    settings = CodecConfig(mean_scale=MeanScaleConfig(width=8, latent_width=12))
+    torch.manual_seed(0)
+    save_codec(finish(settings.build(), settings, (0.01,), {}, [torch.rand(1, 3, 64, 64)]), tmp_path / "codec.safetensors")
+    trained, pixels = load_codec(tmp_path / "codec.safetensors"), read_photograph(photographs / "0.png")
+    encode = partial(codec_encode.compress, photographs / "0.png", trained=trained, semantic=None)
+    asked = codec_encode.EncodeConfig(input="", model="", refine=4, learning_rate=0.05, **wish)
+    data = encode(settings=asked).data
+    assert len(data) <= wish.get("bytes", math.inf) and psnr_db(pixels, decode(trained, data)) >= wish.get("psnr", 0)
+    with pytest.raises(ValueError, match="this model has one rate, and its refinement does not come to"):
+        encode(settings=replace(asked, bytes=41 if "bytes" in wish else 0, psnr=90.0 if "psnr" in wish else 0.0))
+
+
+def test_a_mask_has_the_pictures_own_size(tmp_path: Path) -> None:
+    Image.fromarray(picture(70, 128)[:, :, 0]).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"--mask has another size \(128 x 70\) than the picture \(128 x 128\)"):
+        codec_encode.weights_of(str(tmp_path / "mask.png"), (128, 128), stride_px=64)
+    assert codec_encode.weights_of(str(tmp_path / "mask.png"), (70, 128), stride_px=64)[:, :, :70].mean() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"anchor": "VTM"}, {"classic": ("WebP",)}])
+def test_an_anchor_that_is_not_measured_is_said_at_once(photographs: Path, whole: Path, tmp_path: Path, change: dict) -> None:
+    settings = eval_codec.EvalCodecConfig(model=str(whole / "codec.safetensors"), photographs=str(photographs), output=str(tmp_path / "rd"), **change)
+    with pytest.raises(ValueError, match="is not measured; there are .*this codec, fast$"):
+        eval_codec.main(settings)
+
+
+def test_every_photograph_is_looked_at_before_the_first_step(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that do not fit in memory, by their headers."""
+    for path in photographs.iterdir():
+        shutil.copyfile(path, tmp_path / path.name)
+    (tmp_path / "z.png").write_bytes(b"no picture")
+    for limit in (1 << 30, 1):
+        monkeypatch.setattr("downstream.photographs.MEMORY_BYTES", limit)
+        with pytest.raises(ValueError, match=r"z.png cannot be read"):
+            Crops(list_photographs(tmp_path), side_px=64, seed=0)
+    Image.fromarray(picture(20, 200)).save(tmp_path / "z.png")
+    with pytest.raises(ValueError, match=r"z.png is smaller than a crop \(200 x 20, crops have 64 px\)"):
+        Crops(list_photographs(tmp_path), side_px=64, seed=0)
 
 
 @pytest.mark.parametrize(("words", "message"), [(("gone.png",), "no such file or folder"), (("",), "into which folder the results go")])

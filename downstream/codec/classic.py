@@ -20,12 +20,17 @@ CLASSIC: dict[str, Classic] = {
     "JPEG": Classic("JPEG", lambda quality: {"quality": int(quality), "optimize": True}, (5, 10, 20, 35, 50, 65, 80, 90, 95)),
     "WebP": Classic("WEBP", lambda quality: {"quality": int(quality), "method": 6}, (1, 10, 25, 45, 65, 80, 90, 96)),
     "AVIF": Classic("AVIF", lambda quality: {"quality": int(quality), "speed": 4, "subsampling": "4:4:4"}, (10, 22, 35, 48, 60, 72, 84, 92)),
-    "JPEG 2000": Classic("JPEG2000", lambda ratio: {"quality_mode": "rates", "quality_layers": [ratio], "irreversible": True}, (200, 120, 70, 40, 24, 14, 8)),
+    "JPEG 2000": Classic("JPEG2000", lambda ratio: {"quality_mode": "rates", "quality_layers": [ratio], "irreversible": True, "mct": 1}, (200, 120, 70, 40, 24, 14, 8)),
 }
 
 
-def compress(pixels: UInt8[np.ndarray, "height width 3"], codec: Classic, quality: float) -> tuple[int, UInt8[np.ndarray, "height width 3"]]:
-    """Bytes of the file, and what it decodes to."""
+def compress(pixels: UInt8[np.ndarray, "height width 3"], codec: Classic, quality: float) -> bytes:
+    """The file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, codec.format, **codec.options(quality))
-    return len(buffer.getvalue()), np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
+    return buffer.getvalue()
+
+
+def expand(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """What it decodes to."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

@@ -19,6 +19,8 @@ CRC = struct.Struct("<I")
 HEADER_BYTES = HEADER.size + CRC.size
 PROFILES: tuple[Profile, ...] = ("fast", "portable")
 LEVEL_ONE = 256
+STRIDE_PX = 64  # to which models fill up the sides of pictures
+MAX_PADDED_PIXELS = 2 * MAX_PIXELS  # a line of 64 million pixels would be filled up to 4 thousand million
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Header:
     """Of the model's rates."""
     checksum: int
     """Of the symbols."""
+
+
+def is_too_large(width: int, height: int) -> bool:
+    """Whether a picture has more pixels than are coded, its filled sides included."""
+    return width * height > MAX_PIXELS or -(-width // STRIDE_PX) * -(-height // STRIDE_PX) * STRIDE_PX**2 > MAX_PADDED_PIXELS
 
 
 def pack(header: Header, payload: bytes) -> bytes:
@@ -55,6 +62,6 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
         raise ValueError(f"the file is {'cut short' if len(payload) < length else 'too long'}: {len(payload)} bytes of payload, {length} were written")
     if CRC.unpack_from(data, HEADER.size)[0] != zlib.crc32(payload, zlib.crc32(data[: HEADER.size])):
         raise ValueError("the file is damaged (its checksum does not fit): take another copy")
-    if profile >= len(PROFILES) or channels not in (1, 3) or zero or also_zero or not 0 < width * height <= MAX_PIXELS:
+    if profile >= len(PROFILES) or channels not in (1, 3) or zero or also_zero or not width * height or is_too_large(width, height):
         raise ValueError("the file's header says what no encoder writes; it was not written by this format")
     return Header(PROFILES[profile], channels, model, width, height, level / LEVEL_ONE, checksum), payload

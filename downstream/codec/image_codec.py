@@ -17,15 +17,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from downstream.codec.coding import Latents, Profile, Reader, Writer, walk
-from downstream.codec.container import Header, pack, unpack
+from downstream.codec.container import LEVEL_ONE, STRIDE_PX, Header, is_too_large, pack, unpack
 from downstream.codec.model import Codec, Latent
 from downstream.codec.model_file import TrainedCodec
 from downstream.photographs import to_levels, to_tensor
 from downstream.tiles import in_tiles, padded
 
 LATENT_PX = 16  # pixels of the input to one place of y, along each side
-Refine = Callable[[Codec, Tensor, Float[Tensor, " images"] | None], Latents]
-"""(codec, padded pixels, level) -> latents that were fitted to them."""
+Refine = Callable[[Codec, Tensor, Float[Tensor, " images"] | None, Tensor], Latents]
+"""(codec, padded pixels, level, 1 at pixels of the picture and 0 where it was filled up) -> latents that were fitted to them."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,23 @@ class Encoded:
 
 @torch.no_grad()
 def encode(trained: TrainedCodec, pixels: UInt8[np.ndarray, "height width channels"], *, level: float = 0.0, profile: Profile = "fast", refine: Refine | None = None, tile_px: int = 0) -> Encoded:
-    """The compressed picture, grey (one channel) or colour. Raises ValueError for a level or profile that the model does not have, and for an encoder that it lacks."""
+    """The compressed picture, grey (one channel) or colour; levels are rounded to what the header holds.
+
+    Raises ValueError for a level or profile that the model does not have, for an encoder that it lacks, and for a picture that is too large.
+    """
     trained.check_sight()
+    check_profile(trained, profile)
+    level = round(level * LEVEL_ONE) / LEVEL_ONE
     codec, at = trained.codec, trained.level(level)
-    if profile == "portable" and trained.tables.integers is None:
-        raise ValueError("this model has no portable profile (its means need earlier groups of y); give --profile fast, or a model of kind mean_scale")
     height, width, channels = pixels.shape
+    if is_too_large(width, height):
+        raise ValueError(f"the picture is {width} x {height} px, with sides filled up to multiples of {STRIDE_PX} more than is coded: cut it into parts")
     x = padded(to_tensor(pixels).expand(3, -1, -1)[None], codec.stride_px)
     if refine is not None:
         with torch.enable_grad():
-            latents = refine(codec, x, at)
+            inside = x.new_zeros(1, 1, *x.shape[-2:])
+            inside[:, :, :height, :width] = 1
+            latents = refine(codec, x, at, inside)
     else:
         latents = analyse_in_tiles(codec, x, at, tile_px=tile_px)
     writer = Writer()
@@ -61,6 +68,7 @@ def decode(trained: TrainedCodec, data: bytes, *, tile_px: int = 0) -> UInt8[np.
     header, payload = unpack(data)
     if header.model != trained.hash:
         raise ValueError(f"the picture was compressed with another model ({header.model:016x}); this one is {trained.hash:016x}. Give --model the file that it names.")
+    check_profile(trained, header.profile)
     codec, at = trained.codec, trained.level(header.level)
     size = tuple(-(-side // codec.stride_px) for side in (header.height, header.width))
     reader = Reader(payload)
@@ -71,6 +79,17 @@ def decode(trained: TrainedCodec, data: bytes, *, tile_px: int = 0) -> UInt8[np.
     if reader.checksum != header.checksum:
         raise ValueError(f"the symbols are not those that were written; {_ELSEWHERE}")
     return synthesise_in_tiles(codec, y_hat, at, grey=header.channels == 1, tile_px=tile_px)[: header.height, : header.width]
+
+
+def check_profile(trained: TrainedCodec, profile: Profile) -> None:
+    """Raises ValueError for one that the model does not have."""
+    if profile == "portable" and trained.tables.integers is None:
+        raise ValueError("this model has no portable profile (its means need earlier groups of y); give --profile fast, or a model of kind mean_scale")
+
+
+def tile_of(pixels: UInt8[np.ndarray, "height width channels"], tile_px: int) -> int:
+    """The side of tiles for a picture: none for one that is a single tile."""
+    return tile_px if max(pixels.shape) > tile_px else 0
 
 
 _ELSEWHERE = "the file itself is whole, so this machine's float arithmetic differs from the writer's: decode it there, or write it with --profile portable"

@@ -23,6 +23,7 @@ SCALE_ONE = 1024               # units of scales in 1
 LARGEST = (1 << 15) - 1        # of an activation
 LEAKY = (82, 13)               # 82 / 2^13 = 0.01001, the slope of PyTorch's leaky ReLU
 MULTIPLIER_BITS = 15
+MOST_AT_ONCE = 1 << 22         # unfolded numbers of a strip of rows, 32 MiB
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,14 @@ class IntegerLayer:
             stretched = x.new_zeros(*x.shape[:2], x.shape[2] * self.stretch, x.shape[3] * self.stretch)
             stretched[:, :, :: self.stretch, :: self.stretch] = x
             x = stretched
-        patches = functional.unfold(x.double(), kernel, padding=kernel // 2)
-        summed = (rearrange(self.weight.double(), "out inner a b -> out (inner a b)") @ patches).to(torch.int64)
-        summed = rearrange(summed, "images out (height width) -> images out height width", height=x.shape[2])
+        filled, flat = functional.pad(x, (kernel // 2,) * 4), rearrange(self.weight.double(), "out inner a b -> out (inner a b)")
+        strips = []
+        rows = max(1, MOST_AT_ONCE // (flat.shape[1] * x.shape[3]))
+        for first in range(0, x.shape[2], rows):
+            strip = filled[:, :, first : min(first + rows, x.shape[2]) + 2 * (kernel // 2)]
+            found = (flat @ functional.unfold(strip.double(), kernel)).to(torch.int64)
+            strips.append(rearrange(found, "images out (height width) -> images out height width", width=x.shape[3]))
+        summed = torch.cat(strips, dim=2)
         column = (1, out, 1, 1)
         summed = summed + self.bias.reshape(column)
         shift = self.shift.reshape(column)

@@ -13,12 +13,13 @@ from jaxtyping import UInt8
 from pytorch_msssim import ms_ssim
 
 from downstream.codec.bd_rate import Curve, bd_rate
-from downstream.codec.classic import CLASSIC, compress
-from downstream.codec.image_codec import Refine, decode, encode
+from downstream.codec.classic import CLASSIC, compress, expand
+from downstream.codec.image_codec import Refine, decode, encode, tile_of
 from downstream.codec.model_file import TrainedCodec
 from downstream.photographs import middle, read_photograph, to_tensor
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+TILE_PX = 1024  # as the commands have it by default
 LEAST_SIDE_PX = 161  # that MS-SSIM's five scales take
 
 
@@ -64,9 +65,10 @@ def similarity(pixels: Pixels, found: Pixels) -> float | None:
 def measure_ours(trained: TrainedCodec, path: Path, *, crop_px: int, level: float, refine: Refine | None = None, **options: Any) -> Measured:
     pixels = middle(read_photograph(path), crop_px)
     started = time.perf_counter()
-    encoded = encode(trained, pixels, level=level, refine=refine, **options)
+    tile_px = tile_of(pixels, TILE_PX)
+    encoded = encode(trained, pixels, level=level, refine=refine, tile_px=tile_px, **options)
     between = time.perf_counter()
-    found = decode(trained, encoded.data)
+    found = decode(trained, encoded.data, tile_px=tile_px)
     ended = time.perf_counter()
     num_pixels = pixels.shape[0] * pixels.shape[1]
     rates = (8 * len(encoded.data) / num_pixels, encoded.estimated_bits / num_pixels)
@@ -76,9 +78,11 @@ def measure_ours(trained: TrainedCodec, path: Path, *, crop_px: int, level: floa
 def measure_classic(name: str, path: Path, *, crop_px: int, quality: float) -> Measured:
     pixels = middle(read_photograph(path), crop_px)
     started = time.perf_counter()
-    num_bytes, found = compress(pixels, CLASSIC[name], quality)  # its decoding is in the time too
-    seconds = time.perf_counter() - started
-    return Measured(path.name, 8 * num_bytes / (pixels.shape[0] * pixels.shape[1]), psnr_db(pixels, found), similarity(pixels, found), None, seconds, 0.0)
+    data = compress(pixels, CLASSIC[name], quality)
+    between = time.perf_counter()
+    found = expand(data)
+    ended = time.perf_counter()
+    return Measured(path.name, 8 * len(data) / (pixels.shape[0] * pixels.shape[1]), psnr_db(pixels, found), similarity(pixels, found), None, between - started, ended - between)
 
 
 def curve_of(settings: Sequence[float], measure: Callable[[float, Path], Measured], files: Sequence[Path], done: Callable[[], None]) -> list[Point]:

@@ -24,10 +24,11 @@ from downstream.sight import Sight
 from downstream.tiles import in_tiles
 from lcl.core.config import config
 
+REFINE_TILE_PX = 512  # by default
 Pixels = Float[Tensor, "images 3 height width"]
 PerImage = Float[Tensor, " images"]
 Weights = Float[Tensor, "images 1 height width"] | None
-"""Of the squared error at each pixel; with a mean of 1 over the picture, losses stay comparable."""
+"""Of the squared error at each pixel: 0 where a picture was filled up, and with a mean of 1 over the rest losses stay comparable."""
 
 
 @config
@@ -85,7 +86,10 @@ def refine(
         for iteration in range(settings.iterations):
             optimizer.zero_grad()
             coded = codec.code(y, z, relaxing(settings.rounding, iteration=iteration, rng=rng))
-            loss_of(Reconstruction(codec.synthesise(coded.y_hat, level), coded)).sum().backward()
+            loss = loss_of(Reconstruction(codec.synthesise(coded.y_hat, level), coded)).sum()
+            if not torch.isfinite(loss):
+                raise ValueError(f"the loss of iteration {iteration} is not finite: lower the refinement's learning rate")
+            loss.backward()
             optimizer.step()
             done = iteration + 1
             if done % settings.check_every == 0 or done == settings.iterations:
@@ -100,21 +104,31 @@ def refine(
     return Refined(best, losses, final.coded.bits / (x.shape[-1] * x.shape[-2]), squared_error(x, final.x_hat))
 
 
+def refine_picture(
+    codec: Codec, x: Float[Tensor, "1 3 height width"], settings: RefineConfig, *, tile_px: int, lmbda: float, level: Level = None, weights: Weights = None, semantic: Semantic | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Latents:
+    """The latents of `refine`, in tiles of `tile_px` (0: at once) where the picture is larger."""
+    if tile_px and max(x.shape) > tile_px:
+        return refine_in_tiles(codec, x, settings, side_px=tile_px, lmbda=lmbda, level=level, weights=weights, semantic=semantic, progress=progress)
+    return refine(codec, x, settings, lmbda=lmbda, level=level, weights=weights, semantic=semantic, progress=progress).latents
+
+
 def refine_in_tiles(
     codec: Codec, x: Float[Tensor, "1 3 height width"], settings: RefineConfig, *, side_px: int, lmbda: float, level: Level = None, weights: Weights = None,
-    semantic: Semantic | None = None,
+    semantic: Semantic | None = None, progress: Callable[[int], None] | None = None,
 ) -> Latents:
     """`refine` of a large picture tile by tile, in the memory of one: each is fitted with the margin that its transforms see, and keeps its inner part.
 
     Sides of `side_px`, which the codec's stride divides. Where tiles meet, each was fitted to a margin that the other has changed since: what is lost is not zero,
-    and small. An encoder sees each tile by itself. Raises ValueError for a codec that sees the whole picture.
+    and small. An encoder, the adapter's too, sees each tile by itself. Raises ValueError for a codec that sees the whole picture.
     """
     places = codec.stride_px // LATENT_PX  # of y along each side of a place of z
     margin = None if codec.tile_margin is None else -(-codec.tile_margin // places)
     inputs = x if weights is None else torch.cat([x, weights], dim=1)
 
     def fitted(part: Tensor) -> Tensor:
-        found = refine(codec, part[:, :3], settings, lmbda=lmbda, level=level, weights=None if weights is None else part[:, 3:], semantic=semantic).latents
+        found = refine(codec, part[:, :3], settings, lmbda=lmbda, level=level, weights=None if weights is None else part[:, 3:], semantic=semantic, progress=progress).latents
         return torch.cat([pixel_unshuffle(found.y, places), found.z], dim=1)  # on one grid
 
     joined = in_tiles(fitted, inputs, side=side_px // codec.stride_px, margin=margin, scale=(codec.stride_px, 1))

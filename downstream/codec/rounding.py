@@ -23,6 +23,7 @@ Values = Float[Tensor, "..."]
 Method = Literal["ste", "noise", "anneal", "sga", "linear", "cosine", "ssl", "linear3", "cosine3", "ssl3"]
 
 EDGE = 1e-5  # distances of two candidates are kept this far below 1 (as published), so that no logarithm meets 0
+LEAST_TEMPERATURE = 1e-8  # of which the square still divides (SGA's code has the same)
 FLOOR = 1e-6  # of the probabilities of three candidates before the logarithm (as published)
 TWO_WAY = ("sga", "anneal", "linear", "cosine", "ssl")
 THREE_WAY = ("linear3", "cosine3", "ssl3")
@@ -45,7 +46,7 @@ class RoundingConfig:
     decay: Annotated[float, Field(ge=0)] = 1e-3
 
     def temperature(self, iteration: int) -> float:
-        return min(math.exp(-self.decay * iteration), self.max_temperature)
+        return max(min(math.exp(-self.decay * iteration), self.max_temperature), LEAST_TEMPERATURE)
 
 
 def two_way_logits(distance: Values, method: Method, *, slope: float = 1.0) -> Values:
@@ -71,7 +72,7 @@ def three_way_logits(distance: Values, method: Method, *, slope: float = 1.4, sc
         case "cosine3":
             return num * torch.cos((scale * distance).clamp(max=1) * (0.5 * math.pi)).clamp(min=FLOOR).log()
         case "ssl3":
-            share = (scale * distance / 1.5).clamp(min=1e-30)
+            share = (scale * distance / 1.5).clamp(min=1e-30, max=1 - EDGE)
             return num * functional.logsigmoid(-slope * (share.log() - torch.log1p(-share)))
     raise ValueError(f"{method} is no three-way method; choose {', '.join(THREE_WAY)}")
 
