@@ -1,4 +1,4 @@
-"""Entry point: rate and quality of a codec on photographs, beside JPEG, WebP, AVIF and JPEG 2000 in the same run.
+"""Entry point: rate and quality of a codec on photographs, beside JPEG, WebP, AVIF, JPEG 2000 and JPEG XL in the same run.
 
     python downstream/eval_codec.py --model codec.safetensors --photographs photos --output outputs/rd
     python downstream/eval_codec.py --model codec.safetensors --photographs photos --output outputs/rd_refined --refine 500
@@ -11,22 +11,23 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import matplotlib
 import torch
 from pydantic import Field
 from rich.table import Table
 
-from downstream.codec.classic import CLASSIC
+from downstream.codec.classic import CLASSIC, check_available
 from downstream.codec.coding import Latents, Profile
 from downstream.codec.complexity import complexity_of
 from downstream.codec.image_codec import Refine, check_profile
-from downstream.codec.measuring import Point, bd_rates, curve_of, measure_classic, measure_ours
+from downstream.codec.measuring import MEANS, Point, bd_rates, curve_of, measure_classic, measure_ours
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import REFINE_TILE_PX, RefineConfig, refine_picture
 from downstream.codec.rounding import RoundingConfig
+from downstream.perceptual_distance import LPIPS
 from downstream.photographs import list_photographs
 from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
@@ -40,7 +41,7 @@ from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
 log = logging.getLogger(__name__)
 
-ClassicName = Literal["JPEG", "WebP", "AVIF", "JPEG 2000"]
+ClassicName = Literal["JPEG", "WebP", "AVIF", "JPEG 2000", "JPEG XL"]
 # Published curves on Kodak (24 pictures): VTM-9.1 and mbt2018-mean from CompressAI's results/image/kodak, CCA from RD_data.json of its code. Other pictures than
 # those measured here, so for orientation alone.
 PUBLISHED = {
@@ -71,6 +72,9 @@ class EvalCodecConfig:
     profiles: tuple[Profile, ...] = ("fast",)
     """portable also: what whole numbers cost in rate."""
     classic: tuple[ClassicName, ...] = ("JPEG", "WebP", "AVIF", "JPEG 2000")
+    """JPEG XL also, where imagecodecs is (pip install 'lcl[peers]')."""
+    lpips: Literal["none", "alex", "vgg", "squeeze"] = "none"
+    """LPIPS of this backbone, where PyTorch's cache has its weights."""
     anchor: str = "JPEG"
     """The curve that BD-rates are against."""
     threads: Annotated[int, Field(ge=1)] = 1
@@ -83,6 +87,8 @@ def main(settings: EvalCodecConfig) -> None:
     trained.check_sight()
     if settings.encoder and trained.encoder is None:
         raise ValueError("--encoder is for models with an adapter, which this one has not: leave it out")
+    check_available(settings.classic)
+    lpips = None if settings.lpips == "none" else LPIPS(settings.lpips)
     for profile in settings.profiles:
         check_profile(trained, profile)
     refined = f"this codec, refined {settings.refine} times ({settings.rounding.method})"
@@ -94,12 +100,13 @@ def main(settings: EvalCodecConfig) -> None:
     num_ours = (len(settings.profiles) + (settings.refine > 0)) * len(levels)
     curves: dict[str, list[Point]] = {}
     with progress_bar("measuring", total=len(files) * (num_ours + sum(len(CLASSIC[name].qualities) for name in settings.classic))) as bar:
+        common: dict[str, Any] = {"crop_px": settings.crop_px, "lpips": lpips}
         for name in settings.classic:
-            curves[name] = curve_of(CLASSIC[name].qualities, lambda quality, path, name=name: measure_classic(name, path, crop_px=settings.crop_px, quality=quality), files, bar.advance)
+            curves[name] = curve_of(CLASSIC[name].qualities, lambda quality, path, name=name: measure_classic(name, path, quality=quality, **common), files, bar.advance)
         for profile in settings.profiles:
-            curves[f"this codec, {profile}"] = curve_of(levels, lambda level, path, profile=profile: measure_ours(trained, path, crop_px=settings.crop_px, level=level, profile=profile), files, bar.advance)
+            curves[f"this codec, {profile}"] = curve_of(levels, lambda level, path, profile=profile: measure_ours(trained, path, level=level, profile=profile, **common), files, bar.advance)
         if settings.refine:
-            curves[refined] = curve_of(levels, lambda level, path: measure_ours(trained, path, crop_px=settings.crop_px, level=level, refine=refining(settings, trained, level)), files, bar.advance)
+            curves[refined] = curve_of(levels, lambda level, path: measure_ours(trained, path, level=level, refine=refining(settings, trained, level), **common), files, bar.advance)
     report(curves, settings, trained)
 
 
@@ -136,11 +143,11 @@ def report(curves: Mapping[str, Sequence[Point]], settings: EvalCodecConfig, tra
 def as_csv(curves: Mapping[str, Sequence[Point]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["codec", "setting", "bpp", "psnr_db", "ms_ssim", "encode_seconds", "decode_seconds"])
+    writer.writerow(["codec", "setting", *MEANS])
     for name, points in curves.items():
         for point in points:
-            similarity = "" if point.ms_ssim is None else f"{point.ms_ssim:.5f}"
-            writer.writerow([name, f"{point.setting:g}", f"{point.bpp:.5f}", f"{point.psnr_db:.3f}", similarity, f"{point.encode_seconds:.3f}", f"{point.decode_seconds:.3f}"])
+            values = (getattr(point, column) for column in MEANS)
+            writer.writerow([name, f"{point.setting:g}", *("" if value is None else f"{value:.5f}" for value in values)])
     return text.getvalue()
 
 

@@ -22,13 +22,14 @@ import torch
 from pydantic import Field
 from rich.table import Table
 
+from downstream.backbones import Backbone
 from downstream.peak_memory import PeakMemory
+from downstream.perceptual_distance import LPIPS
 from downstream.photographs import to_bytes, to_tensor
-from downstream.restore.backbones import Backbone
 from downstream.restore.baselines import BASELINES, wiener_deconvolution
 from downstream.restore.cases import Case, Pixels, frame_cases, made_cases, pair_cases, unseen_in_training
 from downstream.restore.degradations import DegradationConfig
-from downstream.restore.judges import LPIPS, FeatureJudge, frechet_distance
+from downstream.restore.judges import FeatureJudge, frechet_distance
 from downstream.restore.model_file import Device, Restorer, load_restorer
 from downstream.restore.quality import measure
 from downstream.restore.restoring import STEPS, restore

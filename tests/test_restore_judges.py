@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from downstream import eval_restorer
+from downstream.backbones import WEIGHTS
 from downstream.eval_restorer import EvalRestorerConfig, flicker_255
-from downstream.restore.backbones import WEIGHTS
+from downstream.perceptual_distance import LPIPS
 from downstream.restore.baselines import wiener_deconvolution
 from downstream.restore.cases import frame_cases, halfway, made_cases, unseen_in_training
 from downstream.restore.degradations import DegradationConfig, blur, defocus_kernel, motion_kernel
 from downstream.restore.guide import View
-from downstream.restore.judges import LPIPS, FeatureJudge, frechet_distance
+from downstream.restore.judges import FeatureJudge, frechet_distance
 from downstream.restore.model_file import RestorerConfig, save_restorer
 from downstream.restore.quality import haarpsi, psnr_db
 from lcl.core.config import to_dict

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from downstream.codec.coding import Latents, Profile, Reader, Writer, walk
@@ -62,14 +62,27 @@ def encode(trained: TrainedCodec, pixels: UInt8[np.ndarray, "height width channe
     return Encoded(pack(header, writer.coder.bytes()), float(codec.code(latents.y, latents.z).bits.sum()))
 
 
-@torch.no_grad()
 def decode(trained: TrainedCodec, data: bytes, *, tile_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
-    """The picture. Raises ValueError for bytes that are damaged, of another model, or read by a machine whose floats choose other tables."""
+    """The picture. Raises ValueError as `read_latents`."""
+    header, y_hat = read_latents(trained, data)
+    return pixels_of(trained, header, y_hat, tile_px=tile_px)
+
+
+def pixels_of(trained: TrainedCodec, header: Header, y_hat: Latent, *, tile_px: int = 0) -> UInt8[np.ndarray, "height width channels"]:
+    """What `read_latents` gave, as 8-bit pixels."""
+    found = synthesise_in_tiles(trained.codec, y_hat, trained.level(header.level), grey=header.channels == 1, tile_px=tile_px, finish=to_levels)
+    return rearrange(found[:, :, : header.height, : header.width], "1 channels height width -> height width channels").numpy()
+
+
+@torch.no_grad()
+def read_latents(trained: TrainedCodec, data: bytes) -> tuple[Header, Latent]:
+    """The header, and y_hat. Raises ValueError for bytes that are damaged, of another model, or read by a machine whose floats choose other tables."""
     header, payload = unpack(data)
     if header.model != trained.hash:
         raise ValueError(f"the picture was compressed with another model ({header.model:016x}); this one is {trained.hash:016x}. Give --model the file that it names.")
     check_profile(trained, header.profile)
-    codec, at = trained.codec, trained.level(header.level)
+    trained.level(header.level)
+    codec = trained.codec
     size = tuple(-(-side // codec.stride_px) for side in (header.height, header.width))
     reader = Reader(payload)
     try:
@@ -78,7 +91,7 @@ def decode(trained: TrainedCodec, data: bytes, *, tile_px: int = 0) -> UInt8[np.
         raise ValueError(f"{error}; {_ELSEWHERE}") from error
     if reader.checksum != header.checksum:
         raise ValueError(f"the symbols are not those that were written; {_ELSEWHERE}")
-    return synthesise_in_tiles(codec, y_hat, at, grey=header.channels == 1, tile_px=tile_px)[: header.height, : header.width]
+    return header, y_hat
 
 
 def check_profile(trained: TrainedCodec, profile: Profile) -> None:
@@ -108,12 +121,13 @@ def analyse_in_tiles(codec: Codec, x: Float[Tensor, "1 3 height width"], level: 
 
 
 @torch.no_grad()
-def synthesise_in_tiles(codec: Codec, y_hat: Latent, level: Float[Tensor, " images"] | None, *, grey: bool = False, tile_px: int) -> UInt8[np.ndarray, "height width channels"]:
-    """The 8-bit pixels of one picture; of floats there are those of a tile at a time (0: of all)."""
+def synthesise_in_tiles(
+    codec: Codec, y_hat: Latent, level: Float[Tensor, " images"] | None, *, grey: bool = False, tile_px: int, finish: Callable[[Tensor], Tensor]
+) -> Shaped[Tensor, "1 channels height width"]:
+    """What `finish` makes of one padded picture's pixels, which may leave [0, 1]; of floats there are those of a tile at a time (0: of all)."""
 
-    def pixels(part: Latent) -> UInt8[Tensor, "1 channels height width"]:
+    def pixels(part: Latent) -> Tensor:
         x_hat = codec.synthesise(part, level)
-        return to_levels(x_hat.mean(dim=1, keepdim=True) if grey else x_hat)
+        return finish(x_hat.mean(dim=1, keepdim=True) if grey else x_hat)
 
-    found = in_tiles(pixels, y_hat, side=tile_px // LATENT_PX, margin=codec.tile_margin, scale=(1, LATENT_PX)) if tile_px else pixels(y_hat)
-    return rearrange(found, "1 channels height width -> height width channels").numpy()
+    return in_tiles(pixels, y_hat, side=tile_px // LATENT_PX, margin=codec.tile_margin, scale=(1, LATENT_PX)) if tile_px else pixels(y_hat)

@@ -13,9 +13,10 @@ from jaxtyping import UInt8
 from pytorch_msssim import ms_ssim
 
 from downstream.codec.bd_rate import Curve, bd_rate
-from downstream.codec.classic import CLASSIC, compress, expand
-from downstream.codec.image_codec import Refine, decode, encode, tile_of
+from downstream.codec.classic import CLASSIC
+from downstream.codec.image_codec import Refine, encode, pixels_of, read_latents, synthesise_in_tiles, tile_of
 from downstream.codec.model_file import TrainedCodec
+from downstream.perceptual_distance import LPIPS
 from downstream.photographs import middle, read_photograph, to_tensor
 
 Pixels = UInt8[np.ndarray, "height width 3"]
@@ -25,25 +26,33 @@ LEAST_SIDE_PX = 161  # that MS-SSIM's five scales take
 
 @dataclass(frozen=True)
 class Measured:
-    """One picture at one setting. Quality is of the 8-bit pixels that a viewer gets."""
+    """One picture at one setting. Quality is of the 8-bit pixels that a viewer gets, but for `psnr_float_db`."""
 
     picture: str
     bpp: float
     psnr_db: float
+    psnr_float_db: float | None
+    """Before rounding to 8 bits, as papers have it; None of codecs that give 8 bits alone."""
     ms_ssim: float | None
+    lpips: float | None
     estimated_bpp: float | None
     encode_seconds: float
     decode_seconds: float
 
 
+MEANS = ("bpp", "psnr_db", "psnr_float_db", "ms_ssim", "lpips", "encode_seconds", "decode_seconds")
+
+
 @dataclass(frozen=True)
 class Point:
-    """The means over pictures at one setting."""
+    """The means over pictures at one setting; None where no picture has a value."""
 
     setting: float
     bpp: float
     psnr_db: float
+    psnr_float_db: float | None
     ms_ssim: float | None
+    lpips: float | None
     encode_seconds: float
     decode_seconds: float
     pictures: list[dict[str, Any]]
@@ -51,8 +60,12 @@ class Point:
 
 def psnr_db(pixels: Pixels, found: Pixels) -> float:
     """Of 8-bit values, in decibels; infinite for equal ones."""
-    error = float(np.mean((pixels.astype(np.float64) - found) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
+    return decibels(float(np.mean((pixels.astype(np.float64) - found) ** 2)))
+
+
+def decibels(squared_error: float) -> float:
+    """PSNR of a mean squared error of values up to 255."""
+    return 10 * math.log10(255**2 / squared_error) if squared_error else math.inf
 
 
 def similarity(pixels: Pixels, found: Pixels) -> float | None:
@@ -62,27 +75,37 @@ def similarity(pixels: Pixels, found: Pixels) -> float | None:
     return float(ms_ssim(to_tensor(pixels)[None], to_tensor(found)[None], data_range=1.0))
 
 
-def measure_ours(trained: TrainedCodec, path: Path, *, crop_px: int, level: float, refine: Refine | None = None, **options: Any) -> Measured:
+def measure_ours(trained: TrainedCodec, path: Path, *, crop_px: int, level: float, refine: Refine | None = None, lpips: LPIPS | None = None, **options: Any) -> Measured:
     pixels = middle(read_photograph(path), crop_px)
-    started = time.perf_counter()
     tile_px = tile_of(pixels, TILE_PX)
+    started = time.perf_counter()
     encoded = encode(trained, pixels, level=level, refine=refine, tile_px=tile_px, **options)
     between = time.perf_counter()
-    found = decode(trained, encoded.data, tile_px=tile_px)
-    ended = time.perf_counter()
-    num_pixels = pixels.shape[0] * pixels.shape[1]
-    rates = (8 * len(encoded.data) / num_pixels, encoded.estimated_bits / num_pixels)
-    return Measured(path.name, rates[0], psnr_db(pixels, found), similarity(pixels, found), rates[1], between - started, ended - between)
+    header, y_hat = read_latents(trained, encoded.data)
+    found = pixels_of(trained, header, y_hat, tile_px=tile_px)
+    seconds = (between - started, time.perf_counter() - between)
+    floats = synthesise_in_tiles(trained.codec, y_hat, trained.level(header.level), tile_px=tile_px, finish=lambda x_hat: x_hat.clamp(0, 1))
+    error = 255**2 * float((to_tensor(pixels) - floats[0, :, : header.height, : header.width]).double().square().mean())
+    return _measured(path, pixels, found, encoded.data, seconds, lpips=lpips, psnr_float_db=decibels(error), estimated_bits=encoded.estimated_bits)
 
 
-def measure_classic(name: str, path: Path, *, crop_px: int, quality: float) -> Measured:
+def measure_classic(name: str, path: Path, *, crop_px: int, quality: float, lpips: LPIPS | None = None) -> Measured:
     pixels = middle(read_photograph(path), crop_px)
     started = time.perf_counter()
-    data = compress(pixels, CLASSIC[name], quality)
+    data = CLASSIC[name].compress(pixels, quality)
     between = time.perf_counter()
-    found = expand(data)
-    ended = time.perf_counter()
-    return Measured(path.name, 8 * len(data) / (pixels.shape[0] * pixels.shape[1]), psnr_db(pixels, found), similarity(pixels, found), None, between - started, ended - between)
+    found = CLASSIC[name].expand(data)
+    return _measured(path, pixels, found, data, (between - started, time.perf_counter() - between), lpips=lpips)
+
+
+def _measured(
+    path: Path, pixels: Pixels, found: Pixels, data: bytes, seconds: tuple[float, float], *, lpips: LPIPS | None, psnr_float_db: float | None = None, estimated_bits: float | None = None
+) -> Measured:
+    num_pixels = pixels.shape[0] * pixels.shape[1]
+    return Measured(
+        path.name, 8 * len(data) / num_pixels, psnr_db(pixels, found), psnr_float_db, similarity(pixels, found), None if lpips is None else lpips(pixels, found),
+        None if estimated_bits is None else estimated_bits / num_pixels, *seconds,
+    )  # fmt: skip
 
 
 def curve_of(settings: Sequence[float], measure: Callable[[float, Path], Measured], files: Sequence[Path], done: Callable[[], None]) -> list[Point]:
@@ -92,9 +115,8 @@ def curve_of(settings: Sequence[float], measure: Callable[[float, Path], Measure
         for path in files:
             found.append(measure(setting, path))
             done()
-        similarities = [one.ms_ssim for one in found if one.ms_ssim is not None]
-        means = {name: fmean(getattr(one, name) for one in found) for name in ("bpp", "psnr_db", "encode_seconds", "decode_seconds")}
-        points.append(Point(setting=setting, **means, ms_ssim=fmean(similarities) if similarities else None, pictures=[asdict(one) for one in found]))
+        values = {name: [value for one in found if (value := getattr(one, name)) is not None] for name in MEANS}
+        points.append(Point(setting=setting, **{name: fmean(some) if some else None for name, some in values.items()}, pictures=[asdict(one) for one in found]))
     return points
 
 

@@ -3,7 +3,6 @@
     feature distance   1 - cos of an encoder's tokens of both pictures, the mean over tokens and layers (downstream/sight.py), of whole pictures
     Frechet distance   |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of mean and covariance of pooled features of squares, all pictures together (Heusel et al. 2017, the "FID" of
                        an encoder that the user has); left out where there are fewer squares than TIMES_WIDTH times the features' width, for it grows as they get fewer
-    LPIPS              Zhang et al. 2018, by torchmetrics, where PyTorch's cache has the backbone's weights; nothing is downloaded
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 
 from downstream.photographs import to_tensor
-from downstream.restore.backbones import Backbone, weights_file
 from downstream.restore.token_statistics import squares
 from downstream.sight import Sight, SightConfig
 from lcl.features import Encoder
@@ -49,19 +47,3 @@ def frechet_distance(some: Sequence[Float[np.ndarray, "_ features"]], others: Se
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
     product = np.linalg.eigvalsh(root @ c_hat @ root)  # as many eigenvalues as C C', but of a symmetric matrix
     return float(np.sum((x.mean(axis=0) - y.mean(axis=0)) ** 2) + np.trace(c) + np.trace(c_hat) - 2 * np.sqrt(np.clip(product, 0, None)).sum())
-
-
-class LPIPS:
-    def __init__(self, backbone: Backbone) -> None:
-        """Raises ValueError where the weights are not."""
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        weights_file(backbone, wanted_by=f"--lpips {backbone}")
-        self._metric = LearnedPerceptualImagePatchSimilarity(net_type=backbone, normalize=True).eval()
-
-    @torch.no_grad()
-    def __call__(self, clean: Pixels, restored: Pixels) -> float:
-        """Of the two pictures alone: 0 for equal ones, lower is better."""
-        found = self._metric(to_tensor(restored)[None], to_tensor(clean)[None])
-        self._metric.reset()
-        return float(found)

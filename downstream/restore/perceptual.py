@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.transforms.functional import normalize
 
-from downstream.restore.backbones import weights_file
+from downstream.backbones import weights_file
 from downstream.restore.process import Images
 from lcl.features import Encoder
 
