@@ -42,11 +42,13 @@ from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 log = logging.getLogger(__name__)
 
 ClassicName = Literal["JPEG", "WebP", "AVIF", "JPEG 2000", "JPEG XL"]
-# Published curves on Kodak (24 pictures): VTM-9.1 and mbt2018-mean from CompressAI's results/image/kodak, CCA from RD_data.json of its code. Other pictures than
-# those measured here, so for orientation alone.
+# Published curves on Kodak (24 pictures): VTM-9.1 from CompressAI's results/image/kodak, CCA from RD_data.json of its code, the hyperprior that SGA refines and SGA
+# from the results of mandt-lab's code. Other pictures than those measured here, so for orientation alone.
 PUBLISHED = {
     "VTM-9.1, Kodak (published)": [(0.0482, 26.14), (0.1125, 28.49), (0.2458, 31.20), (0.4905, 34.26), (0.8748, 37.42), (1.4308, 40.42)],
     "CCA, Kodak (published)": [(0.169, 30.43), (0.298, 32.67), (0.399, 33.92), (0.514, 35.19), (0.630, 36.29), (0.740, 37.20)],
+    "hyperprior, Kodak (published)": [(0.0830, 26.47), (0.1630, 28.63), (0.2613, 30.45), (0.4050, 32.33), (0.6034, 34.23), (0.8492, 36.33), (1.1611, 38.33)],
+    "the same with SGA, Kodak (published)": [(0.0947, 27.46), (0.1848, 29.84), (0.2903, 31.64), (0.4324, 33.42), (0.6218, 35.21), (0.8824, 37.36), (1.1741, 39.20)],
 }
 
 

@@ -47,6 +47,7 @@ COMMANDS = {
     "codec decode": ("downstream.codec_decode", "compressed pictures back to PNG"),
     "codec info": ("downstream.codec_info", "what is in compressed pictures, and whether they are whole"),
     "codec verify": ("downstream.codec_info", "the same: whether compressed pictures are whole, and with their codec whether they decode"),
+    "codec import": ("downstream.import_codec", "published weights of CCA or of CompressAI's mean-scale hyperprior as a codec of ours"),
     "codec eval": ("downstream.eval_codec", "rate and quality of a codec beside JPEG, WebP, AVIF and JPEG 2000"),
     "train restorer": ("downstream.train_restorer", "train a restorer on a folder of photographs, or of pairs"),
     "train detector": ("downstream.train_detector", "train a head on an encoder to say what spoils pictures"),

@@ -60,8 +60,12 @@ class FactorisedPrior(nn.Module):
         return rearrange(self.quantiles[:, 0, 1].detach(), "channels -> 1 channels 1 1")
 
     @torch.no_grad()
-    def find_quantiles(self) -> None:
-        """Puts `quantiles` where the cumulative probabilities are what they should be, by bisection: in the place of the auxiliary loss that others descend on."""
+    def find_quantiles(self, *, keep_medians: bool = False) -> None:
+        """Puts `quantiles` where the cumulative probabilities are what they should be, by bisection: in the place of the auxiliary loss that others descend on.
+
+        With `keep_medians` the centres of rounding stay where they are: weights of others were trained with theirs.
+        """
+        before = self.quantiles[:, 0, 1].clone()
         edge = math.log(2 / TAIL_MASS - 1)
         wanted = torch.tensor([-edge, 0.0, edge], device=self.quantiles.device)
         low, high = torch.full_like(self.quantiles, -REACH), torch.full_like(self.quantiles, REACH)
@@ -70,6 +74,8 @@ class FactorisedPrior(nn.Module):
             below = self.cumulative_logits(middle) < wanted
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         self.quantiles.copy_((low + high) / 2)
+        if keep_medians:
+            self.quantiles[:, 0, 1] = before
 
 
 def _accept_earlier_names(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:

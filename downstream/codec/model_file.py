@@ -84,10 +84,12 @@ class TrainedCodec:
 
 
 @torch.no_grad()
-def finish(codec: Codec, settings: CodecConfig, lmbdas: tuple[float, ...], about: Mapping[str, Any], examples: Iterable[Float[Tensor, "images 3 height width"]]) -> TrainedCodec:
+def finish(
+    codec: Codec, settings: CodecConfig, lmbdas: tuple[float, ...], about: Mapping[str, Any], examples: Iterable[Float[Tensor, "images 3 height width"]], *, keep_medians: bool = False
+) -> TrainedCodec:
     """A codec whose training is over, with its tables; whole-number networks are fitted to the hyper latents of `examples`."""
     codec.eval()
-    codec.z_entropy_bottleneck.find_quantiles()
+    codec.z_entropy_bottleneck.find_quantiles(keep_medians=keep_medians)
     integers = None
     if isinstance(codec, MeanScale):
         medians = codec.z_entropy_bottleneck.medians
