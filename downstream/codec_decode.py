@@ -5,6 +5,7 @@
 
 import io
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,9 @@ from downstream.codec.container import unpack
 from downstream.codec.image_codec import decode
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.folders import Made, convert, pairs_of
+from downstream.origin_marks import Mark, saving_options
 from lcl.core.config import config, run_command
+from lcl.core.files import sha256_of
 from lcl.core.logs import set_up_logging
 
 
@@ -49,8 +52,9 @@ def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig) -> Made
     header, _ = unpack(data)
     pixels = decode(trained, data, tile_px=settings.tile_px if max(header.width, header.height) > settings.tile_px else 0)
     buffer = io.BytesIO()
-    Image.fromarray(pixels if header.channels == 3 else pixels[:, :, 0]).save(buffer, "PNG")
-    return Made(buffer.getvalue(), f"{header.width} x {header.height}")
+    options = saving_options("PNG", Mark("algorithmicallyEnhanced", sha256_of(Path(settings.model)), sha256(data).hexdigest(), "semantic refinement")) if header.semantic else {}
+    Image.fromarray(pixels if header.channels == 3 else pixels[:, :, 0]).save(buffer, "PNG", **options)
+    return Made(buffer.getvalue(), f"{header.width} x {header.height}{', marked: its latents were fitted to what an encoder sees' * header.semantic}")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, seman
     def at(level: float, *, lmbda: float = 0.0) -> bytes:
         """The file, refined with this weight of the error; 0: not refined."""
         refining = partial(refine_latents, lmbda=lmbda, settings=settings, semantic=semantic, size=(height, width), name=path.name) if lmbda else None
-        return encode(trained, pixels, level=level, profile=settings.profile, refine=refining, tile_px=tile_px).data
+        return encode(trained, pixels, level=level, profile=settings.profile, refine=refining, semantic=semantic is not None, tile_px=tile_px).data
 
     def refined(level: float) -> bytes:
         return at(level, lmbda=settings.lmbda or trained.lmbda(level))

@@ -56,7 +56,7 @@ def describe(path: Path, trained: TrainedCodec | None, *, tile_px: int = 0) -> s
     header, _ = unpack(data)
     kind = {1: "grey", 3: "colour"}[header.channels]
     said = f"{header.width} x {header.height} {kind}, {len(data):,} bytes ({HEADER_BYTES} of them header), {8 * len(data) / (header.width * header.height):.3f} bits per pixel"
-    said += f", level {header.level:g}, {header.profile}, model {header.model:016x}, whole"
+    said += f", level {header.level:g}, {header.profile}{', semantic' * header.semantic}, model {header.model:016x}, whole"
     if trained is None:
         return said
     decode(trained, data, tile_px=tile_px if max(header.width, header.height) > tile_px else 0)

@@ -23,6 +23,7 @@ from pydantic import Field
 from rich.table import Table
 
 from downstream.backbones import Backbone
+from downstream.origin_marks import Mark
 from downstream.peak_memory import PeakMemory
 from downstream.perceptual_distance import LPIPS
 from downstream.photographs import to_bytes, to_tensor
@@ -35,6 +36,7 @@ from downstream.restore.quality import measure
 from downstream.restore.restoring import STEPS, restore
 from downstream.restore.sheet import draw_sheet
 from lcl.core.config import config, run_command
+from lcl.core.files import sha256_of
 from lcl.core.logs import progress_bar, set_up_logging
 from lcl.evals.results import console
 from lcl.features import Encoder, load_encoder
@@ -161,7 +163,8 @@ def main(settings: EvalRestorerConfig) -> None:
                     shown.setdefault(place, [("degraded: " + task, cases[place].degraded)]).append((method.name, pixels))
     report(settings, rows, models)
     if shown:
-        draw_sheet([[*cells, ("clean", cases[place].clean)] for place, cells in shown.items()], Path(settings.output) / "sheet.png")
+        mark = Mark("algorithmicallyEnhanced", " ".join(sha256_of(Path(one)) for one in settings.models), settings="sheet of comparisons") if settings.models else None
+        draw_sheet([[*cells, ("clean", cases[place].clean)] for place, cells in shown.items()], Path(settings.output) / "sheet.png", mark)
 
 
 def load_models(settings: EvalRestorerConfig) -> dict[str, Restorer]:

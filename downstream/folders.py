@@ -71,7 +71,9 @@ def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, 
                     with open_aside(path) as file:
                         file.write(data)
                 log.info("%s: %s", target, made.note)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "memory" not in str(error):  # which is how PyTorch says that there is none
+                    raise
                 failed += 1
                 log.error("%s: %s", source, error)
             bar.advance()

@@ -23,8 +23,10 @@ from downstream.codec.model_file import CodecConfig, TrainedCodec, finish, load_
 from downstream.codec.objective import CodecObjective, ObjectiveConfig
 from downstream.codec.refine import RefineConfig, Refined, Semantic, reconstruct, refine
 from downstream.codec.train_config import PRESETS
+from downstream.origin_marks import Mark, read_mark
 from downstream.sight import Sight, SightConfig, resized, spread_layers
 from downstream.tiles import padded
+from lcl.core.files import sha256_of
 from lcl.features import Encoder
 from tests.made_encoders import FLEXIBLE, KINDS, SQUARE, checkpoint_of, random_model
 from tests.made_weights import made_weights
@@ -265,6 +267,10 @@ def test_pictures_to_files_and_back(photographs: Path, checkpoint: Path, whole: 
     codec_decode.main(codec_decode.DecodeConfig(input=target, output=str(tmp_path / "a.png"), model=model))
     with Image.open(tmp_path / "a.png") as found:
         assert found.size == (120, 90)
+    assert read_mark((tmp_path / "a.png").read_bytes()) == Mark("algorithmicallyEnhanced", sha256_of(Path(model)), sha256_of(Path(target)), "semantic refinement")
+    codec_encode.main(codec_encode.EncodeConfig(input=source, output=target, model=model, encoder=str(checkpoint)))
+    codec_decode.main(codec_decode.DecodeConfig(input=target, output=str(tmp_path / "b.png"), model=model))
+    assert read_mark((tmp_path / "b.png").read_bytes()) is None
     measuring = eval_codec.EvalCodecConfig(model=model, photographs=str(photographs), output=str(tmp_path / "rd"), encoder=str(checkpoint), classic=("JPEG",), max_photographs=1)
     eval_codec.main(measuring)
     assert (tmp_path / "rd" / "rd.json").exists()

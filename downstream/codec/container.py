@@ -1,6 +1,6 @@
 """The header of a compressed image, format LCLC version 1: 40 bytes, little-endian.
 
-    magic "LCLC" | version u8 | profile u8 | channels u8 (1 grey, 3 colour) | zero u8 | model u64 | width u32 | height u32 | level u16 | zero u16
+    magic "LCLC" | version u8 | profile u8 | channels u8 (1 grey, 3 colour) | flags u8 (1: semantic) | model u64 | width u32 | height u32 | level u16 | zero u16
     payload length u32 | checksum of the symbols u32 | CRC-32 u32 of the 36 bytes before and of the payload
 
 `model` begins the SHA-256 of the model's file; `level` is in 1/256. Tiles are no part of it: they bound memory, and change no bit.
@@ -34,6 +34,8 @@ class Header:
     """Of the model's rates."""
     checksum: int
     """Of the symbols."""
+    semantic: bool = False
+    """Whether latents were fitted to what an encoder sees, so that detail may be what a model makes of the picture: decoded pictures then say so."""
 
 
 def is_too_large(width: int, height: int) -> bool:
@@ -43,7 +45,7 @@ def is_too_large(width: int, height: int) -> bool:
 
 def pack(header: Header, payload: bytes) -> bytes:
     """The file."""
-    fields = (MAGIC, VERSION, PROFILES.index(header.profile), header.channels, 0, header.model, header.width, header.height, round(header.level * LEVEL_ONE), 0, len(payload), header.checksum)
+    fields = (MAGIC, VERSION, PROFILES.index(header.profile), header.channels, int(header.semantic), header.model, header.width, header.height, round(header.level * LEVEL_ONE), 0, len(payload), header.checksum)
     front = HEADER.pack(*fields)
     return front + CRC.pack(zlib.crc32(payload, zlib.crc32(front))) + payload
 
@@ -54,7 +56,7 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
         raise ValueError("this is no compressed image of lcl codec (it does not begin with LCLC)")
     if len(data) < HEADER_BYTES:
         raise ValueError(f"the file is cut short: {len(data)} bytes, and the header alone has {HEADER_BYTES}")
-    _, version, profile, channels, zero, model, width, height, level, also_zero, length, checksum = HEADER.unpack_from(data)
+    _, version, profile, channels, flags, model, width, height, level, zero, length, checksum = HEADER.unpack_from(data)
     if version != VERSION:
         raise ValueError(f"the file has version {version} of the format, this program reads {VERSION}: use the program that wrote it, or a newer one")
     payload = data[HEADER_BYTES:]
@@ -62,6 +64,6 @@ def unpack(data: bytes) -> tuple[Header, bytes]:
         raise ValueError(f"the file is {'cut short' if len(payload) < length else 'too long'}: {len(payload)} bytes of payload, {length} were written")
     if CRC.unpack_from(data, HEADER.size)[0] != zlib.crc32(payload, zlib.crc32(data[: HEADER.size])):
         raise ValueError("the file is damaged (its checksum does not fit): take another copy")
-    if profile >= len(PROFILES) or channels not in (1, 3) or zero or also_zero or not width * height or is_too_large(width, height):
+    if profile >= len(PROFILES) or channels not in (1, 3) or flags > 1 or zero or not width * height or is_too_large(width, height):
         raise ValueError("the file's header says what no encoder writes; it was not written by this format")
-    return Header(PROFILES[profile], channels, model, width, height, level / LEVEL_ONE, checksum), payload
+    return Header(PROFILES[profile], channels, model, width, height, level / LEVEL_ONE, checksum, bool(flags)), payload

@@ -36,8 +36,8 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(trained: TrainedCodec, pixels: UInt8[np.ndarray, "height width channels"], *, level: float = 0.0, profile: Profile = "fast", refine: Refine | None = None, tile_px: int = 0) -> Encoded:
-    """The compressed picture, grey (one channel) or colour; levels are rounded to what the header holds.
+def encode(trained: TrainedCodec, pixels: UInt8[np.ndarray, "height width channels"], *, level: float = 0.0, profile: Profile = "fast", refine: Refine | None = None, semantic: bool = False, tile_px: int = 0) -> Encoded:
+    """The compressed picture, grey (one channel) or colour; levels are rounded to what the header holds. `semantic` says that `refine` fits to what an encoder sees.
 
     Raises ValueError for a level or profile that the model does not have, for an encoder that it lacks, and for a picture that is too large.
     """
@@ -58,7 +58,7 @@ def encode(trained: TrainedCodec, pixels: UInt8[np.ndarray, "height width channe
         latents = analyse_in_tiles(codec, x, at, tile_px=tile_px)
     writer = Writer()
     walk(codec, trained.tables, writer, tuple(latents.z.shape[-2:]), profile, latents)
-    header = Header(profile, channels, trained.hash, width, height, level, writer.checksum)
+    header = Header(profile, channels, trained.hash, width, height, level, writer.checksum, semantic)
     return Encoded(pack(header, writer.coder.bytes()), float(codec.code(latents.y, latents.z).bits.sum()))
 
 

@@ -16,7 +16,7 @@ from downstream.restore.restoring import estimate_noise_255
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 CLIP_LIMIT = 0.01    # scikit-image's own
-NLM_STRENGTH = 0.8   # of h, in deviations of the noise: what scikit-image's guide takes with its fast mode
+NLM_STRENGTH = 0.6   # of h, in deviations of the noise: what scikit-image's example takes in its fast mode where it is told sigma
 WIENER_WINDOW = 5    # px
 BALANCE = 0.003      # noise against signal of the deconvolution: the best of 3e-3, 1e-2 and 3e-2 for blurs of three pictures rounded to 8 bits
 

@@ -63,7 +63,8 @@ class Process:
     def theta_bar(self, t: Float[Tensor, " *any"]) -> Float[Tensor, " *any"]:
         """thb_t in float64, from 0 at t = 0 to -log(remainder) at T."""
         share = _SHARES[self.settings.schedule]
-        return -math.log(self.settings.remainder) * share(t.double() / self.end) / share(torch.ones((), dtype=torch.float64))
+        found = share(t.double() / self.end) / share(torch.ones((), dtype=torch.float64))
+        return -math.log(self.settings.remainder) * found.clamp(min=0)  # near t = 0 the terms of the cosine's integral cancel to less than nothing
 
     def decay(self, t: Times) -> Float[Tensor, "images 1 1 1"]:
         """exp(-thb_t): what is left of x_0 - mu."""

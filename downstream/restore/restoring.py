@@ -69,6 +69,8 @@ def restore(
         deviation = None
         if process.settings.kind == "denoising":
             deviation = torch.tensor([(noise_255 or estimate_noise_255(degraded)) / 255], device=given.device)
+            if not deviation:
+                return degraded.clone()  # no noise: nothing to take off
         generator = torch.Generator().manual_seed(seed)
         if trained.kind == "ir_sde":
             restored = many_steps(process, estimate, given, generator, num_steps=num_steps, method=method, deviation=deviation)
@@ -78,6 +80,8 @@ def restore(
                 process, lambda x, t: consistent(process, estimate(x, t), x, t, boundary=boundary), given, generator, num_steps=num_steps, deviation=deviation,
                 between=read_again,
             )  # fmt: skip
+    if not torch.isfinite(restored).all():
+        raise ValueError("the restored picture is not finite: give fewer --steps, or train the model longer")
     return restored[0, :, :height, :width].clamp(0, 1).cpu()
 
 

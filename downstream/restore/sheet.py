@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
+from downstream.origin_marks import Mark, saving_options
 from lcl.core.files import open_aside
 
 LABEL_PX, CELL_PX = 16, 256  # of a line of text; of a picture, at most
@@ -14,10 +15,11 @@ LABEL_PX, CELL_PX = 16, 256  # of a line of text; of a picture, at most
 Row = Sequence[tuple[str, UInt8[np.ndarray, "height width 3"]]]
 
 
-def draw_sheet(rows: Sequence[Row], path: Path) -> None:
+def draw_sheet(rows: Sequence[Row], path: Path, mark: Mark | None) -> None:
     images = [_joined([_cell(label, pixels) for label, pixels in row], across=True) for row in rows]
+    whole = _joined(images, across=False)
     with open_aside(path) as file:
-        _joined(images, across=False).save(file, "PNG")
+        whole.save(file, "PNG", **({} if mark is None else saving_options("PNG", mark)))
 
 
 def _cell(label: str, pixels: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
