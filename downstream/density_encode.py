@@ -1,7 +1,7 @@
 """Entry point: image files to one archive without loss, by a density model.
 
     python downstream/density_encode.py photos photos.lcld --model density.safetensors
-    python downstream/density_encode.py scan.tif --model density.safetensors --steps 64
+    python downstream/density_encode.py scan.tif --model density.safetensors --coding.steps 64
 """
 
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from downstream.density.archive import CodingConfig, encode, read, sizes
+from downstream.density.archive import MAGIC, CodingConfig, encode, read, sizes
 from downstream.density.model_file import load_density
 from downstream.density.pictures import split, take_apart
 from lcl.core.config import config, run_command
@@ -46,6 +46,8 @@ def main(settings: EncodeConfig) -> None:
     target = Path(settings.output) if settings.output else source.with_name(source.name + ".lcld")
     if target.is_dir():
         raise ValueError(f"{target} is a folder: give the archive a name")
+    if target.exists() and not target.read_bytes().startswith(MAGIC):
+        raise ValueError(f"{target} is there and is no archive of lcl density: give another name (of several files, give their folder)")
     if target.resolve() in {path.resolve() for path in paths}:
         raise ValueError(f"{target} is an input: give the archive another place")
     trained = load_density(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)

@@ -5,6 +5,7 @@ import json
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,39 @@ def test_which_files_are_taken_apart() -> None:
         assert parts is not None and join(split(parts.samples, parts.layout), parts.layout) == parts.samples
         if parts.form == "tiff":
             assert put_together(parts) == files_of_all_kinds()[name]
+
+
+def with_stream(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """A PNG of one IDAT chunk with other bytes in it."""
+    place = data.index(b"IDAT") - 4
+    length = struct.unpack_from(">I", data, place)[0]
+    body = b"IDAT" + change(data[place + 8 : place + 8 + length])
+    return data[:place] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[place + 12 + length :]
+
+
+HIDDEN: dict[str, Callable[[bytes], bytes]] = {
+    "behind the stream": lambda stream: stream + bytes(range(120)),
+    "beyond the last row": lambda stream: zlib.compress(zlib.decompress(stream) + bytes(range(120))),
+    "rows missing": lambda stream: zlib.compress(zlib.decompress(stream)[: 3 * 9]),
+    "without its checksum": lambda stream: stream[:-4],
+}
+
+
+@pytest.mark.parametrize("kind", list(HIDDEN))
+def test_what_a_png_hides_comes_back(trained: dict[str, TrainedDensity], kind: str) -> None:
+    """Decoders show all of these; a file made anew of the pixels that they show would lack something, or have more."""
+    plain = png(waves(8, 8, 1))
+    data = with_stream(plain, HIDDEN[kind])
+    assert take_apart(plain) is not None and with_stream(plain, lambda stream: stream) == plain
+    assert take_apart(data) is None
+    assert round_trip(trained["grey"], [("a.png", data)]) == [("a.png", data)]
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0)])
+def test_a_picture_without_pixels_comes_back(trained: dict[str, TrainedDensity], shape: tuple[int, int]) -> None:
+    with pytest.warns(UserWarning, match="nonconformant"):
+        data = tiff(np.zeros(shape, np.uint8))
+    assert round_trip(trained["grey"], [("a.tif", data)]) == [("a.tif", data)]
 
 
 def parts_of(name: str) -> tuple[Layout, Planes]:

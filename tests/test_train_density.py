@@ -123,6 +123,7 @@ def test_mistakes_are_a_line(run: Run, whole: Path, tmp_path: Path) -> None:
         (lambda: density_info.main(density_info.InfoConfig(input=model)), "is no archive"),
         (lambda: density_encode.main(density_encode.EncodeConfig(input=str(tmp_path / "gone"), model=model)), "no such file or folder"),
         (lambda: density_encode.main(density_encode.EncodeConfig(input=str(tmp_path), model=model)), "holds no files"),
+        (lambda: density_encode.main(density_encode.EncodeConfig(input=model, output=__file__, model=model)), "is there and is no archive"),
         (lambda: density_sample.main(density_sample.SampleConfig(model=model, output="x.jpg")), "ends in .png"),
         (lambda: eval_density.main(eval_density.EvalDensityConfig(model=model, source=str(tmp_path), output="e")), "which photographs are not"),
     ):  # fmt: skip

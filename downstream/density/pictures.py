@@ -88,15 +88,12 @@ class Planes:
 
 
 def take_apart(data: bytes) -> Parts | None:
-    """The parts of a file of the kinds above that a decoder reads without complaint; None for any other bytes."""
+    """The parts of a file of the kinds above that a decoder reads without complaint; None for any other bytes, and for pictures without pixels."""
     try:
-        if data.startswith(PNG_MAGIC):
-            return _png_parts(data)
-        if data.startswith(TIFF_MAGICS):
-            return _tiff_parts(data)
+        parts = _png_parts(data) if data.startswith(PNG_MAGIC) else _tiff_parts(data) if data.startswith(TIFF_MAGICS) else None
     except Exception:  # a decoder meets any bytes: whatever it raises means that the file is kept as it is
         return None
-    return None
+    return parts if parts is not None and parts.layout.length else None
 
 
 def put_together(parts: Parts) -> bytes:
@@ -179,9 +176,19 @@ def _png_parts(data: bytes) -> Parts | None:
     if not places or places != list(range(places[0], places[-1] + 1)) or kinds[-1] != b"IEND":
         return None
     head, body, tail = data[: chunks[places[0]][1]], data[chunks[places[0]][1] : chunks[places[-1]][2]], data[chunks[places[-1]][2] :]
+    packed = b"".join(data[begin + 8 : end - 4] for _, begin, end in chunks[places[0] : places[-1] + 1])
+    if not _is_exactly(packed, length=height * (1 + width * bands * size)):
+        return None
     samples = _png_samples(body, height=height, width=width, bytes_each=bands * size)
     layout = Layout(height=height, width=width, bands=bands, bytes=size, colours=(3,) if bands > 2 else (1,))
     return Parts("png", struct.pack("<I", len(head)) + head + tail, samples, with_range(layout, samples))
+
+
+def _is_exactly(packed: bytes, *, length: int) -> bool:
+    """Whether a zlib stream is whole, holds so many bytes, and nothing stands behind it: else a decoder shows pixels, and they are not all that the file holds."""
+    inflating = zlib.decompressobj()
+    found = inflating.decompress(packed, length + 1)
+    return len(found) == length and inflating.eof and not inflating.unused_data
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
