@@ -14,7 +14,7 @@ from pydantic import Field
 
 from downstream.photographs import list_photographs
 from downstream.restore.detector import Detected, detect, load_detector
-from downstream.restore.pictures import read_picture
+from downstream.restore.pictures import read_picture, upright
 from lcl.core.config import config, run_command
 from lcl.core.files import write_json
 from lcl.core.logs import progress_bar, set_up_logging
@@ -52,8 +52,8 @@ def main(settings: DetectConfig) -> None:
     with progress_bar("looking", total=len(files)) as bar:
         for path in files:
             try:
-                pixels = read_picture(path.read_bytes()).pixels.expand(3, -1, -1)
-                found[str(path)] = detect(detector, pixels, num_crops=settings.crops)
+                picture = read_picture(path.read_bytes())
+                found[str(path)] = detect(detector, upright(picture.pixels, picture.orientation).expand(3, -1, -1), num_crops=settings.crops)
                 print(f"{path}: {describe(found[str(path)])}")
             except (ValueError, OSError) as error:
                 log.error("%s: %s", path, error)

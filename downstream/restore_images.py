@@ -25,7 +25,7 @@ from downstream.origin_marks import Mark, kind_after, saving_options
 from downstream.restore.choosing import Choice
 from downstream.restore.detector import load_detector
 from downstream.restore.model_file import Device, Restorer, load_restorer
-from downstream.restore.pictures import FORMATS, Picture, read_picture, write_picture
+from downstream.restore.pictures import FORMATS, Picture, Pixels, as_stored, read_picture, upright, write_picture
 from downstream.restore.restoring import STEPS, disagreement, restore
 from downstream.restore.sampling import Method
 from lcl.core.config import config, run_command
@@ -118,15 +118,16 @@ def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings
     data = path.read_bytes()
     picture = read_picture(data)
     started = time.perf_counter()
-    trained, task = choose(picture.pixels.expand(3, -1, -1))
-    samples = [apply(picture, trained, settings, seed=settings.seed + number) for number in range(max(1, settings.uncertainty))]
+    seen = upright(picture.pixels, picture.orientation)  # as models were trained: rain falls downwards
+    trained, task = choose(seen.expand(3, -1, -1))
+    samples = [apply(seen, trained, settings, seed=settings.seed + number) for number in range(max(1, settings.uncertainty))]
     seconds = time.perf_counter() - started
     steps = settings.steps or STEPS[trained.kind]
     mark = None
     if not settings.no_mark:
         told = f"restored: {task}; {trained.kind}, {steps} steps, seed {settings.seed}" + (", with its encoder" if trained.guided else "")
         mark = Mark(kind_after("algorithmicallyEnhanced", picture.xmp), trained.sha256, hashlib.sha256(data).hexdigest(), told)
-    made = write_picture(Picture(samples[0], picture.alpha, picture.bits, picture.exif, picture.profile, b""), ending, mark=mark)
+    made = write_picture(Picture(as_stored(samples[0], picture.orientation), picture.alpha, picture.bits, picture.exif, picture.profile, b""), ending, mark=mark)
     beside = {UNCERTAINTY_ENDING: draw_uncertainty(samples, mark)} if settings.uncertainty else {}
     channels, height, width = picture.pixels.shape
     kind = ("grey" if channels == 1 else "colour") + ("" if picture.alpha is None else " with alpha")
@@ -134,10 +135,10 @@ def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings
     return Made(made, note + ("" if mark else ", without a mark of origin"), beside)
 
 
-def apply(picture: Picture, trained: Restorer, settings: RestoreConfig, *, seed: int) -> torch.Tensor:
-    channels, height, width = picture.pixels.shape
+def apply(pixels: Pixels, trained: Restorer, settings: RestoreConfig, *, seed: int) -> Pixels:
+    channels, height, width = pixels.shape
     tile_px = settings.tile_px if max(height, width) > settings.tile_px else 0
-    restored = restore(trained, picture.pixels.expand(3, -1, -1), num_steps=settings.steps, seed=seed, tile_px=tile_px, method=settings.method, noise_255=settings.noise_255)
+    restored = restore(trained, pixels.expand(3, -1, -1), num_steps=settings.steps, seed=seed, tile_px=tile_px, method=settings.method, noise_255=settings.noise_255)
     return restored if channels == 3 else restored.mean(dim=0, keepdim=True)
 
 

@@ -2,15 +2,16 @@
 
 import io
 import warnings
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from downstream.origin_marks import Mark, from_xmp, kind_after, read_mark, to_xmp
-from downstream.restore.pictures import FORMATS, read_picture, write_picture
+from downstream.restore.pictures import FORMATS, as_stored, read_picture, upright, write_picture
 
 MARK = Mark("algorithmicallyEnhanced", "ab" * 32, "cd" * 32, 'task "rain" & <2> steps, seed 0')
 
@@ -64,6 +65,32 @@ def test_8_bits_come_back_with_alpha_exif_profile_and_mark(channels: int, ending
         found = image.getexif()
         assert (found[0x010F], found[0x0112]) == ("A maker", 6)
     assert read_mark(write_picture(picture, ending, mark=None)) is None
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_pictures_are_turned_as_pillow_does_and_back(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(random(5, 7, 3), exif=exif.tobytes())
+    picture = read_picture(data)
+    with Image.open(io.BytesIO(data)) as image:
+        wanted = torch.from_numpy(np.array(ImageOps.exif_transpose(image))).permute(2, 0, 1) / 255
+    seen = upright(picture.pixels, picture.orientation)
+    assert torch.equal(seen, wanted) and torch.equal(as_stored(seen, picture.orientation), picture.pixels)
+
+
+def test_damaged_exif_turns_nothing() -> None:
+    assert replace(read_picture(saved(random(5, 7, 3))), exif=b"Exif\x00\x00nonsense").orientation == 1
+
+
+@pytest.mark.parametrize("source", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("ending", list(FORMATS))
+def test_exif_comes_along_between_formats(source: str, ending: str) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "A maker", 8
+    written = write_picture(read_picture(saved(random(8, 8, 3), source, exif=exif.tobytes())), ending, mark=None)
+    with Image.open(io.BytesIO(written)) as image:
+        assert image.getexif()[0x010F] == "A maker" and read_picture(written).orientation == 8
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

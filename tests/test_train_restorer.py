@@ -17,7 +17,7 @@ from downstream.photographs import list_photographs, to_tensor
 from downstream.restore.degradations import DegradationConfig, degrade
 from downstream.restore.model_file import load_restorer, save_restorer
 from downstream.restore.pairs import FoundPairs, MadePairs
-from downstream.restore.pictures import Picture, read_picture, write_picture
+from downstream.restore.pictures import Picture, read_picture, write_picture, upright
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
 from downstream.restore_images import RestoreConfig
 from lcl.core.config import run_command
@@ -158,6 +158,13 @@ def test_single_pictures_options_and_seeds(photographs: Path, tmp_path: Path) ->
     assert torch.equal(read_picture(webp).pixels, read_picture(one).pixels)
     assert read_mark(webp) == read_mark(jpeg) == read_mark(one) != read_mark(other)
     assert read_mark((tmp_path / "f.png").read_bytes()) is None
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(source) as image:  # as a telephone stores a picture that was taken upright
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    restored(model, tmp_path / "turned.png", tmp_path / "g.png")
+    found = read_picture((tmp_path / "g.png").read_bytes())
+    assert found.orientation == 6 and torch.equal(upright(found.pixels, 6), read_picture(one).pixels)
     with Image.open(tmp_path / "f.uncertainty.png") as disagreeing:
         assert disagreeing.mode == "L" and disagreeing.size == (50, 40) and np.asarray(disagreeing).max() > 0
 

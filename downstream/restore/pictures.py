@@ -25,20 +25,38 @@ from lcl.core.rejected import Rejected
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 OPTIONS: dict[str, dict[str, Any]] = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": "4:4:4"}, "WEBP": {"lossless": True}}
 EXIF_HEADER = b"Exif\x00\x00"  # JPEG's, which a PNG leaves out
+ORIENTATION = 0x0112
+TURNS = {  # EXIF's orientations: whether rows are columns, then whether rows and columns run backwards
+    1: (False, False, False), 2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
+    5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False),
+}  # fmt: skip
+Pixels = Float[torch.Tensor, "channels height width"]
 Numbers = UInt8[np.ndarray, "height width channels"] | UInt16[np.ndarray, "height width channels"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    pixels: Float[torch.Tensor, "channels height width"]
-    """In [0, 1]; one channel of a grey picture, else three. Not turned by its EXIF orientation, which stays in the EXIF."""
+    pixels: Pixels
+    """In [0, 1]; one channel of a grey picture, else three. As stored: `upright` turns them by the EXIF orientation, which stays in the EXIF."""
     alpha: UInt8[np.ndarray, "height width 1"] | UInt16[np.ndarray, "height width 1"] | None
     bits: int
     """Of a channel: 8 or 16."""
     exif: bytes
+    """With the header that JPEG has before it."""
     profile: bytes
     """ICC."""
     xmp: bytes
+
+    @property
+    def orientation(self) -> int:
+        """1 to 8; 1 where none is said, or none that there is."""
+        exif = Image.Exif()
+        try:
+            exif.load(self.exif)
+            found = exif.get(ORIENTATION, 1)
+        except Exception:  # damaged EXIF may raise anything, and turns nothing
+            return 1
+        return found if found in TURNS else 1
 
 
 def read_picture(data: bytes) -> Picture:
@@ -56,7 +74,23 @@ def read_picture(data: bytes) -> Picture:
     pixels = torch.from_numpy(numbers[:, :, :channels].astype(np.float32) / most)
     alpha = numbers[:, :, channels:] if numbers.shape[2] > channels else None
     pixels = rearrange(pixels, "height width channels -> channels height width")
-    return Picture(pixels, alpha, 8 * numbers.itemsize, info.get("exif", b""), info.get("icc_profile", b""), xmp_of(info))
+    exif = info.get("exif", b"")
+    exif = exif if exif.startswith(EXIF_HEADER) or not exif else EXIF_HEADER + exif  # WebP leaves it out
+    return Picture(pixels, alpha, 8 * numbers.itemsize, exif, info.get("icc_profile", b""), xmp_of(info))
+
+
+def upright(pixels: Pixels, orientation: int) -> Float[torch.Tensor, "channels _ _"]:
+    """Stored pixels as they are to be seen."""
+    across, rows, columns = TURNS[orientation]
+    turned = pixels.transpose(1, 2) if across else pixels
+    return turned.flip([1] * rows + [2] * columns)
+
+
+def as_stored(pixels: Pixels, orientation: int) -> Float[torch.Tensor, "channels _ _"]:
+    """The inverse of `upright`."""
+    across, rows, columns = TURNS[orientation]
+    flipped = pixels.flip([1] * rows + [2] * columns)
+    return flipped.transpose(1, 2) if across else flipped
 
 
 def write_picture(picture: Picture, ending: str, *, mark: Mark | None) -> bytes:
