@@ -22,7 +22,7 @@ from downstream.codec.image_codec import decode, encode, tile_of
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
-from downstream.codec.refine import REFINE_TILE_PX, RefineConfig, Semantic, refine_picture
+from downstream.codec.refine import LEARNING_RATE, REFINE_TILE_PX, RefineConfig, Semantic, refine_picture
 from downstream.codec.rounding import RoundingConfig
 from downstream.codec.searching import highest_level, lowest_level
 from downstream.folders import Made, convert, pairs_of
@@ -62,7 +62,7 @@ class EncodeConfig:
     """Weight of the squared error in the refinement; 0: what the level was trained for. Another one moves along the curve."""
     mask: str = ""
     """A grey picture of the input's size: where it is bright the refinement keeps more detail."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.005
+    learning_rate: Annotated[float, Field(gt=0)] = LEARNING_RATE
     """Of the refinement."""
     refine_tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = REFINE_TILE_PX
     """Side of the tiles in which larger pictures are refined, to bound memory; 0: at once."""

@@ -25,7 +25,7 @@ from downstream.codec.image_codec import Refine, check_profile
 from downstream.codec.measuring import MEANS, Point, bd_rates, curve_of, measure_classic, measure_ours
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
-from downstream.codec.refine import REFINE_TILE_PX, RefineConfig, refine_picture
+from downstream.codec.refine import LEARNING_RATE, REFINE_TILE_PX, RefineConfig, refine_picture
 from downstream.codec.rounding import RoundingConfig
 from downstream.perceptual_distance import LPIPS
 from downstream.photographs import list_photographs
@@ -69,7 +69,7 @@ class EvalCodecConfig:
     refine: Annotated[int, Field(ge=0)] = 0
     """Iterations of SGA+ on each picture, in a curve of its own beside the plain one."""
     rounding: RoundingConfig = RoundingConfig()
-    learning_rate: Annotated[float, Field(gt=0)] = 0.005
+    learning_rate: Annotated[float, Field(gt=0)] = LEARNING_RATE
     """Of the refinement."""
     profiles: tuple[Profile, ...] = ("fast",)
     """portable also: what whole numbers cost in rate."""

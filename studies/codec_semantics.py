@@ -31,6 +31,7 @@ from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.codec.refine import RefineConfig, Semantic, refine
+from downstream.codec.train_config import PRESETS
 from downstream.photographs import list_photographs, to_tensor
 from downstream.sight import Sight, SightConfig
 from lcl.core.config import config, hash_of, run_command
@@ -44,7 +45,7 @@ SIDE_PX = 128
 LMBDAS = (0.0005, 0.001, 0.002, 0.004, 0.008)  # rates at which classifiers begin to fail
 ALL_LEVELS = tuple(range(len(LMBDAS)))
 NUM_JUDGES, JUDGE_EPOCHS = 3, 40
-EMA_DECAY = 0.99  # of codecs: 4000 steps are few for the preset's
+EMA_DECAY = 0.99  # of codecs: 1500 steps are few for the preset's
 DRAW_SEED = 0  # of the order in which test pictures are taken
 TOY_IMAGES, TOY_STEPS, TOY_ITERATIONS, TOY_PHOTOS = 6, 4, 3, 64
 
@@ -63,7 +64,9 @@ class CodecRow:
     """random: the same encoder at its random start."""
     latent_width: Positive = 128
     """As many as two layers of a tower of width 64 have."""
-    steps: Positive = 4000
+    steps: Positive = 1500
+    recipe: str = hash_of(PRESETS["small"])
+    """Of the preset that trainings follow in all else: rows of another are other rows."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -25,7 +25,7 @@ from downstream.codec.objective import Mode, ObjectiveConfig
 from downstream.codec.refine import reconstruct, squared_error
 from downstream.codec.train_config import PRESETS
 from downstream.photographs import Crops, list_photographs
-from lcl.core.config import config, run_command, to_dict
+from lcl.core.config import config, hash_of, run_command, to_dict
 from lcl.core.files import write_json
 from lcl.core.logs import read_metrics
 from lcl.measured import write_result
@@ -45,7 +45,9 @@ class RunConfig:
     beta: float = BETAS[1]
     alpha: float = ALPHA
     group_exponent: float = 1.7
-    steps: Annotated[int, Field(ge=1)] = 1500
+    steps: Annotated[int, Field(ge=1)] = 800
+    recipe: str = hash_of((PRESETS["small"], CODEC, LMBDA))
+    """Of all that trainings share: rows of another are other rows."""
     seed: int = 0
 
 

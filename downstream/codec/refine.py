@@ -25,6 +25,7 @@ from downstream.tiles import in_tiles
 from lcl.core.config import config
 
 REFINE_TILE_PX = 512  # by default
+LEARNING_RATE = 0.02  # the best of four with ssl, at each of four schedules of temperatures (docs/codec.md); 0.005 is published
 Pixels = Float[Tensor, "images 3 height width"]
 PerImage = Float[Tensor, " images"]
 Weights = Float[Tensor, "images 1 height width"] | None
@@ -35,7 +36,7 @@ Weights = Float[Tensor, "images 1 height width"] | None
 class RefineConfig:
     iterations: Annotated[int, Field(ge=0)] = 500
     rounding: RoundingConfig = RoundingConfig()
-    learning_rate: Annotated[float, Field(gt=0)] = 0.005
+    learning_rate: Annotated[float, Field(gt=0)] = LEARNING_RATE
     check_every: Annotated[int, Field(ge=1)] = 25
     """Iterations between looks at the true loss; the best look is kept, the start among them."""
     seed: Annotated[int, Field(ge=0)] = 0
