@@ -16,9 +16,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from torch import Tensor
 from torch.nn import functional
 
 from downstream.density import archive as archives
+from downstream.density import likelihood
 from downstream.density.archive import CodingConfig, Writer, decode, encode, read, sizes, tile_coder
 from downstream.density.bit_stack import BitStack
 from downstream.density.calibration import calibrate
@@ -198,6 +200,20 @@ def test_the_length_is_that_of_the_bound(trained: dict[str, TrainedDensity], nam
         assert others.num_bits - 32 * others.seed_words - clean.taken_bits == pytest.approx(wanted, rel=0.006)
         assert stack.num_bits - 32 * stack.seed_words == pytest.approx(wanted, rel=0.02)
         assert 5 * u[0].numel() < 32 * stack.seed_words < 10 * u[0].numel() + 600
+
+
+def test_all_dequantisations_of_an_image_share_their_probe(trained: dict[str, TrainedDensity], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a probe for each, the bound of K samples took the estimate that was luckiest: far above the exact value."""
+    probes = []
+
+    def look(z_0: Tensor, path: object, denoise: object, probe: Tensor, *, tolerance: float) -> Tensor:
+        probes.append(probe)
+        return z_0.flatten(1).sum(dim=1)
+
+    monkeypatch.setattr(likelihood, "ode_log_density", look)
+    u = torch.from_numpy(waves(8, 8, 1)).permute(2, 0, 1).long()[None].repeat(2, 1, 1, 1)
+    found = likelihood.ode_nats(trained["grey"], u, torch.Generator().manual_seed(0), tolerance=0.1, samples=3)
+    assert found.shape == (3, 2) and len(probes) == 3 and all(torch.equal(one, probes[0]) for one in probes) and set(probes[0].unique().tolist()) == {-1.0, 1.0}
 
 
 # Files

@@ -17,7 +17,7 @@ from downstream.photographs import list_photographs, to_tensor
 from downstream.restore.degradations import DegradationConfig, degrade
 from downstream.restore.model_file import load_restorer, save_restorer
 from downstream.restore.pairs import FoundPairs, MadePairs
-from downstream.restore.pictures import Picture, read_picture, write_picture, upright
+from downstream.restore.pictures import Picture, read_picture, upright, write_picture
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
 from downstream.restore_images import RestoreConfig
 from lcl.core.config import run_command

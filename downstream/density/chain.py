@@ -196,7 +196,7 @@ def _first_level(gamma: Values) -> Level:
 
 
 def _level(before: Values, after: Values) -> Level:
-    change = -np.expm1(before - after)  # c of `diffusion.reverse_step`
+    change = np.maximum(-np.expm1(before - after), 0)  # c of `diffusion.reverse_step`
     deviation = np.sqrt(_sigmoid(after))
     spacing = _spacing(deviation * np.sqrt(np.maximum(change, LEAST_CHANGE)))
     ratio = np.sqrt(_sigmoid(-before) / _sigmoid(-after))

@@ -16,6 +16,7 @@ from einops import reduce
 from jaxtyping import Float, Int
 from torch import Tensor
 
+LEAST_CHANGE = 1e-12  # of a step's noise
 Images = Float[Tensor, "images channels height width"]
 Gamma = Float[Tensor, "#images #channels #height #width"]
 Nats = Float[Tensor, " images"]
@@ -93,14 +94,14 @@ def reverse_step(z_t: Images, eps_hat: Images, gamma_s: Gamma, gamma_t: Gamma, *
 
     With `squared_error` zero this is ancestral sampling as published; with the error that the network makes it is the variance of best likelihood (Bao et al., arXiv:2206.07309).
     """
-    ratio, c = alpha(gamma_s) / alpha(gamma_t), -torch.expm1(gamma_s - gamma_t)
+    ratio, c = alpha(gamma_s) / alpha(gamma_t), _change(gamma_s, gamma_t)
     weight = ratio * sigma(gamma_t) * c
     return Normal(ratio * z_t - weight * eps_hat, torch.sigmoid(gamma_s) * c + weight.square() * squared_error)
 
 
 def calibrated_step_nats(eps: Images, eps_hat: Images, gamma_s: Gamma, gamma_t: Gamma, *, squared_error: Gamma) -> Nats:
     """KL(q(z_s | z_t, x) || p(z_s | z_t)) where p has the variance of `reverse_step` with this `squared_error`."""
-    ratio, c = alpha(gamma_s) / alpha(gamma_t), -torch.expm1(gamma_s - gamma_t)
+    ratio, c = alpha(gamma_s) / alpha(gamma_t), _change(gamma_s, gamma_t)
     weight = (ratio * sigma(gamma_t) * c).square()
     of_q = torch.sigmoid(gamma_s) * c
     of_p = of_q + weight * squared_error
@@ -116,6 +117,11 @@ def velocity(z: Images, eps_hat: Images, gamma: Gamma, slope: Gamma) -> Images:
 def bits_per_dim(nats: Float[Tensor, "..."], *, dims: int) -> Float[Tensor, "..."]:
     """Nats of an image as bits for each of its `dims` pixels and channels."""
     return nats / (dims * math.log(2))
+
+
+def _change(gamma_s: Gamma, gamma_t: Gamma) -> Gamma:
+    """1 - e^{gamma_s - gamma_t}, above 0 also where a schedule stands still and gamma falls by the rounding of its floats."""
+    return (-torch.expm1(gamma_s - gamma_t)).clamp(min=LEAST_CHANGE)
 
 
 def _total(values: Images) -> Nats:

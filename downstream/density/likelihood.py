@@ -129,10 +129,11 @@ def ode_nats(
     with torch.no_grad():
         drawn = model.draw_context(x, generator)
         path = model.path(drawn.context, *x.shape[-2:])
+    probe = rademacher(x, generator)  # one for all samples: of estimates with errors of their own, the mean of exponentials takes the luckiest
     weights = []
     for _ in range(samples):
         z_0, log_q = dequantise(x, model.schedule.ends.gamma_min, generator, levels=levels, kind=dequantisation)
-        found = ode_log_density(z_0, path, lambda z, gamma: model.denoise(z, gamma, drawn.context).eps_hat, generator, tolerance=tolerance)
+        found = ode_log_density(z_0, path, lambda z, gamma: model.denoise(z, gamma, drawn.context).eps_hat, probe, tolerance=tolerance)
         weights.append(found - log_q)
     return torch.stack([drawn.nats - importance_bound(torch.stack(weights[: number + 1])) for number in range(samples)])
 
@@ -156,13 +157,17 @@ def dequantise(x: Images, gamma_min: float, generator: torch.Generator, *, level
     return of_data * x + of_noise * eps, log_q
 
 
-def ode_log_density(z_0: Images, path: Path, denoise: Denoise, generator: torch.Generator, *, tolerance: float, exact_trace: bool = False) -> Nats:
+def rademacher(x: Images, generator: torch.Generator) -> Images:
+    """-1 or 1 in the shape of x."""
+    return (torch.randint(0, 2, x.shape, generator=generator) * 2 - 1).to(x)
+
+
+def ode_log_density(z_0: Images, path: Path, denoise: Denoise, probe: Images | None, *, tolerance: float) -> Nats:
     """log p(z_0) = log N(z_1; 0, 1) + integral over t of div dz/dt, along the ODE from z_0.
 
-    The divergence is estimated with one Rademacher vector v for each image, v^T (d velocity / dz) v (Hutchinson), or summed over all dimensions.
+    The divergence is estimated with one Rademacher vector v for each image, the `probe`, as v^T (d velocity / dz) v (Hutchinson), or without one summed over all dimensions.
     Images are solved together: the step is chosen for all of them. Raises ValueError where torchdiffeq is missing.
     """
-    probe = (torch.randint(0, 2, z_0.shape, generator=generator) * 2 - 1).to(z_0)
 
     def motion(t: Float[Tensor, ""], state: tuple[Images, Nats]) -> tuple[Images, Nats]:
         with torch.no_grad():
@@ -170,7 +175,7 @@ def ode_log_density(z_0: Images, path: Path, denoise: Denoise, generator: torch.
         with torch.enable_grad():
             z = state[0].detach().requires_grad_()
             moved = velocity(z, denoise(z, gamma), gamma, slope)
-            divergence = _trace(moved, z) if exact_trace else (torch.autograd.grad(moved, z, probe)[0] * probe).flatten(1).sum(dim=1)
+            divergence = _trace(moved, z) if probe is None else (torch.autograd.grad(moved, z, probe)[0] * probe).flatten(1).sum(dim=1)
         return moved.detach(), divergence.detach()
 
     z_1, gained = solve(motion, (z_0, z_0.new_zeros(len(z_0))), 0.0, 1.0, tolerance=tolerance)

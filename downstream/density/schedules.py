@@ -72,9 +72,10 @@ def monotone_path(rates: tuple[Coefficient, ...], steepness: Float[Tensor, " ris
 
 
 def with_slope(path: Path, t: Float[Tensor, " images"]) -> tuple[Coefficient, Coefficient]:
-    """gamma(t) and gamma'(t)."""
+    """gamma(t) and gamma'(t), not below 0 by the rounding of floats."""
     _start_forward_mode()
-    return torch.func.jvp(path, (t,), (torch.ones_like(t),))
+    gamma, slope = torch.func.jvp(path, (t,), (torch.ones_like(t),))
+    return gamma, slope.clamp(min=0)
 
 
 @cache
