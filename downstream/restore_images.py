@@ -11,12 +11,14 @@ import hashlib
 import io
 import time
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import tyro
+from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
 
@@ -104,8 +106,8 @@ def check(settings: RestoreConfig) -> None:
 
 def check_model(settings: RestoreConfig, trained: Restorer) -> None:
     """Raises ValueError for settings that do not fit a model."""
-    if settings.uncertainty and (trained.kind == "regression" or trained.settings.process.kind == "denoising" and (settings.steps or STEPS[trained.kind]) == 1):
-        raise ValueError("--uncertainty: this model in so many steps draws nothing, so samples are all the same")
+    if settings.uncertainty and (trained.kind == "regression" or (settings.steps or STEPS[trained.kind]) == 1):
+        raise ValueError("--uncertainty: in one step a model draws nothing, or noise that it was trained to overlook, so samples agree where they should not; give --steps 2 or more, of a model that takes them")
     if trained.kind == "regression" and settings.steps > 1:
         raise ValueError(f"--steps {settings.steps}: this model was trained by regression and takes one")
 
@@ -120,15 +122,17 @@ def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings
     started = time.perf_counter()
     seen = upright(picture.pixels, picture.orientation)  # as models were trained: rain falls downwards
     trained, task = choose(seen.expand(3, -1, -1))
-    samples = [apply(seen, trained, settings, seed=settings.seed + number) for number in range(max(1, settings.uncertainty))]
+    samples = (apply(seen, trained, settings, seed=settings.seed + number) for number in range(max(1, settings.uncertainty)))
+    restored = next(samples)
+    differing = disagreement(chain([restored], samples)) if settings.uncertainty else None
     seconds = time.perf_counter() - started
     steps = settings.steps or STEPS[trained.kind]
     mark = None
     if not settings.no_mark:
         told = f"restored: {task}; {trained.kind}, {steps} steps, seed {settings.seed}" + (", with its encoder" if trained.guided else "")
         mark = Mark(kind_after("algorithmicallyEnhanced", picture.xmp), trained.sha256, hashlib.sha256(data).hexdigest(), told)
-    made = write_picture(Picture(as_stored(samples[0], picture.orientation), picture.alpha, picture.bits, picture.exif, picture.profile, b""), ending, mark=mark)
-    beside = {UNCERTAINTY_ENDING: draw_uncertainty(samples, mark)} if settings.uncertainty else {}
+    made = write_picture(Picture(as_stored(restored, picture.orientation), picture.alpha, picture.bits, picture.exif, picture.profile, b""), ending, mark=mark)
+    beside = {} if differing is None else {UNCERTAINTY_ENDING: draw_uncertainty(differing, mark)}
     channels, height, width = picture.pixels.shape
     kind = ("grey" if channels == 1 else "colour") + ("" if picture.alpha is None else " with alpha")
     note = f"{task}, {width} x {height} {kind}, {picture.bits} bits, {steps} step{'s' * (steps > 1)}, {seconds:.2f} s"
@@ -142,9 +146,9 @@ def apply(pixels: Pixels, trained: Restorer, settings: RestoreConfig, *, seed: i
     return restored if channels == 3 else restored.mean(dim=0, keepdim=True)
 
 
-def draw_uncertainty(samples: list[torch.Tensor], mark: Mark | None) -> bytes:
+def draw_uncertainty(differing: Float[torch.Tensor, "height width"], mark: Mark | None) -> bytes:
     """A grey PNG: 10 times the deviation of samples in levels of 8 bits, white from 25.5 levels on."""
-    levels = (disagreement(samples) * 255 * UNCERTAINTY_SCALE).round().clamp(0, 255).numpy().astype(np.uint8)
+    levels = (differing * 255 * UNCERTAINTY_SCALE).round().clamp(0, 255).numpy().astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(levels).save(buffer, "PNG", **({} if mark is None else saving_options("PNG", mark)))
     return buffer.getvalue()

@@ -150,7 +150,7 @@ def test_a_folder_of_every_sort(run: Run, whole: Path, mixed_folder: Path, tmp_p
 def test_single_pictures_options_and_seeds(photographs: Path, tmp_path: Path) -> None:
     made, model, source = restorer("ir_cm"), tmp_path / "made.safetensors", photographs / "0.png"
     save_restorer(model, made.network.state_dict(), made.settings, kind="ir_cm", tasks=("rain",), about={})
-    given = {"a.png": {}, "b.png": {"tile_px": 0}, "c.png": {"seed": 1}, "d.webp": {}, "e.jpg": {"task": "rain"}, "f.png": {"uncertainty": 3, "no_mark": True}}
+    given = {"a.png": {}, "b.png": {"tile_px": 0}, "c.png": {"seed": 1}, "d.webp": {}, "e.jpg": {"task": "rain"}, "f.png": {"uncertainty": 3, "steps": 2, "no_mark": True}}
     for name, options in given.items():
         restored(model, source, tmp_path / name, **options)
     one, again, other, webp, jpeg = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png", "d.webp", "e.jpg"))

@@ -8,6 +8,8 @@ The network is local, so each tile is computed with a margin as wide as it sees,
 blending. The noise of a start is drawn for the whole picture.
 """
 
+from collections.abc import Iterable
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -85,9 +87,15 @@ def restore(
     return restored[0, :, :height, :width].clamp(0, 1).cpu()
 
 
-def disagreement(samples: list[Pixels]) -> Float[Tensor, "height width"]:
-    """Where samples differ: their deviation at each place, the mean over channels, of pixels in [0, 1]."""
-    return torch.stack(samples).std(dim=0).mean(dim=0)
+def disagreement(samples: Iterable[Float[Tensor, "channels height width"]]) -> Float[Tensor, "height width"]:
+    """Where samples differ: their deviation at each place, the mean over channels, of pixels in [0, 1]. Two pictures are held, however many come (Welford 1962)."""
+    mean = squares = torch.zeros(())
+    number = 0
+    for number, sample in enumerate(samples, start=1):
+        away = sample - mean
+        mean = mean + away / number
+        squares = squares + away * (sample - mean)
+    return (squares / (number - 1)).sqrt().mean(dim=0)
 
 
 def estimate_noise_255(x: Float[Tensor, "channels height width"]) -> float:
