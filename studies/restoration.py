@@ -7,9 +7,8 @@
 All rows have the same U-Net, crops and number of steps, and where they have an L_OG the same: L1 alone, so that encoders, and the judge, stay outside of the loss. Rows are
 computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/restoration_page.py` makes tables of them.
 
-Estimated, not measured, in CPU-seconds of a row of 1200 steps of 8 crops of 64 px (0.15 s a step for regression and ir_sde, 0.2 for ir_cm, 0.26 with a guide), with 25 pictures
-of 128 x 128 px to measure on (4 s a megapixel and step) and 20 s to start the commands: regression 200, ir_sde 380, ir_cm 280, with a guide 360. 12 + 12 + 12 rows of `methods`,
-24 of `encoder`, 24 of `ablations` and 4 of classical filters: 7.2 hours.
+Estimated, not measured, in CPU-seconds of a row of 500 steps of 8 crops of 64 px (0.17 s a step; 0.22 with a guide) with 25 pictures of 128 x 128 px to measure on, twice, and 20 s
+to start each command: 170, for IR-SDE 230. 36 rows of `methods`, 24 of `encoder`, 24 of `ablations` and 4 of classical filters: 4.3 hours.
 """
 
 import shutil
@@ -24,7 +23,8 @@ from random_twin import random_twin_of
 from table import TablesConfig, name_of, run_tables
 
 from downstream.photographs import list_photographs
-from lcl.core.config import config, run_command
+from downstream.restore.train_config import PRESETS
+from lcl.core.config import config, hash_of, run_command
 from lcl.core.files import read_json
 from lcl.features import load_encoder
 from lcl.measured import write_result
@@ -59,7 +59,9 @@ class RunConfig:
     teacher_decay: float = 0.0
     encoder: Literal["none", "trained", "random"] = "none"
     """Whether one guides the network, and with which weights."""
-    steps: Positive = 1200
+    steps: Positive = 500
+    recipe: str = hash_of(PRESETS["small"])
+    """Of the preset that trainings follow in all else: rows of another are other rows."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -52,24 +52,40 @@ def test_step_by_step_as_the_readme_says(run: Run, tmp_path: Path) -> None:
     assert result.returncode == 0 and result.stdout.count("torch.Size([4, ") == 2, result.stderr
 
 
-def test_compress_photographs_as_the_readme_says(run: Run, tmp_path: Path) -> None:
-    """Each command as printed but for toy sizes."""
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder with what the README's commands name."""
     for folder, count in (("photos", 4), ("unseen", 2)):
         (tmp_path / folder).mkdir()
         for number in range(count):
             Image.fromarray(picture(90 + 10 * number, 120, seed=number)).save(tmp_path / folder / f"{number}.png")
     shutil.copyfile(tmp_path / "unseen" / "1.png", tmp_path / "photo.png")
-    commands = readme_block("Compress photographs")
-    assert len(commands) == 4
+    return tmp_path
+
+
+def run_block(run: Run, heading: str, folder: Path, toy: dict[str, str]) -> int:
+    """Runs the commands under a heading as printed, but for the words of `toy` and in a folder; returns how many they are."""
+    commands = readme_block(heading)
+    names = ("photos", "unseen", "photo", "back", "restored", "outputs")
     for command in commands:
-        words = [str(tmp_path / word) if word.partition("/")[0].partition(".")[0] in ("photos", "unseen", "photo", "back", "outputs") else word for word in shlex.split(command, comments=True)]
-        toy = {"small": "toy", "3": "1", "500": "3"}
-        words = [toy.get(word, word) for word in words]
+        words = [str(folder / word) if word.partition("/")[0].partition(".")[0] in names else toy.get(word, word) for word in shlex.split(command, comments=True)]
         result = run(*(words[:1] + ["--master_port", free_port(), *words[1:]] if words[0] == "deepspeed" else words), DS_ACCELERATOR="cpu")
         assert result.returncode == 0, f"{command}\n{result.stderr}"
-    assert {path.suffix for path in (tmp_path / "outputs/rd").iterdir()} == {".png", ".svg", ".csv", ".json"}
-    with Image.open(tmp_path / "back.png") as back:
+    return len(commands)
+
+
+def test_compress_photographs_as_the_readme_says(run: Run, photographs: Path) -> None:
+    assert run_block(run, "Compress photographs", photographs, {"small": "toy", "3": "1", "500": "3"}) == 4
+    assert {path.suffix for path in (photographs / "outputs/rd").iterdir()} == {".png", ".svg", ".csv", ".json"}
+    with Image.open(photographs / "back.png") as back:
         assert back.size == (120, 100)
+
+
+def test_restore_photographs_as_the_readme_says(run: Run, photographs: Path) -> None:
+    assert run_block(run, "Restore photographs", photographs, {"small": "toy", "1200": "4"}) == 3
+    assert (photographs / "outputs/rain/eval/restoration.json").exists()
+    with Image.open(photographs / "restored.png") as restored:
+        assert restored.size == (120, 100)
 
 
 def test_the_readme_names_real_flags(run: Run) -> None:

@@ -78,8 +78,8 @@ class TrainRestorerConfig:
 
 SMALL = TrainRestorerConfig(
     crop_px=64,
-    optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02), ema_decay=0.995),
-    fit=FitConfig(steps=10_000, batch_items=8, micro_items=8),
+    optimizer=FitOptimizerConfig(kind="muon", muon_ratio=1.0, learning_rate=3e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02), ema_decay=0.995),
+    fit=FitConfig(steps=4000, batch_items=8, micro_items=8),
 )
 TOY = TrainRestorerConfig(
     crop_px=16, model=RestorerConfig(network=NetworkConfig(widths=(4, 8), num_blocks=(1, 1), time_width=8), guide=GuideConfig(width=8, crop_px=16)),
