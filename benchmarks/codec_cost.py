@@ -18,9 +18,9 @@ from PIL import Image
 from pydantic import Field
 
 from downstream.codec.complexity import complexity_of
-from downstream.codec.image_codec import decode, encode
+from downstream.codec.image_codec import TILE_PX, decode, encode, tile_of
 from downstream.codec.model_file import load_codec
-from downstream.codec.refine import RefineConfig, refine
+from downstream.codec.refine import REFINE_TILE_PX, RefineConfig, refine
 from downstream.peak_memory import PeakMemory
 from downstream.photographs import read_photograph, to_tensor
 from lcl.core.config import config, run_command
@@ -30,7 +30,6 @@ from lcl.measured import write_result
 log = logging.getLogger(__name__)
 
 SIZES = ("768x512", "1536x1024", "6144x4096")
-TILE_PX, REFINE_TILE_PX = 1024, 512  # as the commands have them
 ITERATIONS = (2, 12)  # of which the difference is taken
 
 
@@ -64,7 +63,7 @@ def main(settings: CostConfig) -> None:
     with progress_bar("sizes", total=len(settings.sizes)) as bar:
         for size in settings.sizes:
             width, height = map(int, size.split("x"))
-            tile_px = TILE_PX if max(width, height) > TILE_PX else 0
+            tile_px = tile_of((width, height), TILE_PX)
             pixels = np.asarray(photograph.resize((width, height), Image.Resampling.BICUBIC))
             data = encode(trained, pixels, level=level, tile_px=tile_px).data
             costs = {

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 
 from downstream.codec.container import unpack
-from downstream.codec.image_codec import decode
+from downstream.codec.image_codec import TILE_PX, decode, tile_of
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.folders import Made, convert, pairs_of
 from downstream.origin_marks import Mark, saving_options
@@ -32,7 +32,7 @@ class DecodeConfig:
     """File or folder for the pictures; beside the input by default."""
     model: str
     """The codec that wrote them."""
-    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 1024
+    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = TILE_PX
     """Side of the tiles in which large pictures are computed, to bound memory; 0: at once."""
     threads: Annotated[int, Field(ge=1)] = 1
 
@@ -44,15 +44,15 @@ def main(settings: DecodeConfig) -> None:
     if settings.output and Path(settings.input).is_file() and not Path(settings.output).is_dir() and Path(settings.output).suffix.lower() != ".png":
         raise ValueError(f"{settings.output}: pictures are written as PNG; give a name that ends in .png, or a folder that is there")
     pairs = pairs_of(Path(settings.input), Path(settings.output) if settings.output else None, endings=(".lclc",), ending=".png")
-    convert(pairs, partial(expand, trained=trained, settings=settings), title="decoding", replace=False)
+    convert(pairs, partial(expand, trained=trained, settings=settings, model_sha256=sha256_of(Path(settings.model))), title="decoding", replace=False)
 
 
-def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig) -> Made:
+def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig, model_sha256: str) -> Made:
     data = path.read_bytes()
     header, _ = unpack(data)
-    pixels = decode(trained, data, tile_px=settings.tile_px if max(header.width, header.height) > settings.tile_px else 0)
+    pixels = decode(trained, data, tile_px=tile_of((header.height, header.width), settings.tile_px))
     buffer = io.BytesIO()
-    options = saving_options("PNG", Mark("algorithmicallyEnhanced", sha256_of(Path(settings.model)), sha256(data).hexdigest(), "semantic refinement")) if header.semantic else {}
+    options = saving_options("PNG", Mark("algorithmicallyEnhanced", model_sha256, sha256(data).hexdigest(), "semantic refinement")) if header.semantic else {}
     Image.fromarray(pixels if header.channels == 3 else pixels[:, :, 0]).save(buffer, "PNG", **options)
     return Made(buffer.getvalue(), f"{header.width} x {header.height}{', marked: its latents were fitted to what an encoder sees' * header.semantic}")
 

@@ -18,7 +18,7 @@ import tyro
 from pydantic import Field
 
 from downstream.codec.coding import Latents, Profile
-from downstream.codec.image_codec import decode, encode, tile_of
+from downstream.codec.image_codec import TILE_PX, decode, encode, tile_of
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
 from downstream.codec.model_file import TrainedCodec, load_codec
@@ -75,7 +75,7 @@ class EncodeConfig:
     rounding: RoundingConfig = RoundingConfig()
     profile: Profile = "fast"
     """portable: can be decoded on any machine, to the bit."""
-    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 1024
+    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = TILE_PX
     """Side of the tiles in which large pictures are computed, to bound memory; 0: at once."""
     threads: Annotated[int, Field(ge=1)] = 1
 
@@ -109,7 +109,7 @@ def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, seman
     if (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, :1]
     height, width, _ = pixels.shape
-    tile_px, top = tile_of(pixels, settings.tile_px), float(len(trained.lmbdas) - 1)
+    tile_px, top = tile_of((height, width), settings.tile_px), float(len(trained.lmbdas) - 1)
 
     def at(level: float, *, lmbda: float = 0.0) -> bytes:
         """The file, refined with this weight of the error; 0: not refined."""

@@ -12,7 +12,7 @@ import tyro
 from pydantic import Field
 
 from downstream.codec.container import HEADER_BYTES, unpack
-from downstream.codec.image_codec import decode
+from downstream.codec.image_codec import TILE_PX, decode, tile_of
 from downstream.codec.model_file import TrainedCodec, load_codec
 from lcl.core.config import config, run_command
 from lcl.core.files import files_below
@@ -27,7 +27,7 @@ class InfoConfig:
     """A compressed picture (.lclc), or a folder of them."""
     model: str = ""
     """The codec that wrote them: they are decoded too."""
-    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = 1024
+    tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = TILE_PX
     """Side of the tiles in which large pictures are decoded, to bound memory; 0: at once."""
 
 
@@ -51,7 +51,7 @@ def main(settings: InfoConfig) -> None:
         raise ValueError(f"{failed} of {len(files)} files are not whole; their messages are above")
 
 
-def describe(path: Path, trained: TrainedCodec | None, *, tile_px: int = 0) -> str:
+def describe(path: Path, trained: TrainedCodec | None, *, tile_px: int) -> str:
     data = path.read_bytes()
     header, _ = unpack(data)
     kind = {1: "grey", 3: "colour"}[header.channels]
@@ -59,7 +59,7 @@ def describe(path: Path, trained: TrainedCodec | None, *, tile_px: int = 0) -> s
     said += f", level {header.level:g}, {header.profile}{', semantic' * header.semantic}, model {header.model:016x}, whole"
     if trained is None:
         return said
-    decode(trained, data, tile_px=tile_px if max(header.width, header.height) > tile_px else 0)
+    decode(trained, data, tile_px=tile_of((header.height, header.width), tile_px))
     return f"{said}, decodes"
 
 

@@ -45,7 +45,7 @@ CLASSIC: dict[str, Classic] = {
     "JPEG": by_pillow("JPEG", lambda quality: {"quality": int(quality), "optimize": True}, (5, 10, 20, 35, 50, 65, 80, 90, 95)),
     "WebP": by_pillow("WEBP", lambda quality: {"quality": int(quality), "method": 6}, (1, 10, 25, 45, 65, 80, 90, 96)),
     "AVIF": by_pillow("AVIF", lambda quality: {"quality": int(quality), "speed": 4, "subsampling": "4:4:4"}, (10, 22, 35, 48, 60, 72, 84, 92)),
-    # mct: colours apart from brightness, which Pillow leaves out by itself, at half as many bits more.
+    # mct: colours apart from brightness, which Pillow leaves out by itself, at 93 % more bits (BD-rate, the middle 384 px of six photographs).
     "JPEG 2000": by_pillow("JPEG2000", lambda ratio: {"quality_mode": "rates", "quality_layers": [ratio], "irreversible": True, "mct": 1}, (200, 120, 70, 40, 24, 14, 8)),
     "JPEG XL": Classic(_to_jxl, _from_jxl, (15.0, 9.0, 6.0, 4.0, 2.5, 1.5, 0.8)),
 }

@@ -7,7 +7,7 @@ A tile is computed with a margin as wide as its convolutions see, so that tiles 
 sees is of the whole picture, tiles or not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from downstream.codec.model_file import TrainedCodec
 from downstream.photographs import to_levels, to_tensor
 from downstream.tiles import in_tiles, padded
 
+TILE_PX = 1024  # side of tiles by default
 LATENT_PX = 16  # pixels of the input to one place of y, along each side
 Refine = Callable[[Codec, Tensor, Float[Tensor, " images"] | None, Tensor], Latents]
 """(codec, padded pixels, level, 1 at pixels of the picture and 0 where it was filled up) -> latents that were fitted to them."""
@@ -100,9 +101,9 @@ def check_profile(trained: TrainedCodec, profile: Profile) -> None:
         raise ValueError("this model has no portable profile (its means need earlier groups of y); give --profile fast, or a model of kind mean_scale")
 
 
-def tile_of(pixels: UInt8[np.ndarray, "height width channels"], tile_px: int) -> int:
-    """The side of tiles for a picture: none for one that is a single tile."""
-    return tile_px if max(pixels.shape) > tile_px else 0
+def tile_of(sides: Sequence[int], tile_px: int) -> int:
+    """The side of tiles for a picture with these sides, in pixels: 0, none, for one that is a single tile."""
+    return tile_px if max(sides) > tile_px else 0
 
 
 _ELSEWHERE = "the file itself is whole, so this machine's float arithmetic differs from the writer's: decode it there, or write it with --profile portable"

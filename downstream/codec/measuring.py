@@ -14,13 +14,12 @@ from pytorch_msssim import ms_ssim
 
 from downstream.codec.bd_rate import Curve, bd_rate
 from downstream.codec.classic import CLASSIC
-from downstream.codec.image_codec import Refine, encode, pixels_of, read_latents, synthesise_in_tiles, tile_of
+from downstream.codec.image_codec import TILE_PX, Refine, encode, pixels_of, read_latents, synthesise_in_tiles, tile_of
 from downstream.codec.model_file import TrainedCodec
 from downstream.perceptual_distance import LPIPS
 from downstream.photographs import middle, read_photograph, to_tensor
 
 Pixels = UInt8[np.ndarray, "height width 3"]
-TILE_PX = 1024  # as the commands have it by default
 LEAST_SIDE_PX = 161  # that MS-SSIM's five scales take
 
 
@@ -77,7 +76,7 @@ def similarity(pixels: Pixels, found: Pixels) -> float | None:
 
 def measure_ours(trained: TrainedCodec, path: Path, *, crop_px: int, level: float, refine: Refine | None = None, lpips: LPIPS | None = None, **options: Any) -> Measured:
     pixels = middle(read_photograph(path), crop_px)
-    tile_px = tile_of(pixels, TILE_PX)
+    tile_px = tile_of(pixels.shape[:2], TILE_PX)
     started = time.perf_counter()
     encoded = encode(trained, pixels, level=level, refine=refine, tile_px=tile_px, **options)
     between = time.perf_counter()
