@@ -6,6 +6,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +46,42 @@ def read_size(path: Path) -> tuple[int, int]:
         raise ValueError(f"{path} cannot be read ({error}): remove it, or replace it") from error
 
 
+@dataclass(frozen=True)
+class Window:
+    """A part of a photograph, and as much of what is around it as there is, up to a margin."""
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    """With what is around."""
+    corner: tuple[int, int]
+    """Row and column of the first of these pixels in the photograph."""
+    photograph: tuple[int, int]
+    """Its height and width."""
+    rows: slice
+    """Of the part alone, in `pixels`."""
+    columns: slice
+
+    @property
+    def part(self) -> UInt8[np.ndarray, "part_height part_width 3"]:
+        return self.pixels[self.rows, self.columns]
+
+
+def window(pixels: UInt8[np.ndarray, "height width 3"], corner: tuple[int, int], size: tuple[int, int], *, margin_px: int = 0) -> Window:
+    """The part of this size whose first pixel is at `corner`, with `margin_px` around it, less at the photograph's edges."""
+    before = [max(0, first - margin_px) for first in corner]
+    cut = pixels[before[0] : corner[0] + size[0] + margin_px, before[1] : corner[1] + size[1] + margin_px]
+    rows, columns = (slice(first - start, first - start + length) for first, start, length in zip(corner, before, size, strict=True))
+    return Window(cut, (before[0], before[1]), pixels.shape[:2], rows, columns)
+
+
+def middle_window(pixels: UInt8[np.ndarray, "height width 3"], side_px: int, *, margin_px: int = 0) -> Window:
+    """Of the middle of a picture, at most `side_px` wide and high; 0: all of it."""
+    height, width = (min(length, side_px or length) for length in pixels.shape[:2])
+    return window(pixels, ((pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2), (height, width), margin_px=margin_px)
+
+
 def middle(pixels: UInt8[np.ndarray, "height width 3"], side_px: int) -> UInt8[np.ndarray, "new_height new_width 3"]:
     """The middle of a picture, at most `side_px` wide and high; 0: all of it."""
-    if not side_px:
-        return pixels
-    top, left = (max(0, (length - side_px) // 2) for length in pixels.shape[:2])
-    return pixels[top : top + side_px, left : left + side_px]
+    return middle_window(pixels, side_px).part
 
 
 def to_tensor(pixels: UInt8[np.ndarray, "height width channels"]) -> Float[Tensor, "channels height width"]:
@@ -91,11 +122,16 @@ class Crops:
         return torch.stack([to_tensor(self.crop(step, item)) for item in items])
 
     def crop(self, step: int, item: int) -> UInt8[np.ndarray, "side side 3"]:
+        return self.window(step, item).part
+
+    def window(self, step: int, item: int, *, margin_px: int = 0) -> Window:
+        """The crop with `margin_px` around it; of a flipped one, in the flipped photograph."""
         rng = np.random.default_rng([self._seed, step, item])
         pixels = self._photograph(int(rng.integers(len(self._files))))
         top, left = (int(rng.integers(side - self._side + 1)) for side in pixels.shape[:2])
-        cut = pixels[top : top + self._side, left : left + self._side]
-        return cut[:, ::-1] if rng.random() < 0.5 else cut
+        if rng.random() < 0.5:
+            pixels, left = pixels[:, ::-1], pixels.shape[1] - left - self._side
+        return window(pixels, (top, left), (self._side, self._side), margin_px=margin_px)
 
     def _check_side(self, path: Path, size: tuple[int, int]) -> None:
         if min(size) < self._side:

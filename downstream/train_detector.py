@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from downstream.fit import FitConfig, FitOptimizerConfig, fit
-from downstream.photographs import Crops, list_photographs
-from downstream.restore.degradations import DegradationConfig, degrade
+from downstream.photographs import Crops, list_photographs, to_tensor
+from downstream.restore.degradations import DegradationConfig, degrade_window, reach_px
 from downstream.restore.detector import CLEAN, Detector, DetectorConfig, DetectorObjective, psnr_of, save_detector
 from lcl.core.config import commit, config, run_command, to_dict
 from lcl.core.logs import set_up_logging
@@ -67,15 +67,17 @@ class DetectorTask:
 
     def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Each crop with one of the tasks, drawn evenly, clean among them."""
-        clean = self.crops.batch(step, items)
-        degraded, numbers = [], []
-        for x, item in zip(clean, items, strict=True):
+        clean, degraded, numbers = [], [], []
+        for item in items:
             rng = np.random.default_rng([self.seed, step, item, 2])
             number = int(rng.integers(len(self.tasks)))
+            done = replace(self.degradations, tasks=(self.tasks[number],)) if number else None
+            window = self.crops.window(step, item, margin_px=0 if done is None else reach_px(done))
             numbers.append(number)
-            degraded.append(degrade(x, replace(self.degradations, tasks=(self.tasks[number],)), rng).pixels if number else x)
+            clean.append(to_tensor(window.part))
+            degraded.append(clean[-1] if done is None else degrade_window(window, done, rng).pixels)
         made = torch.stack(degraded)
-        return made, torch.tensor(numbers), psnr_of(clean, made)
+        return made, torch.tensor(numbers), psnr_of(torch.stack(clean), made)
 
     def before_step(self, step: int) -> None:
         pass

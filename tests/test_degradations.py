@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from downstream.photographs import to_tensor, window
 from downstream.restore.degradations import (
     DegradationConfig,
     Task,
     blur,
     defocus_kernel,
     degrade,
+    degrade_window,
     downscale,
     gaussian_noise,
     haze,
@@ -20,6 +22,7 @@ from downstream.restore.degradations import (
     low_light,
     motion_kernel,
     rain,
+    reach_px,
     shot_noise,
 )
 from tests.test_image_codec import picture
@@ -102,6 +105,22 @@ def test_low_light_haze_and_scale_follow_their_formulas() -> None:
     assert 0 < losses[0] < losses[1]
     errors = [float((jpeg(x, quality=quality) - x).square().mean()) for quality in (90, 30, 5)]
     assert errors == sorted(errors) and errors[0] > 0
+
+
+@pytest.mark.parametrize("task", ["motion_blur", "defocus", "downscale", "haze", "mixed"])
+def test_a_part_is_what_it_is_in_the_degraded_photograph(task: Task) -> None:
+    """Of parts at corners, edges and inside; by the same draws. `reach_px` is enough for the farthest strengths, and no more than a few times what is needed."""
+    settings = DegradationConfig(tasks=(task,), mixed_parts=("motion_blur", "downscale"))
+    pixels = picture(150, 170)
+    reach = reach_px(settings)
+    for seed, corner in enumerate(((0, 0), (118, 138), (57, 61), (5, 100), (60, 64))):
+        part = window(pixels, corner, (32, 32), margin_px=reach)
+        whole = degrade(to_tensor(pixels), settings, rng(seed)).pixels[:, corner[0] : corner[0] + 32, corner[1] : corner[1] + 32]
+        torch.testing.assert_close(degrade_window(part, settings, rng(seed)).pixels, whole, atol=1e-6, rtol=0)
+    alone = degrade(to_tensor(window(pixels, (57, 61), (32, 32)).pixels), settings, rng(2)).pixels
+    middle = degrade(to_tensor(pixels), settings, rng(2)).pixels[:, 57:89, 61:93]
+    assert float(((alone - middle).abs() > 1 / 256).any(dim=0).float().mean()) > 0.05, "a crop that is degraded by itself is another"
+    assert reach_px(DegradationConfig(tasks=("rain", "noise", "jpeg", "haze"))) == 0
 
 
 def test_mixed_does_two_of_its_parts() -> None:

@@ -14,7 +14,7 @@ from downstream.backbones import WEIGHTS
 from downstream.eval_restorer import EvalRestorerConfig, flicker_255
 from downstream.perceptual_distance import LPIPS
 from downstream.restore.baselines import wiener_deconvolution
-from downstream.restore.cases import frame_cases, halfway, made_cases, unseen_in_training
+from downstream.restore.cases import frame_cases, halfway, in_natural_order, made_cases, unseen_in_training
 from downstream.restore.degradations import DegradationConfig, blur, defocus_kernel, motion_kernel
 from downstream.restore.guide import View
 from downstream.restore.judges import FeatureJudge, frechet_distance
@@ -122,6 +122,10 @@ def test_frames_have_one_strength_and_noise_of_their_own(folder: Path, tmp_path:
         frame_cases(tmp_path / "one", SETTINGS, seed=0, limit=0, crop_px=0)
     photographs = made_cases(folder, SETTINGS, seed=0, limit=2, crop_px=20)
     assert len(photographs) == 4 and photographs[0].clean.shape == (20, 20, 3) and not np.array_equal(photographs[1].kernel, photographs[3].kernel)
+
+
+def test_frames_come_in_their_natural_order() -> None:
+    assert in_natural_order([Path("a/10.png"), Path("a/2.png"), Path("a/b.png"), Path("a/1.png")]) == [Path("a/1.png"), Path("a/2.png"), Path("a/10.png"), Path("a/b.png")]
 
 
 def test_flicker_is_none_of_a_steady_error() -> None:

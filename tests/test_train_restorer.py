@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from downstream import eval_restorer, restore_images, train_restorer
 from downstream.eval_restorer import EvalRestorerConfig
 from downstream.origin_marks import read_mark
-from downstream.photographs import list_photographs, to_tensor
+from downstream.photographs import Crops, list_photographs, to_tensor
 from downstream.restore.degradations import DegradationConfig, degrade
 from downstream.restore.model_file import load_restorer, save_restorer
 from downstream.restore.pairs import FoundPairs, MadePairs
@@ -98,6 +98,17 @@ def test_pairs_are_seeded_and_their_crops_meet(photographs: Path, tmp_path: Path
         FoundPairs(tmp_path, side_px=16, seed=3)
     with pytest.raises(ValueError, match="has no folder GT"):
         FoundPairs(photographs, side_px=16, seed=3)
+
+
+def test_made_pairs_are_parts_of_degraded_photographs(photographs: Path) -> None:
+    """By the whole photograph, flipped where the crop is, under the pair's own draws."""
+    settings, files = DegradationConfig(tasks=("defocus", "haze")), list_photographs(photographs)
+    pairs, crops = MadePairs(files, settings, side_px=16, seed=3).batch(5, range(8)), Crops(files, side_px=16, seed=3)
+    for item in range(8):
+        whole = crops.window(5, item, margin_px=1000)
+        made = degrade(to_tensor(whole.pixels), settings, np.random.default_rng([3, 5, item, 1])).pixels[:, whole.rows, whole.columns]
+        torch.testing.assert_close(pairs.degraded[item], made, atol=1e-6, rtol=0)
+        assert torch.equal(pairs.clean[item], to_tensor(crops.crop(5, item))) and whole.pixels.shape[:2] == whole.photograph
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """Pictures to measure restorers on: clean, and spoilt by a seed; pairs of a folder; frames of a video.
 
     photographs --each task, strengths drawn by (seed, name, task)--> cases      frames --each task, of one strength for all--> cases      GT, LQ --> cases
+
+Of a photograph's middle, a case is what that is in the degraded photograph.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from downstream.photographs import list_photographs, middle, read_photograph, to_bytes, to_tensor
-from downstream.restore.degradations import DegradationConfig, degrade, parameters_of
+from downstream.photographs import list_photographs, middle, middle_window, read_photograph, to_bytes
+from downstream.restore.degradations import DegradationConfig, degrade_window, parameters_of, reach_px
 from downstream.restore.pairs import list_pairs
 from lcl.core.config import from_dict
 
@@ -39,22 +42,32 @@ def pair_cases(folder: Path, *, limit: int, crop_px: int) -> list[Case]:
 
 def made_cases(folder: Path, settings: DegradationConfig, *, seed: int, limit: int, crop_px: int) -> list[Case]:
     """Each photograph under each task; the same for the same seed and photograph, whichever others are there."""
+    return _cases(list_photographs(folder)[: limit or None], settings, seed=seed, crop_px=crop_px)
+
+
+def _cases(files: Sequence[Path], settings: DegradationConfig, *, seed: int, crop_px: int) -> list[Case]:
     cases = []
-    for path in list_photographs(folder)[: limit or None]:
-        clean = middle(read_photograph(path), crop_px)
+    for path in files:
+        pixels = read_photograph(path)
         for task in settings.tasks:
-            rng = np.random.default_rng([seed, *f"{path.name} {task}".encode()])
-            made = degrade(to_tensor(clean), replace(settings, tasks=(task,)), rng)
-            cases.append(Case(path.name, task, clean, to_bytes(made.pixels), None if made.kernel is None else made.kernel.double().numpy()))
+            rng, done = np.random.default_rng([seed, *f"{path.name} {task}".encode()]), replace(settings, tasks=(task,))
+            part = middle_window(pixels, crop_px, margin_px=reach_px(done))
+            made = degrade_window(part, done, rng)
+            cases.append(Case(path.name, task, part.part, to_bytes(made.pixels), None if made.kernel is None else made.kernel.double().numpy()))
     return cases
 
 
+def in_natural_order(files: Sequence[Path]) -> list[Path]:
+    """By name, numbers in it by their value: 2.png before 10.png."""
+    return sorted(files, key=lambda path: [int(word) if word.isdecimal() else word for word in re.split(r"(\d+)", str(path))])
+
+
 def frame_cases(folder: Path, settings: DegradationConfig, *, seed: int, limit: int, crop_px: int) -> list[Case]:
-    """Frames in the order of their names, each with noise of its own and all with one strength, the middle of its range.
+    """Frames in the natural order of their names, each with noise of its own and all with one strength, the middle of its range.
 
     Raises ValueError for a single frame, and for frames of several sizes.
     """
-    cases = made_cases(folder, halfway(settings), seed=seed, limit=limit, crop_px=crop_px)
+    cases = _cases(in_natural_order(list_photographs(folder))[: limit or None], halfway(settings), seed=seed, crop_px=crop_px)
     sizes = {case.clean.shape: case.name for case in cases}
     if len(sizes) > 1:
         raise ValueError(f"{folder}: frames {' and '.join(list(sizes.values())[:2])} have different sizes; frames of one video have one")

@@ -1,6 +1,9 @@
 """What spoils photographs: seeded generators whose parameters have units.
 
     clean pixels in [0, 1], as a file shows them (not linear light) --degrade(task, strength drawn by a generator)--> degraded pixels, rounded to 8 bits
+    part of a photograph, with a margin of `reach_px` --degrade_window--> what it is in the degraded photograph
+
+What is drawn for each pixel, noise and rain, is drawn for the part alone; JPEG's blocks begin at the part's corner, as they do at the corner of the pictures that a restorer gets.
 
 kornia and torchvision have blurs, noise and JPEG too; their random parts draw from one global generator, and what is left of them is a convolution.
 """
@@ -19,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from downstream.photographs import to_bytes, to_tensor
+from downstream.photographs import Window, to_bytes, to_tensor
 from lcl.core.config import config
 
 Picture = Float[Tensor, "3 height width"]
@@ -27,6 +30,7 @@ Part = Literal["rain", "noise", "shot_noise", "motion_blur", "defocus", "low_lig
 Task = Literal[Part, "mixed"]
 Range = tuple[float, float]
 """From and to; a strength is drawn evenly in between."""
+EIGHTHS = 8  # of a factor of scale: the two grids of pixels meet again after that many small ones
 
 
 @config
@@ -55,6 +59,7 @@ class DegradationConfig:
     """Optical depth of the farthest places: exp(-depth) of their light arrives."""
     haze_airlight: Range = (0.7, 0.95)
     downscale_factor: Range = (2.0, 4.0)
+    """Taken to the nearest eighth."""
     mixed_parts: Annotated[tuple[Part, ...], Field(min_length=2)] = ("rain", "noise", "low_light", "jpeg")
     """What mixed chooses two of, done in this order."""
 
@@ -90,20 +95,50 @@ class Degraded:
     """What the picture was blurred with, where that was all."""
 
 
-def degrade(x: Picture, settings: DegradationConfig, rng: np.random.Generator) -> Degraded:
-    """One of the tasks, at a strength, both drawn by `rng`."""
+@dataclass(frozen=True)
+class Place:
+    """Where in a photograph pixels are."""
+
+    corner: tuple[int, int]
+    """Row and column of the first."""
+    photograph: tuple[int, int]
+    """Its height and width."""
+
+
+def degrade_window(window: Window, settings: DegradationConfig, rng: np.random.Generator) -> Degraded:
+    """The window's part, degraded as in its photograph; the window has a margin of `reach_px`."""
+    made = degrade(to_tensor(window.pixels), settings, rng, place=Place(window.corner, window.photograph))
+    return replace(made, pixels=made.pixels[:, window.rows, window.columns])
+
+
+def reach_px(settings: DegradationConfig) -> int:
+    """How far beyond a place these tasks look at most. Those that look at the place alone have 0: their parts need no margin."""
+    def reach(part: Part) -> int:
+        most = {name: range[1] for name, range in parameters_of(part, settings).items()}
+        if part == "motion_blur":
+            return motion_kernel(most["motion_length_px"], 0.0).shape[0] // 2
+        if part == "defocus":
+            return defocus_kernel(most["defocus_radius_px"]).shape[0] // 2
+        return 6 * math.ceil(most["downscale_factor"]) if part == "downscale" else 0  # both bicubic: two small pixels to each side, twice, and where small pixels begin
+
+    return max(sum(map(reach, settings.mixed_parts)) if task == "mixed" else reach(task) for task in settings.tasks)
+
+
+def degrade(x: Picture, settings: DegradationConfig, rng: np.random.Generator, *, place: Place | None = None) -> Degraded:
+    """One of the tasks, at a strength, both drawn by `rng`; of a whole photograph, or of its pixels at a place."""
+    place = place or _whole(x)
     task = settings.tasks[int(rng.integers(len(settings.tasks)))]
     if task == "mixed":
         parts = sorted(rng.choice(len(settings.mixed_parts), 2, replace=False))
         y = x
         for part in parts:
-            y = _one(y, settings.mixed_parts[part], settings, rng).pixels
+            y = _one(y, settings.mixed_parts[part], settings, rng, place).pixels
         return Degraded(_as_file(y), task)
-    made = _one(x, task, settings, rng)
+    made = _one(x, task, settings, rng, place)
     return replace(made, pixels=_as_file(made.pixels))
 
 
-def _one(x: Picture, task: Task, settings: DegradationConfig, rng: np.random.Generator) -> Degraded:
+def _one(x: Picture, task: Task, settings: DegradationConfig, rng: np.random.Generator, place: Place) -> Degraded:
     def drawn(name: str) -> float:
         return float(rng.uniform(*getattr(settings, name)))
 
@@ -121,10 +156,14 @@ def _one(x: Picture, task: Task, settings: DegradationConfig, rng: np.random.Gen
         "shot_noise": lambda: shot_noise(x, rng, photons=drawn("shot_photons")),
         "low_light": lambda: low_light(x, rng, gain=drawn("low_light_gain"), gamma=drawn("low_light_gamma"), noise_255=drawn("low_light_noise_255")),
         "jpeg": lambda: jpeg(x, quality=round(drawn("jpeg_quality"))),
-        "haze": lambda: haze(x, rng, depth=drawn("haze_depth"), airlight=drawn("haze_airlight")),
-        "downscale": lambda: downscale(x, factor=drawn("downscale_factor")),
+        "haze": lambda: haze(x, rng, depth=drawn("haze_depth"), airlight=drawn("haze_airlight"), place=place),
+        "downscale": lambda: downscale(x, factor=round(EIGHTHS * drawn("downscale_factor")) / EIGHTHS, corner=place.corner),
     }  # fmt: skip
     return Degraded(made[task](), task)
+
+
+def _whole(x: Picture) -> Place:
+    return Place((0, 0), (x.shape[-2], x.shape[-1]))
 
 
 def _as_file(x: Picture) -> Picture:
@@ -182,25 +221,33 @@ def jpeg(x: Picture, *, quality: int) -> Picture:
     return to_tensor(np.asarray(Image.open(buffer)))
 
 
-def haze(x: Picture, rng: np.random.Generator, *, depth: float, airlight: float) -> Picture:
-    """x t + A (1 - t) with t = exp(-depth d), d from 0 to 1 over the picture (Koschmieder's law).
+def haze(x: Picture, rng: np.random.Generator, *, depth: float, airlight: float, place: Place | None = None) -> Picture:
+    """x t + A (1 - t) with t = exp(-depth d), d from 0 to 1 over the photograph (Koschmieder's law).
 
     d is smooth noise, nearer towards the lower edge, for the depth of a photograph is not known.
     """
-    height, width = x.shape[-2:]
+    place = place or _whole(x)
+    (top, left), (height, width) = place.corner, place.photograph
     coarse = torch.from_numpy(rng.random((1, 1, 4, 4), dtype=np.float32))
     smooth = functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0]
     near = smooth + torch.linspace(1, 0, height)[None, :, None]
     least, most = near.min(), near.max()
-    t = torch.exp(-depth * ((near - least) / (most - least) if most > least else near * 0))
+    t = torch.exp(-depth * ((near - least) / (most - least) if most > least else near * 0))[:, top : top + x.shape[-2], left : left + x.shape[-1]]
     return x * t + airlight * (1 - t)
 
 
-def downscale(x: Picture, *, factor: float) -> Picture:
-    """Sides divided by the factor, and enlarged again to what they were; both bicubic, the first with antialiasing."""
-    height, width = x.shape[-2:]
-    small = functional.interpolate(x[None], (max(1, round(height / factor)), max(1, round(width / factor))), mode="bicubic", antialias=True, align_corners=False)
-    return functional.interpolate(small, (height, width), mode="bicubic", align_corners=False)[0]
+def downscale(x: Picture, *, factor: float, corner: tuple[int, int] = (0, 0)) -> Picture:
+    """Made smaller by the factor, in whole eighths, and enlarged again; both bicubic, the first with antialiasing. In 64 bits, so that parts equal the whole.
+
+    A picture is continued by its last pixels, before its `corner` in a photograph and behind its end, to where pixels of both sizes begin together.
+    """
+    period = round(EIGHTHS * factor)
+    before = [start % period for start in corner]
+    wide = [before[1], -(before[1] + x.shape[-1]) % period, before[0], -(before[0] + x.shape[-2]) % period]
+    whole = functional.pad(x[None].double(), wide, mode="replicate")
+    small = functional.interpolate(whole, [EIGHTHS * side // period for side in whole.shape[-2:]], mode="bicubic", antialias=True, align_corners=False)
+    again = functional.interpolate(small, whole.shape[-2:], mode="bicubic", align_corners=False)[0].float()
+    return again[:, before[0] : before[0] + x.shape[-2], before[1] : before[1] + x.shape[-1]]
 
 
 def _normal(like: Picture, rng: np.random.Generator) -> Picture:
@@ -221,11 +268,11 @@ def _normed(kernel: Float[Tensor, "side side"]) -> Float[Tensor, "side side"]:
 
 
 def _convolve(x: Float[Tensor, "channels height width"], kernel: Float[Tensor, "side side"]) -> Float[Tensor, "channels height width"]:
-    """Each channel with the kernel, through its Fourier transform; edges repeat their last pixels."""
+    """Each channel with the kernel, through its Fourier transform, in 64 bits, so that parts equal the whole; edges repeat their last pixels."""
     reach = kernel.shape[0] // 2
-    padded = functional.pad(x[None], (reach, reach, reach, reach), mode="replicate")[0]
+    padded = functional.pad(x[None].double(), (reach, reach, reach, reach), mode="replicate")[0]
     size = [length + kernel.shape[0] - 1 for length in padded.shape[-2:]]
-    product = torch.fft.rfft2(padded, size) * torch.fft.rfft2(kernel, size)
-    whole = torch.fft.irfft2(product, size)
+    product = torch.fft.rfft2(padded, size) * torch.fft.rfft2(kernel.double(), size)
+    whole = torch.fft.irfft2(product, size).float()
     height, width = x.shape[-2:]
     return whole[:, 2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width]

@@ -1,6 +1,6 @@
 """Pairs of a clean and a degraded crop, by step and number: made from clean photographs, or cut from a folder of pairs.
 
-    photographs --crop--> clean --degrade--> degraded                       the same for the same seed, step and number, whatever the number of processes
+    photographs --crop--> clean; with a margin --degrade--> its middle     the same for the same seed, step and number, whatever the number of processes
     FOLDER/GT/name, FOLDER/LQ/name --the same crop of both--> a pair        (the folders of IR-SDE and of most published sets)
 """
 
@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from downstream.photographs import Crops, list_photographs
-from downstream.restore.degradations import DegradationConfig, degrade
+from downstream.photographs import Crops, list_photographs, to_tensor
+from downstream.restore.degradations import DegradationConfig, degrade_window, reach_px
 from downstream.restore.process import Images, Times
 from lcl.core.images import probe_image
 
@@ -35,7 +35,7 @@ class PairSource(Protocol):
 
 
 class MadePairs:
-    """Crops of clean photographs, degraded as they come."""
+    """Crops of clean photographs, degraded as they come, to what they would be in the degraded photograph."""
 
     def __init__(self, files: list[Path], settings: DegradationConfig, *, side_px: int, seed: int) -> None:
         settings.check()
@@ -46,9 +46,9 @@ class MadePairs:
         return len(self._crops)
 
     def batch(self, step: int, items: range) -> Pairs:
-        clean = self._crops.batch(step, items)
-        found = [degrade(x, self._settings, np.random.default_rng([self._seed, step, item, 1])) for x, item in zip(clean, items, strict=True)]
-        return Pairs(clean, torch.stack([one.pixels for one in found]), torch.tensor([one.noise_255 / 255 for one in found]))
+        windows = [self._crops.window(step, item, margin_px=reach_px(self._settings)) for item in items]
+        found = [degrade_window(window, self._settings, np.random.default_rng([self._seed, step, item, 1])) for window, item in zip(windows, items, strict=True)]
+        return Pairs(torch.stack([to_tensor(window.part) for window in windows]), torch.stack([one.pixels for one in found]), torch.tensor([one.noise_255 / 255 for one in found]))
 
 
 class FoundPairs:
