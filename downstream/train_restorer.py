@@ -23,7 +23,6 @@ from downstream.restore.model_file import load_restorer, save_restorer
 from downstream.restore.objective import RestorerObjective
 from downstream.restore.pairs import FoundPairs, MadePairs, PairSource
 from downstream.restore.perceptual import EncoderDistance, VGGDistance
-from downstream.restore.process import Process
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
 from lcl.core.config import commit, run_command, to_dict
 from lcl.core.files import sha256_of
@@ -49,7 +48,7 @@ class RestorerTask:
         perceptual = None
         if config.uses_perceptual:
             perceptual = VGGDistance() if config.objective.perceptual == "vgg16" else EncoderDistance(encoder, config.objective.perceptual_layers)
-        self.module = RestorerObjective(network, Process(config.model.process), config.objective, form=config.model.form, boundary=config.model.boundary, perceptual=perceptual)
+        self.module = RestorerObjective(network, config.model, config.objective, perceptual=perceptual)
         self.config, self.pairs = config, pairs
 
     def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor, bool, torch.Generator]:
@@ -80,7 +79,7 @@ def main(config: TrainRestorerConfig) -> None:
             inputs["start"] = Input(load_restorer(Path(config.start_from)).sha256, f"the restorer {config.start_from}")
         weights = fit(
             task, config.fit, config.optimizer, ranks, output=Path(config.output), run_config=config, identity={"model": to_dict(config.model), "kind": config.objective.kind},
-            inputs=inputs, show=("loss", "noise_error" if config.objective.kind == "ir_sde" else "origin_error"),
+            inputs=inputs, show=("loss",) if config.objective.kind == "ir_sde" else ("loss", "origin_error"),
         )  # fmt: skip
         if weights is not None:
             write_restorer(task, config, weights, encoder)

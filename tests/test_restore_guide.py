@@ -103,7 +103,7 @@ def test_without_its_encoder_a_model_does_as_with_dropped_tokens(encoder: Encode
 def test_gradients_reach_the_guide_and_never_the_encoder(encoder: Encoder, kind: str) -> None:
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     network = guided(encoder, replace(BOTH, dropout=0.0))
-    objective = RestorerObjective(network, Process(ProcessConfig()), ObjectiveConfig(kind=kind), form="noise" if kind == "ir_sde" else "residual")
+    objective = RestorerObjective(network, RestorerConfig(form="noise" if kind == "ir_sde" else "residual"), ObjectiveConfig(kind=kind))
     clean = torch.rand(4, 3, 16, 16)
     objective(clean, clean * 0.5, torch.full((4,), 0.1), False, torch.Generator().manual_seed(0)).loss.backward()
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in network.guide.parameters()) and len(list(network.guide.parameters())) == 10
@@ -114,7 +114,7 @@ def test_gradients_reach_the_guide_and_never_the_encoder(encoder: Encoder, kind:
 
 def test_at_full_dropout_nothing_of_the_guide_is_trained(encoder: Encoder) -> None:
     network = guided(encoder, replace(BOTH, dropout=0.999999))
-    objective = RestorerObjective(network, Process(ProcessConfig()), ObjectiveConfig(kind="regression"), form="residual")
+    objective = RestorerObjective(network, RestorerConfig(), ObjectiveConfig(kind="regression"))
     clean = torch.rand(4, 3, 16, 16)
     objective(clean, clean * 0.5, torch.zeros(4), False, torch.Generator().manual_seed(0)).loss.backward()
     assert all(not parameter.grad.any() for parameter in network.guide.parameters()) and network.enter.weight.grad.any()
@@ -186,7 +186,7 @@ def test_training_reads_again_only_before_the_end(encoder: Encoder, kind: str, m
     degraded, deviation = clean * 0.8 + 0.1, torch.full((6,), 0.1)
     for end_fraction, passes in ((1.0, 1), (0.0, 2)):
         read.clear()
-        objective = RestorerObjective(network, Process(MADE[kind]), ObjectiveConfig(end_fraction=end_fraction), form="residual")
+        objective = RestorerObjective(network, RestorerConfig(process=MADE[kind], form="residual"), ObjectiveConfig(end_fraction=end_fraction))
         objective(clean, degraded, deviation, False, torch.Generator().manual_seed(0)).loss.backward()
         assert len(read) == passes and not read[-1].requires_grad
         assert torch.equal(read[-1], degraded) == (end_fraction == 1.0)

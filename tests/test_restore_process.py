@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from downstream.restore.consistency import consistent, origin, share_of_estimate
+from downstream.restore.consistency import coefficients, consistent, origin
 from downstream.restore.process import Process, ProcessConfig
-from downstream.restore.sampling import consistency_steps, many_steps, start
+from downstream.restore.sampling import check_times, consistency_steps, many_steps, shares_of_start, start
 
 KINDS = [ProcessConfig(schedule=schedule) for schedule in ("cosine", "linear", "constant")]
 REVERTING, DENOISING = Process(ProcessConfig()), Process(ProcessConfig(kind="denoising", noise_255=70.0))
@@ -134,18 +134,37 @@ def test_a_step_of_the_flow_solves_its_equation(process: Process) -> None:
 
 @pytest.mark.parametrize("process", [REVERTING, DENOISING], ids=("reverting", "denoising"))
 @pytest.mark.parametrize("form", ["residual", "noise"])
-@pytest.mark.parametrize("boundary", ["time", "noise"])
+@pytest.mark.parametrize("boundary", ["time", "noise", "mu"])
 def test_the_boundary_condition(process: Process, form: str, boundary: str) -> None:
-    """f(x, 0) = x whatever the network says; at T f is the estimate; in between the estimate's share only grows."""
+    """f(x, 0) = x, to the bit, whatever the network says; by time and noise f is the estimate at T, and in between the estimate's share only grows."""
     x_t, degraded, said = pictures(2), pictures(2, seed=2), 30 * noise(pictures(2))
-    assert torch.equal(consistent(process, origin(process, said, x_t, degraded, times(0.0, 0.0), form=form), x_t, torch.zeros(2), boundary=boundary), x_t)
+    estimate = origin(process, said, x_t, degraded, times(0.0, 0.0), form=form)
+    assert torch.equal(consistent(process, estimate, x_t, degraded, torch.zeros(2), boundary=boundary, spread_255=7.0), x_t)
+    part = coefficients(process, torch.linspace(0, process.end, 201), boundary=boundary, spread_255=7.0)
+    torch.testing.assert_close(sum(part), torch.ones(201, 1, 1, 1))
+    if boundary == "mu":
+        return
     last = torch.full((2,), process.end)
     estimate = origin(process, said, x_t, degraded, last, form=form)
-    torch.testing.assert_close(consistent(process, estimate, x_t, last, boundary=boundary), estimate)
-    shares = share_of_estimate(process, torch.linspace(0, process.end, 201), boundary=boundary).flatten()
-    assert (shares.diff() >= 0).all() and shares[0] == 0 and shares[-1] == pytest.approx(1)
+    torch.testing.assert_close(consistent(process, estimate, x_t, degraded, last, boundary=boundary, spread_255=7.0), estimate)
+    shares = part.out.flatten()
+    assert (shares.diff() >= 0).all() and shares[0] == 0 and shares[-1] == pytest.approx(1) and not part.mu.any()
     seen = 0.95 if boundary == "noise" else 0.5
     assert shares[100] == pytest.approx(seen, abs=0.06)
+
+
+@pytest.mark.parametrize("t", [5.0, 50.0, 100.0])
+def test_the_boundary_around_mu_is_least_squares(t: float) -> None:
+    """Of 200,000 changes of deviation r: the regression on the states' changes has the slope c_skip, and what it leaves has the deviation c_out, in which no slope is left."""
+    generator, part = torch.Generator().manual_seed(0), coefficients(REVERTING, times(t), boundary="mu", spread_255=7.0)
+    change, mu = 7 / 255 * torch.randn(1, 1, 1, 200_000, generator=generator), torch.full((1, 1, 1, 200_000), 0.4)
+    seen = REVERTING.state(mu + change, mu, times(t), torch.randn(change.shape, generator=generator)) - mu
+    assert float((change * seen).mean() / seen.square().mean()) == pytest.approx(part.skip.item(), abs=0.01)
+    left = change - part.skip * seen
+    assert float(left.std()) == pytest.approx(part.out.item(), rel=0.01)
+    wanted = (left / part.out).clone()  # what a network is to say: of variance 1
+    f = consistent(REVERTING, mu + wanted, mu + seen, mu, times(t), boundary="mu", spread_255=7.0)
+    torch.testing.assert_close(f, mu + change, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("process", [REVERTING, DENOISING], ids=("reverting", "denoising"))
@@ -206,6 +225,26 @@ def test_consistency_steps_halve_the_time_and_noise_anew() -> None:
     seen.clear()
     consistency_steps(REVERTING, known, degraded, torch.Generator().manual_seed(4), num_steps=1)
     assert not torch.equal(seen[0][1], again[0][1])
+
+
+def test_times_of_later_steps() -> None:
+    """As published by default; those that are given, and then halves; each state lies where its time says."""
+    assert shares_of_start((), 4) == [1, 0.5, 0.25, 0.125] and shares_of_start((0.25,), 3) == [1, 0.25, 0.125] and shares_of_start((0.25, 0.2), 1) == [1]
+    clean, degraded, seen = pictures(1), pictures(1, seed=2), []
+
+    def known(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append((t, x))
+        return clean
+
+    consistency_steps(REVERTING, known, degraded, torch.Generator().manual_seed(3), num_steps=2, times=(0.125,))
+    generator = torch.Generator().manual_seed(3)
+    first, second = (torch.randn(clean.shape, generator=generator) for _ in range(2))
+    assert [float(t) for t, _ in seen] == [100, 12.5]
+    torch.testing.assert_close(seen[0][1], degraded + REVERTING.deviation(times(100.0)) * first)
+    torch.testing.assert_close(seen[1][1], REVERTING.state(clean, degraded, times(12.5), second))
+    for wrong in ((0.25, 0.5), (0.5, 0.5)):
+        with pytest.raises(ValueError, match="--times is 0.* each smaller than the one before"):
+            check_times(wrong, option="--times")
 
 
 def test_denoising_starts_at_the_noisy_picture() -> None:

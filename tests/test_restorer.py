@@ -116,7 +116,7 @@ def pair(number: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 
 def loss_of(network: UNet, settings: ObjectiveConfig, *, form: str = "residual", process: ProcessConfig | None = None, linear: bool = False, seed: int = 0) -> Losses:
     clean, degraded = pair()
-    objective = RestorerObjective(network, Process(process or ProcessConfig()), settings, form=form)
+    objective = RestorerObjective(network, RestorerConfig(process=process or ProcessConfig(), form=form), settings)
     found = objective(clean, degraded, torch.full((len(clean),), 0.1), linear, torch.Generator().manual_seed(seed))
     return Losses(found.loss.detach(), found.metrics)
 
@@ -157,6 +157,86 @@ def test_the_linear_stage_has_states_around_the_degraded_picture() -> None:
     assert [two.linear(step, num_steps=8) for step in range(4)] == [True, True, False, False] and not ObjectiveConfig().linear(0, num_steps=8)
 
 
+class Seen(UNet):
+    """A network that notes the states that it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__(NETWORK)
+        self.states: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, x_t: torch.Tensor, degraded: torch.Tensor, share: torch.Tensor, added: None = None) -> torch.Tensor:
+        self.states.append((x_t.detach(), 100 * share))
+        return super().forward(x_t, degraded, share, added)
+
+
+@pytest.mark.parametrize(("times", "wanted"), [((), {50.0, 25.0, 12.5}), ((0.25,), {25.0})])
+def test_states_at_the_times_of_sampling(times: tuple[float, ...], wanted: set[float]) -> None:
+    """All of those before T at a share of 1, and none of them elsewhere; x_s is the neighbour."""
+    network, (clean, degraded) = Seen(), pair(64)
+    objective = RestorerObjective(network, RestorerConfig(times=times), ObjectiveConfig(sampled_fraction=1.0, end_fraction=0.25))
+    objective(clean, degraded, torch.zeros(64), False, torch.Generator().manual_seed(0))
+    (_, later), (_, earlier) = network.states
+    assert set(later.tolist()) == wanted | {100.0} and 8 <= int((later == 100).sum()) <= 24
+    torch.testing.assert_close(later - earlier, torch.ones(64), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["reverting", "denoising"])
+def test_states_of_the_networks_own_estimate_have_the_origin_loss_alone(kind: str) -> None:
+    """At a share of 1: a first step from T, then the state of its estimate with the noise that was drawn for it; no consistency term is left, and no gradient reaches the first step."""
+    process, (clean, degraded), deviation = ProcessConfig(kind=kind, noise_255=70.0), pair(), torch.full((4,), 0.1)
+    network, model = Seen(), RestorerConfig(process=process)
+    objective = RestorerObjective(network, model, ObjectiveConfig(own_fraction=1.0, end_fraction=0.0))
+    torch.nn.init.constant_(network.leave.bias, 0.05)
+    found = objective(clean, degraded, deviation, False, torch.Generator().manual_seed(0))
+    assert float(found.metrics["consistency"]) == 0 and len(network.states) == 3
+    (start, first), (x_t, _), _ = network.states
+    chosen = first[:, None, None, None] > 0
+    assert chosen.all() and (torch.equal(start, degraded) if kind == "denoising" else torch.equal(first, torch.full((4,), 100.0)))
+    t = network.states[1][1]
+    noise = torch.Generator().manual_seed(0)
+    torch.rand(4, generator=noise), torch.randint(1, 101, (4,), generator=noise)
+    given = torch.randn(clean.shape, generator=noise)
+    with torch.no_grad():
+        estimate = objective._f(objective.estimate(start, degraded, first), start, degraded, first)
+    before = t < (100 if kind == "reverting" else first)
+    wanted = objective.process.state(estimate, objective.process.target(estimate, degraded), t, given)
+    assert before.any()
+    torch.testing.assert_close(x_t[before], wanted[before], atol=1e-5, rtol=0)
+
+
+def test_a_consistency_weight_of_zero_leaves_the_origin_loss() -> None:
+    whole, alone = (loss_of(trembled(), ObjectiveConfig(consistency_weight=weight, end_fraction=0.0)) for weight in (2.0, 0.0))
+    assert "consistency" not in alone.metrics and float(alone.loss) == pytest.approx(0.8 * float(alone.metrics["origin_error"]))
+    assert float(whole.loss) == pytest.approx(2 * float(whole.metrics["consistency"]) + float(alone.loss))
+
+
+def test_step_by_step_of_a_denoising_process_has_one_noise() -> None:
+    """States are points of a way back from the noisy picture: at its own time it is the state; on average a state's noise goes with the picture's as Bayes' rule has it."""
+    clean = torch.full((200, 3, 8, 8), 0.5)
+    own = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    degraded, network = clean + 0.1 * own, Seen()
+    model = RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0), form="noise")
+    objective = RestorerObjective(network, model, ObjectiveConfig(kind="ir_sde"))
+    objective(clean, degraded, torch.full((200,), 0.1), False, torch.Generator().manual_seed(0))
+    ((x_t, t),) = network.states
+    start = float(objective.process.time_of(torch.tensor([0.1])))
+    at_start = t > start - 1e-3
+    assert at_start.any()
+    torch.testing.assert_close(x_t[at_start], degraded[at_start], atol=1e-5, rtol=0)
+    for number in range(0, 200, 20):
+        deviation = objective.process.deviation(t[number : number + 1]).item()
+        noise = (x_t[number] - 0.5) / deviation
+        kept = objective.process.decay(t[number : number + 1]).item() ** -1 * objective.process.decay(torch.tensor([start])).item() * deviation / 0.1
+        assert float((noise * own[number]).mean()) == pytest.approx(kept, abs=0.25) and float(noise.std()) == pytest.approx(1, abs=0.25)
+
+
+def test_step_by_step_by_the_residual_is_least_for_the_clean_picture() -> None:
+    clean, degraded = pair()
+    settings = ObjectiveConfig(kind="ir_sde")
+    assert float(loss_of(Known(clean), settings).loss) < 1e-12
+    assert float(loss_of(UNet(NETWORK), settings).loss) == pytest.approx(float((degraded - clean).square().mean()), rel=1e-5)
+
+
 def test_noise_prediction_is_least_for_the_noise() -> None:
     assert float(loss_of(UNet(NETWORK), ObjectiveConfig(kind="ir_sde"), form="noise").loss) == pytest.approx(1, abs=0.1)  # it says none, and the noise has variance 1
 
@@ -165,7 +245,7 @@ def test_no_gradient_flows_to_the_earlier_state() -> None:
     """With the origin's weight 0 and states at T, the gradient is that of d(f, c) with c held fixed: zero weights of the first network still move."""
     torch.manual_seed(0)
     network = trembled()
-    objective = RestorerObjective(network, Process(ProcessConfig()), ObjectiveConfig(origin_weight=0.0, end_fraction=1.0), form="residual")
+    objective = RestorerObjective(network, RestorerConfig(), ObjectiveConfig(origin_weight=0.0, end_fraction=1.0))
     clean, degraded = pair()
     objective(clean, degraded, torch.zeros(4), False, torch.Generator().manual_seed(0)).loss.backward()
     found = network.leave.bias.grad.clone()
@@ -185,7 +265,7 @@ def test_no_gradient_flows_to_the_earlier_state() -> None:
 def test_a_teacher_is_the_average_of_the_network_and_makes_the_earlier_estimate() -> None:
     """By the recurrence written out; before the first average the loss is that without a teacher, afterwards it is that of the averaged network's own estimate."""
     network, (clean, degraded) = trembled(), pair()
-    objective = RestorerObjective(network, Process(ProcessConfig()), ObjectiveConfig(teacher_decay=0.5, end_fraction=0.0), form="residual")
+    objective = RestorerObjective(network, RestorerConfig(), ObjectiveConfig(teacher_decay=0.5, end_fraction=0.0))
     assert {name.partition(".")[0] for name, _ in objective.named_parameters()} == {"network"} and any(name.startswith("teacher.") for name in objective.state_dict())
 
     def loss() -> float:
@@ -209,7 +289,7 @@ def test_a_teacher_is_the_average_of_the_network_and_makes_the_earlier_estimate(
     averaged.load_state_dict(wanted)
     torch.testing.assert_close(said, averaged(x, x, share))
     assert (said - network(x, x, share)).abs().max() > 1e-3 and not said.requires_grad and loss() != float(alone.metrics["consistency"])
-    assert RestorerObjective(network, Process(ProcessConfig()), ObjectiveConfig(kind="regression", teacher_decay=0.5), form="residual").teacher is None
+    assert RestorerObjective(network, RestorerConfig(), ObjectiveConfig(kind="regression", teacher_decay=0.5)).teacher is None
 
 
 def test_the_perceptual_distance_has_gradients_for_pictures_alone() -> None:
@@ -223,7 +303,7 @@ def test_the_perceptual_distance_has_gradients_for_pictures_alone() -> None:
     x = degraded.clone().requires_grad_()
     distance(x, clean).backward()
     assert x.grad is not None and float(x.grad.abs().max()) > 0 and all(parameter.grad is None for parameter in encoder.parameters())
-    objective = RestorerObjective(UNet(NETWORK), Process(ProcessConfig()), ObjectiveConfig(kind="regression"), form="residual", perceptual=distance)
+    objective = RestorerObjective(UNet(NETWORK), RestorerConfig(), ObjectiveConfig(kind="regression"), perceptual=distance)
     found = objective(clean, degraded, torch.zeros(4), False, torch.Generator())
     assert float(found.loss.detach()) == pytest.approx(float((degraded - clean).abs().mean() + 0.125 * distance(degraded, clean)), rel=1e-5)
     assert not any("encoder" in name for name in objective.state_dict()), "frozen weights are in no checkpoint"
@@ -285,7 +365,11 @@ def test_files_that_are_no_restorers(tmp_path: Path) -> None:
     [
         ({"photographs": "a", "objective": ObjectiveConfig(teacher_decay=0.9), "fit": FitConfig(engine=EngineConfig(zero_stage=3))}, "averages whole weights"),
         ({}, "give either --photographs"), ({"photographs": "a", "pairs": "b"}, "give either --photographs"), ({"photographs": "a", "crop_px": 20}, "takes multiples of 8"),
-        ({"photographs": "a", "objective": ObjectiveConfig(kind="ir_sde")}, "--model.form noise"),
+        ({"photographs": "a", "objective": ObjectiveConfig(kind="regression"), "model": RestorerConfig(form="noise")}, "--model.form residual"),
+        ({"photographs": "a", "model": RestorerConfig(form="noise", boundary="mu")}, "boundary mu scales what is to be added"),
+        ({"photographs": "a", "model": RestorerConfig(times=(0.5, 0.5))}, "model.times is 0.5 0.5"),
+        ({"photographs": "a", "crop_px": 16, "objective": ObjectiveConfig(perceptual="vgg16")}, "crop_px is 16: five poolings"),
+        ({"photographs": "a", "objective": ObjectiveConfig(stages="two"), "degradations": DegradationConfig(tasks=("noise",)), "model": PRESETS["small_denoise"].model}, "--objective.stages one"),
         ({"photographs": "a", "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))}, "is for Gaussian noise"),
         (
             {"photographs": "a", "degradations": DegradationConfig(tasks=("noise",), noise_255=(5.0, 80.0)), "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))},

@@ -7,9 +7,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from downstream.encoder_record import EncoderRecord, check_encoder
@@ -17,6 +18,7 @@ from downstream.restore.consistency import Boundary, Form
 from downstream.restore.guide import Guide, GuideConfig, View
 from downstream.restore.network import NetworkConfig, UNet
 from downstream.restore.process import Process, ProcessConfig
+from downstream.restore.sampling import check_times
 from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
 from lcl.features import Encoder
@@ -34,9 +36,20 @@ class RestorerConfig:
     form: Form = "residual"
     """What the network's output is: what is to be added to the degraded picture, or the noise in the state (needed by ir_sde)."""
     boundary: Boundary = "time"
-    """How a consistency function passes from the state to the estimate: with the time, as published, or with the noise in the state."""
+    """How a consistency function passes from the state to the estimate: with the time, as published, with the noise in the state, or by least squares around mu."""
+    spread_255: Annotated[float, Field(gt=0)] = 7.0
+    """Deviation of x_0 - mu in levels of 8 bits, for the boundary mu."""
+    times: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Times of a consistency model's second and later steps, as parts of the first; those behind them halve the one before (none: 1/2, 1/4 ..., as published)."""
     guide: GuideConfig = GuideConfig()
     """What the network takes from a pretrained encoder."""
+
+    def check(self) -> None:
+        """Raises ValueError for settings that do not fit together."""
+        self.network.check()
+        check_times(self.times, option="model.times")
+        if self.boundary == "mu" and (self.form == "noise" or self.process.kind == "denoising"):
+            raise ValueError("model.boundary mu scales what is to be added to the degraded picture: give --model.form residual and --model.process.kind reverting, or boundary time or noise")
 
     def build(self, record: EncoderRecord | None = None) -> UNet:
         """The network with random weights, of equal seeds the same with a guide and without; `record` is of the guide's encoder."""

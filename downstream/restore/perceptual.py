@@ -13,6 +13,7 @@ from downstream.backbones import weights_file
 from downstream.restore.process import Images
 from lcl.features import Encoder
 
+VGG_LEAST_PX = 32    # of which the fifth pooling leaves one place
 SECOND_POOLING = 10  # layers of VGG16 up to it, itself among them; the fifth is the last
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the colours that torchvision's weights were trained with
 
@@ -51,7 +52,7 @@ class VGGDistance:
         self.parts = (layers[:SECOND_POOLING], layers[SECOND_POOLING:])
 
     def __call__(self, x: Images, clean: Images) -> Float[Tensor, ""]:
-        """The mean over images and both places; pictures have at least 32 px a side."""
+        """The mean over images and both places; pictures have at least VGG_LEAST_PX a side."""
         with torch.no_grad():
             wanted = self.features(clean)
         return torch.stack([functional.mse_loss(one, two) for one, two in zip(self.features(x), wanted, strict=True)]).mean()

@@ -8,7 +8,7 @@ The network is local, so each tile is computed with a margin as wide as it sees,
 blending. The noise of a start is drawn for the whole picture.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from einops import rearrange
@@ -29,11 +29,11 @@ Pixels = Float[Tensor, "3 height width"]
 
 @torch.no_grad()
 def restore(
-    trained: Restorer, degraded: Pixels, *, num_steps: int = 0, seed: int = 0, tile_px: int = 0, method: Method = "posterior", noise_255: float = 0.0,
+    trained: Restorer, degraded: Pixels, *, num_steps: int = 0, times: Sequence[float] = (), seed: int = 0, tile_px: int = 0, method: Method = "posterior", noise_255: float = 0.0,
 ) -> Pixels:
     """The restored picture, of pixels in [0, 1]; equal for an equal seed on the same machine.
 
-    `num_steps` 0: as many as its kind of training is made for. `tile_px` 0: at once. `noise_255` is the deviation of the noise, for a denoising model;
+    `num_steps` 0: as many as its kind of training is made for. `times` of the later steps of a consistency model; none: those that it was trained for. `tile_px` 0: at once. `noise_255` is the deviation of the noise, for a denoising model;
     0: estimated. Raises ValueError for a number of steps that the model does not take.
     """
     num_steps = num_steps or STEPS[trained.kind]
@@ -77,10 +77,13 @@ def restore(
         if trained.kind == "ir_sde":
             restored = many_steps(process, estimate, given, generator, num_steps=num_steps, method=method, deviation=deviation)
         else:
-            boundary = trained.settings.boundary
+            settings = trained.settings
+
+            def f(x: Images, t: Times) -> Images:
+                return consistent(process, estimate(x, t), x, given, t, boundary=settings.boundary, spread_255=settings.spread_255)
+
             restored = consistency_steps(
-                process, lambda x, t: consistent(process, estimate(x, t), x, t, boundary=boundary), given, generator, num_steps=num_steps, deviation=deviation,
-                between=read_again,
+                process, f, given, generator, num_steps=num_steps, times=times or settings.times, deviation=deviation, between=read_again
             )  # fmt: skip
     if not torch.isfinite(restored).all():
         raise ValueError("the restored picture is not finite: give fewer --steps, or train the model longer")

@@ -3,7 +3,7 @@
     start: x_T ~ N(mu, v_T), or the noisy picture itself --estimate--> x_0 --re-noised to an earlier t, or a step of SDE, ODE or posterior--> ... --> x_0
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -28,19 +28,32 @@ def start(process: Process, degraded: Images, generator: torch.Generator, *, dev
     return degraded + process.deviation(t) * _normal(degraded, generator), t
 
 
+def check_times(times: Sequence[float], *, option: str) -> None:
+    """Raises ValueError for times that do not fall."""
+    if any(later >= earlier for earlier, later in pairwise([1.0, *times])):
+        raise ValueError(f"{option} is {' '.join(f'{time:g}' for time in times)}: give parts of the first time, between 0 and 1, each smaller than the one before")
+
+
+def shares_of_start(times: Sequence[float], num_steps: int) -> list[float]:
+    """The time of each step as a part of the first: 1, `times`, and then halves of the one before; 1, 1/2, 1/4 ... of none (IR-CM, Algorithm 3)."""
+    shares = [1.0, *times][:num_steps]
+    while len(shares) < num_steps:
+        shares.append(shares[-1] / 2)
+    return shares
+
+
 def consistency_steps(
-    process: Process, consistent: Estimate, degraded: Images, generator: torch.Generator, *, num_steps: int, deviation: Times | None = None,
+    process: Process, consistent: Estimate, degraded: Images, generator: torch.Generator, *, num_steps: int, times: Sequence[float] = (), deviation: Times | None = None,
     between: Callable[[Images], None] | None = None,
 ) -> Images:
-    """x_0 by a consistency function at t, t/2, t/4 ... of `num_steps` times, with fresh noise in between (IR-CM, Algorithm 3); `between` is shown each x_0 but the last."""
-    x, t = start(process, degraded, generator, deviation=deviation)
-    for step in range(num_steps):
-        x_0 = consistent(x, t)
-        if step < num_steps - 1:
-            if between is not None:
-                between(x_0)
-            t = t / 2
-            x = process.state(x_0, process.target(x_0, degraded), t, _normal(x, generator))
+    """x_0 by a consistency function at `shares_of_start`, with fresh noise in between (IR-CM, Algorithm 3); `between` is shown each x_0 but the last."""
+    x, first = start(process, degraded, generator, deviation=deviation)
+    x_0 = consistent(x, first)
+    for share in shares_of_start(times, num_steps)[1:]:
+        if between is not None:
+            between(x_0)
+        t = first * share
+        x_0 = consistent(process.state(x_0, process.target(x_0, degraded), t, _normal(x, generator)), t)
     return x_0
 
 

@@ -11,6 +11,7 @@ from downstream.restore.guide import GuideConfig
 from downstream.restore.model_file import RestorerConfig
 from downstream.restore.network import NetworkConfig
 from downstream.restore.objective import ObjectiveConfig
+from downstream.restore.perceptual import VGG_LEAST_PX
 from downstream.restore.process import ProcessConfig
 from lcl.core.config import config
 from lcl.schedule import ScheduleConfig
@@ -42,7 +43,7 @@ class TrainRestorerConfig:
         """Raises ValueError for settings that do not fit together."""
         if bool(self.photographs) == bool(self.pairs):
             raise ValueError("give either --photographs, a folder of clean photographs, or --pairs, a folder with GT and LQ")
-        self.model.network.check()
+        self.model.check()
         self.objective.check(form=self.model.form)
         self.degradations.check()
         self._check_encoder()
@@ -57,6 +58,8 @@ class TrainRestorerConfig:
                 raise ValueError(
                     "model.process.kind denoising is for Gaussian noise of known strength: give --photographs and --degradations.tasks noise, or --model.process.kind reverting"
                 )
+            if self.objective.stages == "two":
+                raise ValueError("objective.stages two begins with states around the degraded picture, where a denoising process already begins: give --objective.stages one")
             if most > 0.999 * limit or not least:
                 raise ValueError(f"degradations.noise_255 goes from {least:g} to {most:g}: a denoising process takes noise above 0 and below model.process.noise_255, {limit:g}")
 
@@ -70,6 +73,8 @@ class TrainRestorerConfig:
             raise ValueError(f"model.guide.parts is {guide.parts}: give --encoder, a checkpoint, run or export")
         if self.encoder and guide.parts == "off" and not (self.uses_perceptual and self.objective.perceptual == "encoder"):
             raise ValueError("--encoder is given and nothing looks through it: give --model.guide.parts both, or a perceptual_weight to a kind other than ir_sde")
+        if self.uses_perceptual and self.objective.perceptual == "vgg16" and self.crop_px < VGG_LEAST_PX:
+            raise ValueError(f"crop_px is {self.crop_px}: five poolings of VGG16 take pictures of at least {VGG_LEAST_PX} px; give larger crops, or --objective.perceptual encoder")
         if self.detector and not guide.describes:
             raise ValueError("--detector is for the guide's head: give --model.guide.parts head or both with it")
         if guide.describes and guide.crop_px > self.crop_px:
