@@ -30,10 +30,10 @@ class DetectConfig:
     input: tyro.conf.Positional[str]
     """A picture, or a folder of them."""
     model: str
-    """The detector, as train_detector.py wrote it."""
+    """The detector, as train_detector.py wrote it, or its run folder."""
     encoder: str
     """The encoder that it was trained on."""
-    output: str = ""
+    output: Annotated[str, tyro.conf.arg(aliases=("-o",))] = ""
     """JSON file for all probabilities; none: lines alone."""
     crops: Annotated[int, Field(ge=1)] = 16
     """Crops of a picture that are looked at, at most."""

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import tyro
 from pydantic import Field
 from rich.table import Table
 
@@ -34,9 +35,9 @@ from downstream.restore.judges import FeatureJudge, frechet_distance
 from downstream.restore.model_file import Device, Restorer, load_restorer
 from downstream.restore.quality import measure
 from downstream.restore.restoring import STEPS, restore
+from downstream.restore.sampling import check_times
 from downstream.restore.sheet import draw_sheet
 from lcl.core.config import config, run_command
-from lcl.core.files import sha256_of
 from lcl.core.logs import progress_bar, set_up_logging
 from lcl.evals.results import console
 from lcl.features import Encoder, load_encoder
@@ -51,7 +52,7 @@ BaselineName = Literal["identity", "non-local means", "CLAHE", "Wiener", "Wiener
 @config
 class EvalRestorerConfig:
     models: tuple[str, ...] = ()
-    """Restorers, as train_restorer.py wrote them; none: the baselines alone."""
+    """Restorers, as train_restorer.py wrote them, or its run folders; none: the baselines alone."""
     encoder: str = ""
     """The encoder (checkpoint, run or export) of models that were trained with one, which are measured with it and without."""
     no_encoder: bool = False
@@ -62,7 +63,7 @@ class EvalRestorerConfig:
     """In their place: a folder with GT (clean) and LQ (degraded)."""
     frames: str = ""
     """In their place: a folder with the clean frames of one video, in the order of their names, whose flicker is measured too."""
-    output: str
+    output: Annotated[str, tyro.conf.arg(aliases=("-o",))]
     """Folder for the report."""
     degradations: DegradationConfig = DegradationConfig()
     """Each of its tasks is done to each photograph. Tasks and strengths beyond a model's training are marked."""
@@ -74,6 +75,8 @@ class EvalRestorerConfig:
     """Pixels at each edge that are not compared."""
     steps: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 2)
     """Of consistency models, each measured."""
+    times: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Of their second and later steps, as parts of the first time; none: as each was trained (1/2, 1/4 ... unless its training said otherwise)."""
     sde_steps: Annotated[int, Field(ge=1)] = 100
     """Of IR-SDE."""
     baselines: tuple[BaselineName, ...] = ("identity", "non-local means", "CLAHE", "Wiener", "Wiener deconvolution")
@@ -144,6 +147,9 @@ def main(settings: EvalRestorerConfig) -> None:
     if not settings.models and not settings.baselines:
         raise ValueError("there is nothing to measure: give --models, or --baselines")
     settings.degradations.check()
+    check_times(settings.times, option="--times")
+    if len(settings.times) >= max(settings.steps):
+        raise ValueError(f"--times gives {len(settings.times)} later times, and --steps {' '.join(map(str, settings.steps))} have fewer: give more --steps, or fewer --times")
     models = load_models(settings)
     judges = load_judges(settings, models)
     methods, cases = methods_of(settings, models), read_cases(settings)
@@ -163,7 +169,7 @@ def main(settings: EvalRestorerConfig) -> None:
                     shown.setdefault(place, [("degraded: " + task, cases[place].degraded)]).append((method.name, pixels))
     report(settings, rows, models)
     if shown:
-        mark = Mark("algorithmicallyEnhanced", " ".join(sha256_of(Path(one)) for one in settings.models), settings="sheet of comparisons") if settings.models else None
+        mark = Mark("algorithmicallyEnhanced", " ".join(dict.fromkeys(one.sha256 for one in models.values())), settings="sheet of comparisons") if models else None
         draw_sheet([[*cells, ("clean", cases[place].clean)] for place, cells in shown.items()], Path(settings.output) / "sheet.png", mark)
 
 
@@ -188,8 +194,15 @@ def load_judges(settings: EvalRestorerConfig, models: Mapping[str, Restorer]) ->
     for name, trained in models.items():
         if features is not None and trained.about.get("encoder") == features.encoder.fingerprint:
             raise ValueError(f"--judge is the encoder that {name} was trained with: give another, which had no part in it")
+        if settings.lpips == "vgg" and _learned_from_vgg16(trained):
+            raise ValueError(f"--lpips vgg looks through the network that {name} was trained with: give alex or squeeze, which had no part in it")
     backbone: Backbone | None = None if settings.lpips == "none" else settings.lpips
     return Judges(features, None if backbone is None else LPIPS(backbone))
+
+
+def _learned_from_vgg16(trained: Restorer) -> bool:
+    objective = trained.about.get("objective")
+    return objective is not None and objective["perceptual"] == "vgg16" and objective["perceptual_weight"] > 0 and trained.kind != "ir_sde"
 
 
 def methods_of(settings: EvalRestorerConfig, models: Mapping[str, Restorer]) -> list[Method]:
@@ -210,7 +223,7 @@ def _deconvolved(case: Case) -> Pixels:
 
 def _restored(trained: Restorer, steps: int, settings: EvalRestorerConfig, case: Case) -> Pixels:
     tile_px = settings.tile_px if max(case.degraded.shape) > settings.tile_px else 0
-    return to_bytes(restore(trained, to_tensor(case.degraded), num_steps=steps, seed=settings.seed, tile_px=tile_px))
+    return to_bytes(restore(trained, to_tensor(case.degraded), num_steps=steps, times=settings.times, seed=settings.seed, tile_px=tile_px))
 
 
 def read_cases(settings: EvalRestorerConfig) -> list[Case]:
@@ -222,13 +235,14 @@ def read_cases(settings: EvalRestorerConfig) -> list[Case]:
 
 
 def run(method: Method, cases: Sequence[Case], settings: EvalRestorerConfig, judges: Judges, *, done: Callable[[], None]) -> tuple[Row, list[Pixels]]:
-    """What a method does on the cases of one task, and its pictures."""
+    """What a method does on the cases of one task, and its pictures. The first case is done once more before, for what a first call does once is not the method's cost."""
     found, pictures, peaks = [], [], []
+    method.act(cases[0])
     for case in cases:
-        started = time.perf_counter()
         with PeakMemory() as memory:
+            started = time.perf_counter()
             restored = method.act(case)
-        seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started
         found.append(restored)
         peaks.append(memory.peak_bytes)
         quality = asdict(measure(case.clean, restored, border_px=settings.border_px))

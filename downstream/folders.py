@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lcl.core.files import files_below, open_aside
+from lcl.core.images import ENDINGS as IMAGE_ENDINGS
+from lcl.core.images import passed_over
 from lcl.core.logs import progress_bar
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ class Made(NamedTuple):
 def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], ending: str) -> list[tuple[Path, Path]]:
     """Each input with its output: a file to a file, a folder to a folder with the same files under `ending`.
 
-    Without a target a file's output stands beside it. Raises ValueError if there is no input, if two inputs would become one output, or if an output would
+    Without a target a file's output stands beside it. Where pictures are wanted, those of formats that are not read are a line. Raises ValueError if there is no input, if two inputs would become one output, or if an output would
     take the place of an input.
     """
     if source.is_file():
@@ -34,7 +36,10 @@ def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], endin
         raise ValueError(f"{source}: no such file or folder")
     if target is None or target.is_file():
         raise ValueError(f"{source} is a folder: say behind it into which folder the results go")
-    files = [path for path in files_below(source) if path.suffix.lower() in endings and not path.name.startswith(".")]
+    there = list(files_below(source))
+    files = [path for path in there if path.suffix.lower() in endings and not path.name.startswith(".")]
+    if set(endings) >= set(IMAGE_ENDINGS) and (left := passed_over(path.name for path in there)):
+        log.warning("%s: %s", source, left)
     if not files:
         raise ValueError(f"{source} holds no files that end in {', '.join(endings)}")
     pairs = [(path, (target / path.relative_to(source)).with_suffix(ending)) for path in files]

@@ -4,7 +4,7 @@
 
 DigitalSourceType takes a term of the IPTC vocabulary http://cv.iptc.org/newscodes/digitalsourcetype (version of 2024-09-17): `algorithmicallyEnhanced` for a
 photograph that was corrected, `trainedAlgorithmicMedia` for a picture that a model made, `compositeWithTrainedAlgorithmicMedia` for one with such parts.
-A picture that already says that a model made it keeps saying so.
+A picture that already says that it, or a part of it, was not taken from life keeps saying so: a restored drawing is a drawing.
 """
 
 import io
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from xml.sax.saxutils import escape, quoteattr, unescape
 
 from PIL import Image
@@ -20,8 +20,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from lcl.core.files import open_aside
 
-Kind = Literal["algorithmicallyEnhanced", "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"]
-GENERATED: tuple[Kind, ...] = ("trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia")
+Made = Literal[
+    "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic", "algorithmicMedia", "dataDrivenMedia", "virtualRecording", "digitalCreation", "digitalArt",
+    "softwareImage",
+]  # fmt: skip
+"""Not taken from life, or in parts; of several that a picture says the first here is kept. The last two are retired terms, which files have."""
+Kind = Literal["algorithmicallyEnhanced", Made]
+MADE: tuple[Made, ...] = get_args(Made)
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 PNG_KEYWORD = "XML:com.adobe.xmp"  # XMP specification, part 3
 SPACES = {
@@ -63,7 +68,7 @@ def from_xmp(packet: bytes) -> Mark | None:
         return unescape(found[1]) if found else ""
 
     kind = field("Iptc4xmpExt:DigitalSourceType").removeprefix(VOCABULARY)
-    if kind not in ("algorithmicallyEnhanced", *GENERATED) or not field("lcl:ModelSHA256"):
+    if kind not in ("algorithmicallyEnhanced", *MADE) or not field("lcl:ModelSHA256"):
         return None
     return Mark(kind, field("lcl:ModelSHA256"), field("lcl:SourceSHA256"), field("lcl:Settings"))
 
@@ -97,9 +102,9 @@ def read_mark(data: bytes) -> Mark | None:
 
 
 def kind_after(kind: Kind, packet: bytes) -> Kind:
-    """`kind`, or what the source's own XMP says where that is that a model made it: correcting a generated picture makes no photograph of it."""
+    """`kind`, or what the source's own XMP says where that is that it was made and not taken: correcting such a picture makes no photograph of it."""
     said = re.findall(r"://cv\.iptc\.org/newscodes/digitalsourcetype/(\w+)", packet.decode(errors="replace"))
-    for earlier in GENERATED:
+    for earlier in MADE:
         if earlier in said:
             return earlier
     return kind

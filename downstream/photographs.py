@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +17,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lcl.core.files import files_below
-from lcl.core.images import ENDINGS, decode_image, is_image_name, probe_image, to_pixels
+from lcl.core.images import ENDINGS, decode_image, is_image_name, passed_over, probe_image, to_pixels
 from lcl.core.rejected import Rejected
+
+log = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2 << 30  # of decoded photographs; the least recently used go first
 
 
 def list_photographs(folder: Path) -> list[Path]:
-    """Image files below the folder, in the order of their names. Raises ValueError if there are none."""
-    files = [path for path in files_below(folder) if is_image_name(path.name)]
+    """Image files below the folder, in the order of their names; pictures of other formats are a line. Raises ValueError if there are none."""
+    there = list(files_below(folder))
+    files = [path for path in there if is_image_name(path.name)]
+    if left := passed_over(path.name for path in there):
+        log.warning("%s: %s", folder, left)
     if not files:
         raise ValueError(f"{folder} holds no photographs ({', '.join(ENDINGS)})")
     return files

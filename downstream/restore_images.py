@@ -10,6 +10,7 @@
 import hashlib
 import io
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -27,9 +28,9 @@ from downstream.origin_marks import Mark, kind_after, saving_options
 from downstream.restore.choosing import Choice
 from downstream.restore.detector import load_detector
 from downstream.restore.model_file import Device, Restorer, load_restorer
-from downstream.restore.pictures import FORMATS, Picture, Pixels, as_stored, read_picture, upright, write_picture
+from downstream.restore.pictures import FORMATS, Pixels, as_stored, read_picture, upright, write_picture
 from downstream.restore.restoring import STEPS, disagreement, restore
-from downstream.restore.sampling import Method
+from downstream.restore.sampling import Method, check_times, shares_of_start
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS
 from lcl.core.logs import set_up_logging
@@ -45,8 +46,10 @@ class RestoreConfig:
     """A picture, or a folder of them."""
     output: tyro.conf.Positional[str] = ""
     """File or folder for the restored pictures."""
+    out: Annotated[str, tyro.conf.arg(aliases=("-o",))] = ""
+    """The same as an option, in its place."""
     model: tuple[str, ...]
-    """The restorer, as train_restorer.py wrote it; or several, of which each picture gets the first that was trained for its task."""
+    """The restorer, as train_restorer.py wrote it, or its run folder; or several, of which each picture gets the first that was trained for its task."""
     encoder: str = ""
     """The encoder (checkpoint, run or export) of the detector, and of models that were trained with one."""
     no_encoder: bool = False
@@ -57,6 +60,8 @@ class RestoreConfig:
     """A trained detector, as train_detector.py wrote it, which finds each picture's task."""
     steps: Annotated[int, Field(ge=0)] = 0
     """1 to 4 of a consistency model, about 100 of IR-SDE; 0: 1, or 100."""
+    times: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """When a consistency model's second and later steps are, as parts of the first time; none: as it was trained (1/2, 1/4 ... unless its training said otherwise)."""
     method: Method = "posterior"
     """Of IR-SDE's steps."""
     noise_255: Annotated[float, Field(ge=0)] = 0.0
@@ -86,14 +91,15 @@ def main(settings: RestoreConfig) -> None:
     if encoder is not None and not settings.detector and all(trained.encoder is None for trained in models):
         raise ValueError("--encoder is given, and neither a model nor a detector looks through one: leave it out, or give --detector")
     choose = Choice(models, task=settings.task, detector=load_detector(Path(settings.detector), encoder) if settings.detector else None)
-    pairs = pairs_of(Path(settings.input), Path(settings.output), endings=ENDINGS, ending=settings.ending)
+    pairs = pairs_of(Path(settings.input), Path(settings.output or settings.out), endings=ENDINGS, ending=settings.ending)
     convert(pairs, partial(restore_file, choose=choose, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
 
 
 def check(settings: RestoreConfig) -> None:
     """Raises ValueError for settings that do not fit together."""
-    if not settings.output:
-        raise ValueError("say behind the input where the result goes: a file, or a folder")
+    if bool(settings.output) == bool(settings.out):
+        raise ValueError("say once where the result goes, behind the input or with -o: a file, or a folder")
+    check_times(settings.times, option="--times")
     if settings.uncertainty == 1:
         raise ValueError("--uncertainty 1: one sample has nothing to differ from; give 2 or more")
     if settings.detector and settings.task != "auto":
@@ -108,6 +114,8 @@ def check_model(settings: RestoreConfig, trained: Restorer) -> None:
     """Raises ValueError for settings that do not fit a model."""
     if settings.uncertainty and (trained.kind == "regression" or (settings.steps or STEPS[trained.kind]) == 1):
         raise ValueError("--uncertainty: in one step a model draws nothing, or noise that it was trained to overlook, so samples agree where they should not; give --steps 2 or more, of a model that takes them")
+    if settings.times and (trained.kind != "ir_cm" or len(settings.times) >= max(1, settings.steps)):
+        raise ValueError(f"--times are of the second and later steps of a consistency model, and --steps {settings.steps or STEPS[trained.kind]} of this {trained.kind} has fewer: give more --steps, or fewer --times")
     if trained.kind == "regression" and settings.steps > 1:
         raise ValueError(f"--steps {settings.steps}: this model was trained by regression and takes one")
 
@@ -129,9 +137,10 @@ def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings
     steps = settings.steps or STEPS[trained.kind]
     mark = None
     if not settings.no_mark:
-        told = f"restored: {task}; {trained.kind}, {steps} steps, seed {settings.seed}" + (", with its encoder" if trained.guided else "")
+        times = "".join(f", {share:g}" for share in shares_of_start(settings.times or trained.settings.times, steps)[1:]) if trained.kind == "ir_cm" else ""
+        told = f"restored: {task}; {trained.kind}, {steps} steps{' at 1' * bool(times)}{times}, seed {settings.seed}" + (", with its encoder" if trained.guided else "")
         mark = Mark(kind_after("algorithmicallyEnhanced", picture.xmp), trained.sha256, hashlib.sha256(data).hexdigest(), told)
-    made = write_picture(Picture(as_stored(restored, picture.orientation), picture.alpha, picture.bits, picture.exif, picture.profile, b""), ending, mark=mark)
+    made = write_picture(replace(picture, pixels=as_stored(restored, picture.orientation), xmp=b""), ending, mark=mark)
     beside = {} if differing is None else {UNCERTAINTY_ENDING: draw_uncertainty(differing, mark)}
     channels, height, width = picture.pixels.shape
     kind = ("grey" if channels == 1 else "colour") + ("" if picture.alpha is None else " with alpha")
@@ -142,7 +151,9 @@ def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings
 def apply(pixels: Pixels, trained: Restorer, settings: RestoreConfig, *, seed: int) -> Pixels:
     channels, height, width = pixels.shape
     tile_px = settings.tile_px if max(height, width) > settings.tile_px else 0
-    restored = restore(trained, pixels.expand(3, -1, -1), num_steps=settings.steps, seed=seed, tile_px=tile_px, method=settings.method, noise_255=settings.noise_255)
+    restored = restore(
+        trained, pixels.expand(3, -1, -1), num_steps=settings.steps, times=settings.times, seed=seed, tile_px=tile_px, method=settings.method, noise_255=settings.noise_255
+    )  # fmt: skip
     return restored if channels == 3 else restored.mean(dim=0, keepdim=True)
 
 

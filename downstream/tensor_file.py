@@ -35,8 +35,17 @@ def write_model(path: Path, tensors: Mapping[str, Tensor], *, schema: str, **met
         file.write(save({name: value.contiguous() for name, value in tensors.items()}, {METADATA: text}))
 
 
+def model_file(path: Path, *, made_by: str) -> Path:
+    """The file itself, or the one that a run of `lcl train NAME` writes into its folder in the end, NAME.safetensors."""
+    return path / f"{made_by.split()[-1]}.safetensors" if path.is_dir() else path
+
+
 def read_model(path: Path, *, schema: str, what: str, made_by: str) -> ModelFile:
-    """Raises ValueError for a file that is not there, is damaged, or is no `what` of this schema; `made_by` is the command that makes them."""
+    """Of the file, or of the one in the folder of the run that made it.
+
+    Raises ValueError for a file that is not there, is damaged, or is no `what` of this schema; `made_by` is the command that makes them.
+    """
+    path = model_file(path, made_by=made_by)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; `{made_by}` makes one")
     try:

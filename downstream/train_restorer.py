@@ -17,13 +17,14 @@ from torch import Tensor
 from downstream.encoder_record import EncoderRecord
 from downstream.fit import fit
 from downstream.photographs import list_photographs
-from downstream.restore.detector import load_detector
+from downstream.restore.detector import MADE_BY, load_detector
 from downstream.restore.guide import View
 from downstream.restore.model_file import load_restorer, save_restorer
 from downstream.restore.objective import RestorerObjective
 from downstream.restore.pairs import FoundPairs, MadePairs, PairSource
 from downstream.restore.perceptual import EncoderDistance, VGGDistance
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
+from downstream.tensor_file import model_file
 from lcl.core.config import commit, run_command, to_dict
 from lcl.core.files import sha256_of
 from lcl.core.logs import set_up_logging
@@ -74,7 +75,7 @@ def main(config: TrainRestorerConfig) -> None:
         if encoder is not None:
             inputs["encoder"] = Input(encoder.fingerprint, f"the encoder {config.encoder}")
         if config.detector:
-            inputs["detector"] = Input(sha256_of(Path(config.detector)), f"the detector {config.detector}")
+            inputs["detector"] = Input(sha256_of(model_file(Path(config.detector), made_by=MADE_BY)), f"the detector {config.detector}")
         if config.start_from:
             inputs["start"] = Input(load_restorer(Path(config.start_from)).sha256, f"the restorer {config.start_from}")
         weights = fit(

@@ -4,11 +4,12 @@
 
     row: photographs --train_restorer, one task, kind, seed--> restorer --eval_restorer, photographs not trained on--> quality, seconds --> RESULTS/HASH.json
 
-All rows have the same U-Net, crops and number of steps, and where they have an L_OG the same: L1 alone, so that encoders, and the judge, stay outside of the loss. Rows are
-computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/restoration_page.py` makes tables of them.
+All rows have the same U-Net, crops and number of steps, and where they have an L_OG the same: L1 alone, but for one ablation, so that encoders, and the judge, stay outside of the
+loss. Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/restoration_page.py` makes tables of them.
 
-Estimated, not measured, in CPU-seconds of a row of 500 steps of 8 crops of 64 px (0.17 s a step; 0.22 with a guide) with 25 pictures of 128 x 128 px to measure on, twice, and 20 s
-to start each command: 170, for IR-SDE 230. 36 rows of `methods`, 24 of `encoder`, 24 of `ablations` and 4 of classical filters: 4.3 hours.
+Estimated, not measured, in CPU-seconds of a row of 300 steps of 8 crops of 64 px (0.17 s a step; 0.22 with a guide) with 25 pictures of 128 x 128 px to measure on (12 s; 55 of 100
+steps) and 20 s to start each command: 105, of IR-SDE 145, with a guide 130, and 30 more where stronger degradations are measured too, which is once for each task. 39 rows of
+`methods` and 4 of classical filters, 16 of `encoder`, 23 of `ablations`: 2.7 hours.
 """
 
 import shutil
@@ -51,15 +52,22 @@ class RunConfig:
     kind: Literal["classical", "regression", "ir_sde", "ir_cm"] = "ir_cm"
     """classical: the degraded picture and filters, without a training."""
     form: Literal["residual", "noise"] = "residual"
-    boundary: Literal["time", "noise"] = "time"
+    boundary: Literal["time", "noise", "mu"] = "time"
+    times: tuple[float, ...] = ()
+    """Of the second and later steps; none: 1/2, 1/4 ..."""
     distance: Literal["squared", "huber", "absolute"] = "squared"
     stages: Literal["one", "two"] = "one"
+    consistency_weight: float = 1.0
     origin_weight: float = 0.8
+    perceptual_weight: float = 0.0
+    """Of the features of the trained encoder, which is not the judge."""
     end_fraction: float = 0.5
+    sampled_fraction: float = 0.0
+    own_fraction: float = 0.0
     teacher_decay: float = 0.0
     encoder: Literal["none", "trained", "random"] = "none"
     """Whether one guides the network, and with which weights."""
-    steps: Positive = 500
+    steps: Positive = 300
     recipe: str = hash_of(PRESETS["small"])
     """Of the preset that trainings follow in all else: rows of another are other rows."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -67,11 +75,22 @@ class RunConfig:
 
 BASE = RunConfig()
 METHODS = {"regression": replace(BASE, kind="regression"), "IR-SDE": replace(BASE, kind="ir_sde", form="noise"), "IR-CM": BASE}
-ABLATIONS = {  # of IR-CM, on rain
+CLEAN_SDE = replace(BASE, kind="ir_sde")
+"""IR-SDE whose network predicts x_0, on rain."""
+UNSTABLE = {  # of IR-CM, on rain, with every seed, for the share of them that diverges
     "no origin loss": replace(BASE, origin_weight=0.0),
+    "no consistency term": replace(BASE, consistency_weight=0.0),
     "noise in place of the residual": replace(BASE, form="noise"),
     "two stages": replace(BASE, stages="two"),
+}
+ABLATIONS = UNSTABLE | {  # and with one
     "boundary by noise": replace(BASE, boundary="noise"),
+    "boundary around mu": replace(BASE, boundary="mu"),
+    "second step at T / 8": replace(BASE, times=(0.125,)),
+    "a quarter of the states at times of sampling": replace(BASE, sampled_fraction=0.25),
+    "half of the states of its own estimate": replace(BASE, own_fraction=0.5),
+    "around mu, second step at T / 8, own estimate": replace(BASE, boundary="mu", times=(0.125,), own_fraction=0.5),
+    "a perceptual term": replace(BASE, perceptual_weight=0.125),
     "no states more at T": replace(BASE, end_fraction=0.0),
     "a quarter of the states at T": replace(BASE, end_fraction=0.25),
     "average as teacher": replace(BASE, teacher_decay=0.99),
@@ -81,9 +100,10 @@ ENCODERS: dict[str, RunConfig] = {"trained encoder": replace(BASE, encoder="trai
 
 TABLES: dict[str, list[RunConfig]] = {
     "methods": [replace(BASE, task=task, kind="classical") for task in TASKS]
-    + [replace(row, task=task, seed=seed) for seed in range(SEEDS) for task in TASKS for row in METHODS.values()],
-    "encoder": [replace(row, task=task, seed=seed) for seed in range(SEEDS) for task in TASKS for row in ENCODERS.values()],
-    "ablations": [replace(row, seed=seed) for seed in range(SEEDS) for row in ABLATIONS.values()],
+    + [replace(row, task=task, seed=seed) for seed in range(SEEDS) for task in TASKS for row in METHODS.values()]
+    + [replace(CLEAN_SDE, seed=seed) for seed in range(SEEDS)],
+    "encoder": [replace(row, task=task, seed=seed) for seed in range(SEEDS) for task in TASKS for row in ENCODERS.values() if row.encoder == "trained" or not seed],
+    "ablations": [replace(row, seed=seed) for seed in range(SEEDS) for name, row in ABLATIONS.items() if name in UNSTABLE or not seed],
 }  # fmt: skip
 
 
@@ -94,7 +114,7 @@ class StudyConfig(TablesConfig):
     unseen: str
     """Folder of others, that they are measured on."""
     encoder: str
-    """A trained encoder (run, checkpoint or export), for the rows with one."""
+    """A trained encoder (run, checkpoint or export), for the rows with one, in the network or in the loss."""
     judge: str
     """Another, which measures the distance of features and has no part in any training."""
     output: str = "outputs/restoration"
@@ -112,7 +132,7 @@ def prepare(rows: list[RunConfig], settings: StudyConfig) -> None:
     for folder in (settings.photographs, settings.unseen):
         list_photographs(Path(folder))
     if load_encoder(settings.judge).fingerprint == load_encoder(settings.encoder).fingerprint:
-        raise ValueError("--judge is the encoder that guides: give another, which had no part in any training")
+        raise ValueError("--judge is the encoder that guides, and is in the loss of a row: give another, which had no part in any training")
     if any(row.encoder == "random" for row in rows):
         encoder_path("random", settings)
 
@@ -131,7 +151,7 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
         measured |= trained(row, run, settings)
     if not measured["diverged"]:
         measured["rows"] = evaluated(row, run, settings)
-        if row.kind in ("regression", "ir_cm"):
+        if not row.seed and row.kind != "ir_sde" and replace(row, task=BASE.task) in METHODS.values():
             measured["stronger"] = evaluated(row, run, settings, stronger=True)
     write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured | {"seconds": time.perf_counter() - started})
     shutil.rmtree(run, ignore_errors=True)
@@ -154,11 +174,14 @@ def training_options(row: RunConfig, run: Path, settings: StudyConfig) -> list[A
         "--preset": "toy" if settings.toy else "small", "--photographs": settings.photographs, "--output": run, "--degradations.tasks": row.task, "--fit.steps": row.steps,
         "--fit.seed": row.seed, "--fit.save-every": max(1, row.steps // 2), "--fit.keep-checkpoints": 1, "--model.form": row.form, "--model.boundary": row.boundary,
         "--objective.kind": row.kind, "--objective.distance": row.distance, "--objective.stages": row.stages, "--objective.origin-weight": row.origin_weight,
-        "--objective.end-fraction": row.end_fraction, "--objective.teacher-decay": row.teacher_decay, "--objective.perceptual-weight": 0.0,
+        "--objective.end-fraction": row.end_fraction, "--objective.teacher-decay": row.teacher_decay, "--objective.perceptual-weight": row.perceptual_weight,
+        "--objective.consistency-weight": row.consistency_weight, "--objective.sampled-fraction": row.sampled_fraction, "--objective.own-fraction": row.own_fraction,
     }  # fmt: skip
     if row.encoder != "none":
         options |= {"--encoder": encoder_path(row.encoder, settings), "--model.guide.parts": "both"}
-    return [word for pair in options.items() for word in pair]
+    elif row.perceptual_weight:
+        options |= {"--encoder": encoder_path("trained", settings)}
+    return [word for pair in options.items() for word in pair] + (["--model.times", *row.times] if row.times else [])
 
 
 def evaluated(row: RunConfig, run: Path, settings: StudyConfig, *, stronger: bool = False) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from downstream.origin_marks import Mark, from_xmp, kind_after, read_mark, to_xmp
+from downstream.origin_marks import MADE, Mark, from_xmp, kind_after, read_mark, to_xmp
 from downstream.restore.pictures import FORMATS, as_stored, read_picture, upright, write_picture
 
 MARK = Mark("algorithmicallyEnhanced", "ab" * 32, "cd" * 32, 'task "rain" & <2> steps, seed 0')
@@ -41,6 +41,20 @@ def test_a_generated_picture_stays_one() -> None:
     for address in ("http", "https"):
         other = f'<rdf:Description Iptc4xmpExt:DigitalSourceType="{address}://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
         assert kind_after("algorithmicallyEnhanced", other.encode()) == "trainedAlgorithmicMedia"
+    for kind in MADE:
+        packet = to_xmp(Mark(kind, "ef" * 32))
+        assert kind_after("algorithmicallyEnhanced", packet) == kind and from_xmp(packet) == Mark(kind, "ef" * 32)
+    taken = to_xmp(MARK).replace(b"algorithmicallyEnhanced", b"digitalCapture")
+    assert kind_after("algorithmicallyEnhanced", taken) == "algorithmicallyEnhanced"
+
+
+@pytest.mark.parametrize(("format", "bits"), [("PNG", 8), ("JPEG", 8), ("PNG", 16)])
+def test_size_in_print_is_kept(format: str, bits: int) -> None:
+    picture = replace(read_picture(saved(random(13, 9, 3), format, dpi=(300, 240))), bits=bits)
+    assert picture.dpi == pytest.approx((300, 240), abs=0.01)
+    for ending in (".png",) if bits == 16 else (".png", ".jpg"):
+        assert read_picture(write_picture(picture, ending, mark=MARK)).dpi == pytest.approx((300, 240), abs=0.01)
+    assert read_picture(saved(random(13, 9, 3))).dpi is None
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -13,7 +13,7 @@ from downstream.restore.guide import Added, GuideConfig, View
 from downstream.restore.model_file import Restorer, RestorerConfig, load_restorer, save_restorer
 from downstream.restore.network import NetworkConfig, UNet
 from downstream.restore.objective import ObjectiveConfig, RestorerObjective
-from downstream.restore.process import Process, ProcessConfig
+from downstream.restore.process import ProcessConfig
 from downstream.restore.restoring import restore
 from downstream.restore.token_statistics import squares, token_statistics
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
@@ -149,10 +149,12 @@ def test_statistics_are_means_and_deviations_of_squares_at_full_size(encoder: En
     x = torch.rand(2, 3, 40, 24)
     view = View(encoder, replace(BOTH, layers=(0, 2)))
     found = view.statistics(x)
-    assert found.shape == (2, 2, 2 * 2 * 24) == (2, 2, view.record.num_statistics)
-    torch.testing.assert_close(found[1, 1], token_statistics(encoder, x[1:, :, 24:, 4 * 0 : 16], (0, 2))[0])
+    assert found.shape == (2, 2 * 2, 2 * 2 * 24) == (2, 4, view.record.num_statistics)
+    torch.testing.assert_close(found[1, 2], token_statistics(encoder, x[1:, :, 24:, :16], (0, 2))[0])
     tokens = encoder(x[:1, :, :16, :16], [0, 2]).layers
     torch.testing.assert_close(found[0, 0], torch.cat([one for layer in tokens for one in (layer[0].mean(dim=0), ((layer[0] - layer[0].mean(dim=0)) ** 2).mean(dim=0).sqrt())]))
+    whole = squares(x, side_px=16, most=16)
+    assert whole.shape[1] == 3 * 2 and torch.equal(whole[0, -1], x[0, :, 24:, 8:]), "as many as cover the picture"
     assert torch.equal(squares(x, side_px=40, most=4)[0, 0, :, :, 24:], x[0, :, :, 23:].expand(-1, -1, 16))
 
 

@@ -71,7 +71,7 @@ def test_features_of_equal_pictures_are_at_no_distance() -> None:
     judge, clean = FeatureJudge(Encoder(random_model(SQUARE))), picture(40, 56)
     near, far = (judge.distance(clean, noisy(clean, deviation)) for deviation in (4, 60))
     assert judge.distance(clean, clean) == pytest.approx(0, abs=1e-6) and 1e-6 < near < far <= 2
-    assert judge.pooled(clean).shape == (2 * 3, SQUARE.embed_width)
+    assert judge.pooled(clean).shape == (3 * 4, SQUARE.embed_width)
 
 
 def test_lpips_takes_weights_of_the_user_and_fetches_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +89,16 @@ def test_lpips_takes_weights_of_the_user_and_fetches_none(tmp_path: Path, monkey
     judge, clean = LPIPS("squeeze"), picture(64, 64)
     near, far = (judge(clean, noisy(clean, deviation)) for deviation in (4, 60))
     assert judge(clean, clean) == 0 < near < far and judge(clean, noisy(clean, 4)) == near
+
+
+def test_lpips_of_vgg16_is_no_judge_of_what_learned_from_it(tmp_path: Path) -> None:
+    for name, objective in (("yes", {"perceptual": "vgg16", "perceptual_weight": 0.125}), ("no", {"perceptual": "vgg16", "perceptual_weight": 0.0}), ("old", None)):
+        about = {} if objective is None else {"objective": objective}
+        save_restorer(tmp_path / f"{name}.safetensors", trembled().state_dict(), RestorerConfig(network=NETWORK), kind="ir_cm", tasks=("noise",), about=about)
+        settings = EvalRestorerConfig(models=(str(tmp_path / f"{name}.safetensors"),), lpips="vgg", output="o")
+        message = "the network that yes was trained with: give alex or squeeze" if name == "yes" else "--lpips vgg needs .*vgg16"
+        with pytest.raises(ValueError, match=message):
+            eval_restorer.load_judges(settings, eval_restorer.load_models(settings))
 
 
 def test_what_a_model_had_not_met() -> None:
@@ -158,7 +168,7 @@ def test_the_report_with_every_judge(folder: Path, tmp_path: Path) -> None:
         assert sheet.width == 6 * 260, "degraded, three models, deconvolution of blurs, clean"
     for changed, message in (
         ({"judge": str(made)}, "is the encoder that guided was trained with"), ({"encoder": ""}, "give --encoder, its checkpoint"), ({"no_encoder": True}, "say opposite things"),
-        ({"photographs": str(folder)}, "give one of --photographs"),
+        ({"photographs": str(folder)}, "give one of --photographs"), ({"times": (0.5, 0.25)}, "have fewer: give more --steps"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             eval_restorer.main(replace(settings, **changed))

@@ -15,14 +15,14 @@ from downstream.restore.model_file import Restorer, RestorerConfig, load_restore
 from downstream.restore.network import NetworkConfig, UNet
 from downstream.restore.objective import ObjectiveConfig, RestorerObjective
 from downstream.restore.perceptual import EncoderDistance, VGGDistance
-from downstream.restore.process import Process, ProcessConfig
+from downstream.restore.process import ProcessConfig
 from downstream.restore.restoring import disagreement, estimate_noise_255, restore
 from downstream.restore.train_config import PRESETS, TrainRestorerConfig
 from lcl.engine import EngineConfig
 from tests.test_degradations import photo
 
 NETWORK = NetworkConfig(widths=(4, 8), num_blocks=(1, 1), time_width=8)
-KINDS = {"regression": ("residual", "reverting"), "ir_sde": ("noise", "reverting"), "ir_cm": ("residual", "reverting"), "denoising": ("residual", "denoising")}
+KINDS = {"regression": ("residual", "reverting"), "ir_sde": ("noise", "reverting"), "ir_cm": ("residual", "reverting"), "denoising": ("residual", "denoising"), "mu": ("residual", "reverting")}
 
 
 def trembled(settings: NetworkConfig = NETWORK, *, seed: int = 0) -> UNet:
@@ -37,8 +37,9 @@ def trembled(settings: NetworkConfig = NETWORK, *, seed: int = 0) -> UNet:
 
 def restorer(name: str) -> Restorer:
     form, process = KINDS[name]
-    kind = "ir_cm" if name == "denoising" else name
-    settings = RestorerConfig(network=NETWORK, process=ProcessConfig(kind=process, noise_255=70.0 if process == "denoising" else 10.0), form=form)
+    kind = "ir_cm" if name in ("denoising", "mu") else name
+    made = ProcessConfig(kind=process, noise_255=70.0 if process == "denoising" else 10.0)
+    settings = RestorerConfig(network=NETWORK, process=made, form=form, boundary="mu" if name == "mu" else "time", times=(0.25,) if name == "mu" else ())
     return Restorer(trembled(), settings, kind, ("rain",), {}, "0" * 64)
 
 
@@ -88,6 +89,22 @@ def test_seeds_decide_samples_and_samples_disagree() -> None:
     torch.testing.assert_close(disagreement(levels), torch.full((4, 4), 0.1 * math.sqrt(2)))
     with pytest.raises(ValueError, match="trained by regression and takes one"):
         restore(restorer("regression"), x, num_steps=2)
+
+
+def test_two_steps_of_a_model_around_mu_are_those_by_hand() -> None:
+    """With its own spread and times, by the formula written out."""
+    trained, x = restorer("mu"), photo(24, 24)
+    trained = replace(trained, settings=replace(trained.settings, spread_255=20.0))
+    process, generator, r = trained.process, torch.Generator().manual_seed(0), 20 / 255
+    x_t, given = x[None] + process.deviation(torch.tensor([100.0])) * torch.randn(1, 3, 24, 24, generator=generator), x[None]
+    for time in (100.0, 25.0):
+        t = torch.tensor([time])
+        e, v = process.decay(t), process.deviation(t) ** 2
+        with torch.no_grad():
+            f = given + r**2 * e / (r**2 * e**2 + v) * (x_t - given) + r * (v / (r**2 * e**2 + v)).sqrt() * trained.network(x_t, given, t / 100)
+        if time == 100:
+            x_t = process.state(f, given, torch.tensor([25.0]), torch.randn(1, 3, 24, 24, generator=generator))
+    torch.testing.assert_close(restore(trained, x, num_steps=2), f[0].clamp(0, 1), atol=1e-5, rtol=0)
 
 
 def test_noise_is_estimated_from_the_picture() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from downstream import eval_restorer, restore_images, train_restorer
+from downstream.detect_degradation import DetectConfig
 from downstream.eval_restorer import EvalRestorerConfig
 from downstream.origin_marks import read_mark
 from downstream.photographs import Crops, list_photographs, to_tensor
@@ -72,8 +73,14 @@ def test_other_kinds_train_and_start_from_one_another(photographs: Path, tmp_pat
     train(photographs, tmp_path / "sde", "--fit.steps", 4, preset="toy_ir_sde")
     train(photographs, tmp_path / "cm", "--fit.steps", 4, "--model.form", "noise", "--objective.stages", "two", "--start-from", tmp_path / "sde" / "restorer.safetensors")
     train(photographs, tmp_path / "denoise", "--fit.steps", 4, "--objective.teacher-decay", 0.9, preset="toy_denoise")
-    assert [load_restorer(tmp_path / name / "restorer.safetensors").kind for name in ("sde", "cm", "denoise")] == ["ir_sde", "ir_cm", "ir_cm"]
-    assert all(np.isfinite(losses(tmp_path / name)).all() for name in ("sde", "cm", "denoise"))
+    train(
+        photographs, tmp_path / "mu", "--fit.steps", 4, "--model.boundary", "mu", "--model.times", 0.25, 0.125, "--objective.sampled-fraction", 0.5, "--objective.own-fraction", 0.5,
+        "--objective.consistency-weight", 0.5, "--degradations.tasks", "motion_blur", "haze",
+    )  # fmt: skip
+    assert [load_restorer(tmp_path / name / "restorer.safetensors").kind for name in ("sde", "cm", "denoise", "mu")] == ["ir_sde", "ir_cm", "ir_cm", "ir_cm"]
+    assert all(np.isfinite(losses(tmp_path / name)).all() for name in ("sde", "cm", "denoise", "mu"))
+    found = load_restorer(tmp_path / "mu").settings
+    assert (found.boundary, found.times) == ("mu", (0.25, 0.125))
 
 
 def test_pairs_are_seeded_and_their_crops_meet(photographs: Path, tmp_path: Path) -> None:
@@ -178,6 +185,39 @@ def test_single_pictures_options_and_seeds(photographs: Path, tmp_path: Path) ->
     assert found.orientation == 6 and torch.equal(upright(found.pixels, 6), read_picture(one).pixels)
     with Image.open(tmp_path / "f.uncertainty.png") as disagreeing:
         assert disagreeing.mode == "L" and disagreeing.size == (50, 40) and np.asarray(disagreeing).max() > 0
+
+
+def test_options_as_people_write_them(whole: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-o` of all three commands; a run's folder in the place of its model; times of later steps, which change what two steps give, and stand in the mark."""
+    taken: list[object] = []
+    given = {
+        RestoreConfig: ["a.png", "--no-mark", "-o", "b.png", "--model", "m", "--steps", "2", "--times", "0.25"], DetectConfig: ["a.png", "--model", "m", "--encoder", "e", "-o", "b.png"],
+        EvalRestorerConfig: ["-o", "b.png"],
+    }  # fmt: skip
+    for kind, words in given.items():
+        monkeypatch.setattr(sys, "argv", ["lcl", *words])
+        run_command(kind, taken.append)
+    assert taken[0].out == taken[1].output == taken[2].output == "b.png" and taken[0].no_mark and taken[0].times == (0.25,)
+    source = photographs / "0.png"
+    for name, times in (("a.png", ()), ("b.png", (0.5,)), ("c.png", (0.125,))):
+        restored(whole, source, tmp_path / name, steps=2, times=times)
+    published, same, early = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert published == same and not torch.equal(read_picture(early).pixels, read_picture(same).pixels)
+    assert read_mark(early).settings == "restored: rain; ir_cm, 2 steps at 1, 0.125, seed 0" and read_mark(early).model_sha256 == sha256_of(whole / "restorer.safetensors")
+    for options, message in (({"times": (0.5,), "steps": 1}, "--steps 1 of this ir_cm has fewer"), ({"times": (0.5, 0.6), "steps": 4}, "--times is 0.5 0.6"), ({"out": "x.png"}, "say once where")):
+        with pytest.raises(ValueError, match=message):
+            restored(whole, source, tmp_path / "d.png", **options)
+
+
+def test_pictures_that_are_not_read_are_counted(whole: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((photographs / "0.png").read_bytes())
+    for name in ("b.tif", "c.HEIC", "d.tif", "notes.txt", "._e.tif"):
+        (folder / name).write_bytes(b"x")
+    restored(whole, folder, tmp_path / "out")
+    list_photographs(folder)
+    assert capsys.readouterr().err.count(f"{folder}: 3 pictures of formats that are not read are passed over (1 .heic, 2 .tif): convert them") == 2
 
 
 def test_a_generated_source_stays_generated(whole: Path, photographs: Path, tmp_path: Path) -> None:

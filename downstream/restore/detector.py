@@ -26,6 +26,7 @@ from lcl.features import Encoder
 
 SCHEMA = "lcl-detector/1"
 CLEAN = "clean"
+MADE_BY = "lcl train detector"
 MOST_DB = 50.0  # of a clean picture, which has no limit: 50 dB is an error of less than a level of 8 bits
 PER_DB = 0.05   # weight of a decibel's error beside a nat of the task's
 
@@ -109,7 +110,7 @@ def save_detector(path: Path, detector: Detector, weights: Mapping[str, Tensor],
 
 def load_detector(path: Path, encoder: Encoder) -> Detector:
     """Raises ValueError for a file that is no detector, and for another encoder than it was trained on."""
-    found = read_model(path, schema=SCHEMA, what="detector", made_by="lcl train detector")
+    found = read_model(path, schema=SCHEMA, what="detector", made_by=MADE_BY)
     metadata = found.metadata
     check_encoder(encoder, metadata["encoder"], of=str(path))
     detector = Detector(from_dict(DetectorConfig, metadata["settings"], origin=str(path)), encoder)

@@ -1,4 +1,4 @@
-"""Picture files in and out with all that a restorer has to keep: 8 or 16 bits, grey or colour, transparency, EXIF and colour profile.
+"""Picture files in and out with all that a restorer has to keep: 8 or 16 bits, grey or colour, transparency, EXIF, colour profile and size in print.
 
     bytes --read_picture--> pixels in [0, 1], alpha, the rest as it was --write_picture--> bytes
 
@@ -8,6 +8,7 @@ Pillow has no 16-bit colour: it reads the high bytes of such a PNG, and, asked t
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from lcl.core.rejected import Rejected
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 OPTIONS: dict[str, dict[str, Any]] = {"PNG": {}, "JPEG": {"quality": 95, "subsampling": "4:4:4"}, "WEBP": {"lossless": True}}
+MOST_DPI = 65535  # that JPEG has place for
+INCH_M = 0.0254
 EXIF_HEADER = b"Exif\x00\x00"  # JPEG's, which a PNG leaves out
 ORIENTATION = 0x0112
 TURNS = {  # EXIF's orientations: whether rows are columns, then whether rows and columns run backwards
@@ -46,6 +49,8 @@ class Picture:
     profile: bytes
     """ICC."""
     xmp: bytes
+    dpi: tuple[float, float] | None = None
+    """Pixels per inch across and down; None where a file does not say them. WebP has no place for them, but in EXIF."""
 
     @property
     def orientation(self) -> int:
@@ -76,7 +81,13 @@ def read_picture(data: bytes) -> Picture:
     pixels = rearrange(pixels, "height width channels -> channels height width")
     exif = info.get("exif", b"")
     exif = exif if exif.startswith(EXIF_HEADER) or not exif else EXIF_HEADER + exif  # WebP leaves it out
-    return Picture(pixels, alpha, 8 * numbers.itemsize, exif, info.get("icc_profile", b""), xmp_of(info))
+    return Picture(pixels, alpha, 8 * numbers.itemsize, exif, info.get("icc_profile", b""), xmp_of(info), _dpi(info))
+
+
+def _dpi(info: Mapping[str, Any]) -> tuple[float, float] | None:
+    """What Pillow says of a file, where that is a size."""
+    found = tuple(float(one) for one in info.get("dpi", ()))
+    return found if len(found) == 2 and all(0 < one <= MOST_DPI for one in found) else None
 
 
 def upright(pixels: Pixels, orientation: int) -> Float[torch.Tensor, "channels _ _"]:
@@ -110,7 +121,7 @@ def write_picture(picture: Picture, ending: str, *, mark: Mark | None) -> bytes:
         return _png_16(numbers, picture, mark)
     buffer = io.BytesIO()
     options = OPTIONS[format] | ({} if mark is None else saving_options(format, mark))
-    options |= {name: value for name, value in (("exif", picture.exif), ("icc_profile", picture.profile)) if value}
+    options |= {name: value for name, value in (("exif", picture.exif), ("icc_profile", picture.profile), ("dpi", None if format == "WEBP" else picture.dpi)) if value}
     Image.fromarray(numbers[:, :, 0] if numbers.shape[2] == 1 else numbers).save(buffer, format, **options)
     return buffer.getvalue()
 
@@ -162,6 +173,8 @@ def _png_16(numbers: UInt16[np.ndarray, "height width channels"], picture: Pictu
     putchunk(buffer, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0))
     if picture.profile:
         putchunk(buffer, b"iCCP", b"ICC Profile\x00\x00" + zlib.compress(picture.profile))
+    if picture.dpi:
+        putchunk(buffer, b"pHYs", struct.pack(">IIB", *(round(one / INCH_M) for one in picture.dpi), 1))  # pixels per metre
     if picture.exif:
         putchunk(buffer, b"eXIf", picture.exif.removeprefix(EXIF_HEADER))
     if mark is not None:

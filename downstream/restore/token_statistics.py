@@ -31,9 +31,9 @@ def token_statistics(encoder: Encoder, x: Images, layers: tuple[int, ...]) -> Fl
 
 
 def squares(x: Images, *, side_px: int, most: int) -> Float[Tensor, "images squares 3 side side"]:
-    """At most `most` squares of each picture, on a grid; a picture smaller than one is continued by its last pixels, as the encoder does with patches."""
+    """At most `most` squares of each picture, on a grid, as many as cover it; a picture smaller than one is continued by its last pixels, as the encoder does with patches."""
     height, width = x.shape[-2:]
     whole = functional.pad(x, (0, max(0, side_px - width), 0, max(0, side_px - height)), mode="replicate")
     along = max(1, round(most**0.5))
-    rows, columns = (torch.linspace(0, length - side_px, min(along, length // side_px)).round().long().tolist() for length in whole.shape[-2:])
+    rows, columns = (torch.linspace(0, length - side_px, min(along, -(-length // side_px))).round().long().tolist() for length in whole.shape[-2:])
     return torch.stack([whole[:, :, top : top + side_px, left : left + side_px] for top in rows for left in columns], dim=1)

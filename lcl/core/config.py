@@ -84,7 +84,7 @@ def _with_values(cls: type[Any], arguments: Sequence[str]) -> list[str]:
     completed: list[str] = []
     for item, following in pairwise([*arguments, "--"]):
         completed.append(item)
-        if item.replace("_", "-") in switches and following.startswith("--"):
+        if item.replace("_", "-") in switches and following.startswith("-"):
             completed.append("True")
     return completed
 

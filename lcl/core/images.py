@@ -2,6 +2,8 @@
 
 import io
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -12,6 +14,7 @@ from lcl.core.rejected import Reason, Rejected
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # Pillow would otherwise hand EPS to a PostScript interpreter
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # of files that people keep in these formats
+FOREIGN_ENDINGS = (".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm")  # what people keep pictures in, and is not read here
 MAX_PIXELS = 64_000_000
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False  # a truncated file is an error here, not a half-grey picture
@@ -21,6 +24,18 @@ def is_image_name(name: str) -> bool:
     """Whether a file of this name is one of an image: by its ending, and not hidden (`._photo.jpg` is a Mac's note beside it)."""
     base = PurePosixPath(name).name.lower()
     return base.endswith(ENDINGS) and not base.startswith(".")
+
+
+def is_foreign_name(name: str) -> bool:
+    """Whether a file of this name is a picture of a format that is not read, and not hidden."""
+    base = PurePosixPath(name).name.lower()
+    return base.endswith(FOREIGN_ENDINGS) and not base.startswith(".")
+
+
+def passed_over(names: Iterable[str]) -> str:
+    """How many of the files are pictures of formats that are not read, for people; empty if none are."""
+    found = Counter(PurePosixPath(name).suffix.lower() for name in names if is_foreign_name(name))
+    return f"{found.total()} pictures of formats that are not read are passed over ({', '.join(f'{number} {ending}' for ending, number in sorted(found.items()))}): convert them" if found else ""
 
 
 def probe_image(data: bytes) -> Image.Image:

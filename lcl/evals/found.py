@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
-from lcl.core.images import ENDINGS, is_image_name
+from lcl.core.images import ENDINGS, is_foreign_name, is_image_name
 
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "val": "validation", "valid": "validation", "dev": "validation", "test": "test"}
@@ -30,13 +29,8 @@ class FoundSet:
     spec: Mapping[str, object] = field(default_factory=dict)
 
 
-# What people keep pictures in, and is not read here: left out in silence it would change what is compared.
-FOREIGN_ENDINGS = (".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm")
-
-
 def is_image(name: str) -> bool:
     """`is_image_name`. Raises ValueError for a picture of a format that is not read."""
-    base = PurePosixPath(name).name.lower()
-    if base.endswith(FOREIGN_ENDINGS) and not base.startswith("."):
+    if is_foreign_name(name):  # left out in silence it would change what is compared
         raise ValueError(f"{name} is of a format that is not read ({', '.join(ENDINGS)} are): convert it, or take it out of the set")
     return is_image_name(name)
