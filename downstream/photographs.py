@@ -53,15 +53,23 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where in a photograph pixels are."""
+
+    corner: tuple[int, int]
+    """Row and column of the first."""
+    photograph: tuple[int, int]
+    """Its height and width."""
+
+
+@dataclass(frozen=True)
 class Window:
     """A part of a photograph, and as much of what is around it as there is, up to a margin."""
 
     pixels: UInt8[np.ndarray, "height width 3"]
     """With what is around."""
-    corner: tuple[int, int]
-    """Row and column of the first of these pixels in the photograph."""
-    photograph: tuple[int, int]
-    """Its height and width."""
+    place: Place
+    """Of these pixels."""
     rows: slice
     """Of the part alone, in `pixels`."""
     columns: slice
@@ -76,7 +84,7 @@ def window(pixels: UInt8[np.ndarray, "height width 3"], corner: tuple[int, int],
     before = [max(0, first - margin_px) for first in corner]
     cut = pixels[before[0] : corner[0] + size[0] + margin_px, before[1] : corner[1] + size[1] + margin_px]
     rows, columns = (slice(first - start, first - start + length) for first, start, length in zip(corner, before, size, strict=True))
-    return Window(cut, (before[0], before[1]), pixels.shape[:2], rows, columns)
+    return Window(cut, Place((before[0], before[1]), pixels.shape[:2]), rows, columns)
 
 
 def middle_window(pixels: UInt8[np.ndarray, "height width 3"], side_px: int, *, margin_px: int = 0) -> Window:

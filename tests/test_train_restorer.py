@@ -115,7 +115,7 @@ def test_made_pairs_are_parts_of_degraded_photographs(photographs: Path) -> None
         whole = crops.window(5, item, margin_px=1000)
         made = degrade(to_tensor(whole.pixels), settings, np.random.default_rng([3, 5, item, 1])).pixels[:, whole.rows, whole.columns]
         torch.testing.assert_close(pairs.degraded[item], made, atol=1e-6, rtol=0)
-        assert torch.equal(pairs.clean[item], to_tensor(crops.crop(5, item))) and whole.pixels.shape[:2] == whole.photograph
+        assert torch.equal(pairs.clean[item], to_tensor(crops.crop(5, item))) and whole.pixels.shape[:2] == whole.place.photograph
 
 
 @pytest.fixture

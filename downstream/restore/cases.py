@@ -51,9 +51,9 @@ def _cases(files: Sequence[Path], settings: DegradationConfig, *, seed: int, cro
         pixels = read_photograph(path)
         for task in settings.tasks:
             rng, done = np.random.default_rng([seed, *f"{path.name} {task}".encode()]), replace(settings, tasks=(task,))
-            part = middle_window(pixels, crop_px, margin_px=reach_px(done))
-            made = degrade_window(part, done, rng)
-            cases.append(Case(path.name, task, part.part, to_bytes(made.pixels), None if made.kernel is None else made.kernel.double().numpy()))
+            window = middle_window(pixels, crop_px, margin_px=reach_px(done))
+            made = degrade_window(window, done, rng)
+            cases.append(Case(path.name, task, window.part, to_bytes(made.pixels), None if made.kernel is None else made.kernel.double().numpy()))
     return cases
 
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from downstream.photographs import Window, to_bytes, to_tensor
+from downstream.photographs import Place, Window, to_bytes, to_tensor
 from lcl.core.config import config
 
 Picture = Float[Tensor, "3 height width"]
@@ -95,26 +95,17 @@ class Degraded:
     """What the picture was blurred with, where that was all."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where in a photograph pixels are."""
-
-    corner: tuple[int, int]
-    """Row and column of the first."""
-    photograph: tuple[int, int]
-    """Its height and width."""
-
-
 def degrade_window(window: Window, settings: DegradationConfig, rng: np.random.Generator) -> Degraded:
     """The window's part, degraded as in its photograph; the window has a margin of `reach_px`."""
-    made = degrade(to_tensor(window.pixels), settings, rng, place=Place(window.corner, window.photograph))
+    made = degrade(to_tensor(window.pixels), settings, rng, place=window.place)
     return replace(made, pixels=made.pixels[:, window.rows, window.columns])
 
 
 def reach_px(settings: DegradationConfig) -> int:
     """How far beyond a place these tasks look at most. Those that look at the place alone have 0: their parts need no margin."""
+
     def reach(part: Part) -> int:
-        most = {name: range[1] for name, range in parameters_of(part, settings).items()}
+        most = {name: high for name, (_, high) in parameters_of(part, settings).items()}
         if part == "motion_blur":
             return motion_kernel(most["motion_length_px"], 0.0).shape[0] // 2
         if part == "defocus":

@@ -154,11 +154,12 @@ class RestorerObjective(nn.Module):
             own = (degraded - clean) / deviation[:, None, None, None]
             given = torch.where((later == num_steps)[:, None, None, None], own, given)
         kept = self._kept(degraded, noise)
-        first = None if linear else self._first_step(degraded, starts, later < num_steps, kept, noise)
-        x_0 = degraded if linear else torch.where(first.own[:, None, None, None], first.estimate, clean)
+        first = self._first_step(degraded, starts, (later < num_steps) & (not linear), kept, noise)  # the linear stage is for one step
+        own, read = (which[:, None, None, None] for which in (first.own, first.read))
+        x_0 = torch.where(own, first.estimate, degraded if linear else clean)
         mu = process.target(x_0, degraded)
         x_t = process.state(x_0, mu, t, given)
-        added = self._added(degraded, kept, degraded if linear else torch.where(first.read[:, None, None, None], first.estimate.clamp(0, 1), degraded))
+        added = self._added(degraded, kept, torch.where(read, first.estimate.clamp(0, 1), degraded))
         f = self._f(self.estimate(x_t, degraded, t, added), x_t, degraded, t)
         anchor = self._origin_loss(f, clean)
         loss = settings.origin_weight * anchor.loss
@@ -167,8 +168,7 @@ class RestorerObjective(nn.Module):
         with torch.no_grad():
             x_s = process.state(x_0, mu, s, given)
             earlier = self._f(self._earlier(x_s, degraded, s, added), x_s, degraded, s)
-        difference = f - earlier if linear else (f - earlier) * ~first.own[:, None, None, None]
-        apart = _distance(difference, settings.distance)
+        apart = _distance((f - earlier) * ~own, settings.distance)
         return Losses(settings.consistency_weight * apart + loss, {"consistency": apart.detach(), **anchor.metrics})
 
     def _kept(self, degraded: Images, noise: torch.Generator) -> Bool[Tensor, " images"] | None:
