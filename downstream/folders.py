@@ -26,8 +26,8 @@ class Made(NamedTuple):
 def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], ending: str) -> list[tuple[Path, Path]]:
     """Each input with its output: a file to a file, a folder to a folder with the same files under `ending`.
 
-    Without a target a file's output stands beside it. Where pictures are wanted, those of formats that are not read are a line. Raises ValueError if there is no input, if two inputs would become one output, or if an output would
-    take the place of an input.
+    Without a target a file's output stands beside it. Where pictures are wanted, those of formats that are not read are a line. Raises ValueError if there is no
+    input, if two inputs would become one output, or if an output would take the place of an input.
     """
     if source.is_file():
         output = (target / source.with_suffix(ending).name if target.is_dir() else target) if target is not None else source.with_suffix(ending)

@@ -21,8 +21,8 @@ from PIL.PngImagePlugin import PngInfo
 from lcl.core.files import open_aside
 
 Made = Literal[
-    "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic", "algorithmicMedia", "dataDrivenMedia", "virtualRecording", "digitalCreation", "digitalArt",
-    "softwareImage",
+    "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "compositeSynthetic", "algorithmicMedia", "dataDrivenMedia", "virtualRecording", "digitalCreation",
+    "digitalArt", "softwareImage",
 ]  # fmt: skip
 """Not taken from life, or in parts; of several that a picture says the first here is kept. The last two are retired terms, which files have."""
 Kind = Literal["algorithmicallyEnhanced", Made]

@@ -115,7 +115,8 @@ def check_model(settings: RestoreConfig, trained: Restorer) -> None:
     if settings.uncertainty and (trained.kind == "regression" or (settings.steps or STEPS[trained.kind]) == 1):
         raise ValueError("--uncertainty: in one step a model draws nothing, or noise that it was trained to overlook, so samples agree where they should not; give --steps 2 or more, of a model that takes them")
     if settings.times and (trained.kind != "ir_cm" or len(settings.times) >= max(1, settings.steps)):
-        raise ValueError(f"--times are of the second and later steps of a consistency model, and --steps {settings.steps or STEPS[trained.kind]} of this {trained.kind} has fewer: give more --steps, or fewer --times")
+        steps = settings.steps or STEPS[trained.kind]
+        raise ValueError(f"--times are of a consistency model's second and later steps, and --steps {steps} of this {trained.kind} has fewer: give more --steps, or fewer --times")
     if trained.kind == "regression" and settings.steps > 1:
         raise ValueError(f"--steps {settings.steps}: this model was trained by regression and takes one")
 

@@ -8,8 +8,8 @@ All rows have the same U-Net, crops and number of steps, and where they have an 
 loss. Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/restoration_page.py` makes tables of them.
 
 Estimated, not measured, in CPU-seconds of a row of 300 steps of 8 crops of 64 px (0.17 s a step; 0.22 with a guide) with 25 pictures of 128 x 128 px to measure on (12 s; 55 of 100
-steps) and 20 s to start each command: 105, of IR-SDE 145, with a guide 130, and 30 more where stronger degradations are measured too, which is once for each task. 39 rows of
-`methods` and 4 of classical filters, 16 of `encoder`, 23 of `ablations`: 2.7 hours.
+steps) and 20 s to start each command: 105, of IR-SDE 145, with a guide 130, and 30 more where stronger degradations are measured too, which is once for each task, or an early
+second step, which is in all IR-CM rows of `methods`. These have 39 rows and 4 of classical filters, `encoder` 16, `ablations` 22: 2.7 hours.
 """
 
 import shutil
@@ -35,6 +35,7 @@ Task = Literal["rain", "noise", "low_light", "mixed"]
 TASKS: tuple[Task, ...] = get_args(Task)
 SEEDS = 3
 CROP_PX = 128  # of what is measured: the middle of each picture
+EARLY = 0.125   # of T: a second step at which a state says more of the picture than at T / 2, as published; no training differs by it
 NOT_FINITE = "is not finite"  # in what a training says that diverged
 STRONGER: dict[Task, dict[str, tuple[float, float]]] = {  # than any of the training, which has the presets' strengths
     "rain": {"rain-streaks": (800.0, 1600.0)},
@@ -86,10 +87,9 @@ UNSTABLE = {  # of IR-CM, on rain, with every seed, for the share of them that d
 ABLATIONS = UNSTABLE | {  # and with one
     "boundary by noise": replace(BASE, boundary="noise"),
     "boundary around mu": replace(BASE, boundary="mu"),
-    "second step at T / 8": replace(BASE, times=(0.125,)),
     "a quarter of the states at times of sampling": replace(BASE, sampled_fraction=0.25),
     "half of the states of its own estimate": replace(BASE, own_fraction=0.5),
-    "around mu, second step at T / 8, own estimate": replace(BASE, boundary="mu", times=(0.125,), own_fraction=0.5),
+    "around mu, second step at T / 8, own estimate": replace(BASE, boundary="mu", times=(EARLY,), own_fraction=0.5),
     "a perceptual term": replace(BASE, perceptual_weight=0.125),
     "no states more at T": replace(BASE, end_fraction=0.0),
     "a quarter of the states at T": replace(BASE, end_fraction=0.25),
@@ -151,8 +151,11 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
         measured |= trained(row, run, settings)
     if not measured["diverged"]:
         measured["rows"] = evaluated(row, run, settings)
-        if not row.seed and row.kind != "ir_sde" and replace(row, task=BASE.task) in METHODS.values():
-            measured["stronger"] = evaluated(row, run, settings, stronger=True)
+        method = replace(row, task=BASE.task, seed=BASE.seed, steps=BASE.steps)
+        if method in (METHODS["regression"], METHODS["IR-CM"]) and not row.seed:
+            measured["stronger"] = evaluated(row, run, settings, part="stronger")
+        if method == METHODS["IR-CM"]:
+            measured["early"] = evaluated(row, run, settings, part="early")
     write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured | {"seconds": time.perf_counter() - started})
     shutil.rmtree(run, ignore_errors=True)
 
@@ -184,9 +187,9 @@ def training_options(row: RunConfig, run: Path, settings: StudyConfig) -> list[A
     return [word for pair in options.items() for word in pair] + (["--model.times", *row.times] if row.times else [])
 
 
-def evaluated(row: RunConfig, run: Path, settings: StudyConfig, *, stronger: bool = False) -> list[dict[str, Any]]:
-    """What `lcl eval restorer` says of the row's restorer, or of the filters, without single pictures; `stronger` than in its training."""
-    report = run / ("stronger" if stronger else "report")
+def evaluated(row: RunConfig, run: Path, settings: StudyConfig, *, part: Literal["rows", "stronger", "early"] = "rows") -> list[dict[str, Any]]:
+    """What `lcl eval restorer` says of the row's restorer, or of the filters, without single pictures; `stronger` than in its training; with an `early` second step."""
+    report = run / part
     options = {
         "--photographs": settings.unseen, "--output": report, "--degradations.tasks": row.task, "--crop-px": 48 if settings.toy else CROP_PX,
         "--max-photographs": 2 if settings.toy else 0, "--judge": settings.judge, "--sheet-pictures": 0, "--sde-steps": 3 if settings.toy else 100,
@@ -194,10 +197,12 @@ def evaluated(row: RunConfig, run: Path, settings: StudyConfig, *, stronger: boo
     words = [word for pair in options.items() for word in pair]
     words += ["--baselines", *(("identity", "non-local means", "CLAHE", "Wiener") if row.kind == "classical" else ("identity",))]
     if row.kind != "classical":
-        words += ["--models", run / "restorer.safetensors", "--steps", *((1, 2) if stronger else (1, 2, 4))]
+        words += ["--models", run / "restorer.safetensors", "--steps", *{"rows": (1, 2, 4), "stronger": (1, 2), "early": (2,)}[part]]
     if row.encoder != "none":
         words += ["--encoder", encoder_path(row.encoder, settings)]
-    if stronger:
+    if part == "early":
+        words += ["--times", EARLY]
+    if part == "stronger":
         words += [word for name, ends in STRONGER[row.task].items() for word in (f"--degradations.{name}", *ends)]
     command("downstream/eval_restorer.py", *words)
     found = read_json(report / "restoration.json")["measured"]["rows"]

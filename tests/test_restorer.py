@@ -22,7 +22,10 @@ from lcl.engine import EngineConfig
 from tests.test_degradations import photo
 
 NETWORK = NetworkConfig(widths=(4, 8), num_blocks=(1, 1), time_width=8)
-KINDS = {"regression": ("residual", "reverting"), "ir_sde": ("noise", "reverting"), "ir_cm": ("residual", "reverting"), "denoising": ("residual", "denoising"), "mu": ("residual", "reverting")}
+KINDS = {
+    "regression": ("residual", "reverting"), "ir_sde": ("noise", "reverting"), "ir_cm": ("residual", "reverting"), "denoising": ("residual", "denoising"),
+    "mu": ("residual", "reverting"),
+}  # fmt: skip
 
 
 def trembled(settings: NetworkConfig = NETWORK, *, seed: int = 0) -> UNet:
@@ -199,7 +202,7 @@ def test_states_at_the_times_of_sampling(times: tuple[float, ...], wanted: set[f
 
 @pytest.mark.parametrize("kind", ["reverting", "denoising"])
 def test_states_of_the_networks_own_estimate_have_the_origin_loss_alone(kind: str) -> None:
-    """At a share of 1: a first step from T, then the state of its estimate with the noise that was drawn for it; no consistency term is left, and no gradient reaches the first step."""
+    """At a share of 1: a first step from T, then the state of its estimate with the noise that was drawn for it; no consistency term is left."""
     process, (clean, degraded), deviation = ProcessConfig(kind=kind, noise_255=70.0), pair(), torch.full((4,), 0.1)
     network, model = Seen(), RestorerConfig(process=process)
     objective = RestorerObjective(network, model, ObjectiveConfig(own_fraction=1.0, end_fraction=0.0))
@@ -383,10 +386,13 @@ def test_files_that_are_no_restorers(tmp_path: Path) -> None:
         ({"photographs": "a", "objective": ObjectiveConfig(teacher_decay=0.9), "fit": FitConfig(engine=EngineConfig(zero_stage=3))}, "averages whole weights"),
         ({}, "give either --photographs"), ({"photographs": "a", "pairs": "b"}, "give either --photographs"), ({"photographs": "a", "crop_px": 20}, "takes multiples of 8"),
         ({"photographs": "a", "objective": ObjectiveConfig(kind="regression"), "model": RestorerConfig(form="noise")}, "--model.form residual"),
-        ({"photographs": "a", "model": RestorerConfig(form="noise", boundary="mu")}, "boundary mu scales what is to be added"),
+        ({"photographs": "a", "model": RestorerConfig(form="noise", boundary="mu")}, "boundary mu scales what is added"),
         ({"photographs": "a", "model": RestorerConfig(times=(0.5, 0.5))}, "model.times is 0.5 0.5"),
         ({"photographs": "a", "crop_px": 16, "objective": ObjectiveConfig(perceptual="vgg16")}, "crop_px is 16: five poolings"),
-        ({"photographs": "a", "objective": ObjectiveConfig(stages="two"), "degradations": DegradationConfig(tasks=("noise",)), "model": PRESETS["small_denoise"].model}, "--objective.stages one"),
+        (
+            {"photographs": "a", "objective": ObjectiveConfig(stages="two"), "degradations": DegradationConfig(tasks=("noise",)), "model": PRESETS["small_denoise"].model},
+            "--objective.stages one",
+        ),
         ({"photographs": "a", "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))}, "is for Gaussian noise"),
         (
             {"photographs": "a", "degradations": DegradationConfig(tasks=("noise",), noise_255=(5.0, 80.0)), "model": RestorerConfig(process=ProcessConfig(kind="denoising", noise_255=70.0))},

@@ -74,8 +74,8 @@ def test_other_kinds_train_and_start_from_one_another(photographs: Path, tmp_pat
     train(photographs, tmp_path / "cm", "--fit.steps", 4, "--model.form", "noise", "--objective.stages", "two", "--start-from", tmp_path / "sde" / "restorer.safetensors")
     train(photographs, tmp_path / "denoise", "--fit.steps", 4, "--objective.teacher-decay", 0.9, preset="toy_denoise")
     train(
-        photographs, tmp_path / "mu", "--fit.steps", 4, "--model.boundary", "mu", "--model.times", 0.25, 0.125, "--objective.sampled-fraction", 0.5, "--objective.own-fraction", 0.5,
-        "--objective.consistency-weight", 0.5, "--degradations.tasks", "motion_blur", "haze",
+        photographs, tmp_path / "mu", "--fit.steps", 4, "--model.boundary", "mu", "--model.times", 0.25, 0.125, "--objective.sampled-fraction", 0.5,
+        "--objective.own-fraction", 0.5, "--objective.consistency-weight", 0.5, "--degradations.tasks", "motion_blur", "haze",
     )  # fmt: skip
     assert [load_restorer(tmp_path / name / "restorer.safetensors").kind for name in ("sde", "cm", "denoise", "mu")] == ["ir_sde", "ir_cm", "ir_cm", "ir_cm"]
     assert all(np.isfinite(losses(tmp_path / name)).all() for name in ("sde", "cm", "denoise", "mu"))
@@ -191,8 +191,8 @@ def test_options_as_people_write_them(whole: Path, photographs: Path, tmp_path: 
     """`-o` of all three commands; a run's folder in the place of its model; times of later steps, which change what two steps give, and stand in the mark."""
     taken: list[object] = []
     given = {
-        RestoreConfig: ["a.png", "--no-mark", "-o", "b.png", "--model", "m", "--steps", "2", "--times", "0.25"], DetectConfig: ["a.png", "--model", "m", "--encoder", "e", "-o", "b.png"],
-        EvalRestorerConfig: ["-o", "b.png"],
+        RestoreConfig: ["a.png", "--no-mark", "-o", "b.png", "--model", "m", "--steps", "2", "--times", "0.25"],
+        DetectConfig: ["a.png", "--model", "m", "--encoder", "e", "-o", "b.png"], EvalRestorerConfig: ["-o", "b.png"],
     }  # fmt: skip
     for kind, words in given.items():
         monkeypatch.setattr(sys, "argv", ["lcl", *words])
@@ -204,7 +204,8 @@ def test_options_as_people_write_them(whole: Path, photographs: Path, tmp_path: 
     published, same, early = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert published == same and not torch.equal(read_picture(early).pixels, read_picture(same).pixels)
     assert read_mark(early).settings == "restored: rain; ir_cm, 2 steps at 1, 0.125, seed 0" and read_mark(early).model_sha256 == sha256_of(whole / "restorer.safetensors")
-    for options, message in (({"times": (0.5,), "steps": 1}, "--steps 1 of this ir_cm has fewer"), ({"times": (0.5, 0.6), "steps": 4}, "--times is 0.5 0.6"), ({"out": "x.png"}, "say once where")):
+    mistakes = (({"times": (0.5,)}, "--steps 1 of this ir_cm has fewer"), ({"times": (0.5, 0.6), "steps": 4}, "--times is 0.5 0.6"), ({"out": "x.png"}, "say once where"))
+    for options, message in mistakes:
         with pytest.raises(ValueError, match=message):
             restored(whole, source, tmp_path / "d.png", **options)
 

@@ -49,7 +49,7 @@ class RestorerConfig:
         self.network.check()
         check_times(self.times, option="model.times")
         if self.boundary == "mu" and (self.form == "noise" or self.process.kind == "denoising"):
-            raise ValueError("model.boundary mu scales what is to be added to the degraded picture: give --model.form residual and --model.process.kind reverting, or boundary time or noise")
+            raise ValueError("model.boundary mu scales what is added to the degraded picture: give --model.form residual and --model.process.kind reverting, or another boundary")
 
     def build(self, record: EncoderRecord | None = None) -> UNet:
         """The network with random weights, of equal seeds the same with a guide and without; `record` is of the guide's encoder."""

@@ -33,8 +33,8 @@ def restore(
 ) -> Pixels:
     """The restored picture, of pixels in [0, 1]; equal for an equal seed on the same machine.
 
-    `num_steps` 0: as many as its kind of training is made for. `times` of the later steps of a consistency model; none: those that it was trained for. `tile_px` 0: at once. `noise_255` is the deviation of the noise, for a denoising model;
-    0: estimated. Raises ValueError for a number of steps that the model does not take.
+    `num_steps` 0: as many as its kind of training is made for. `times` of the later steps of a consistency model; none: those that it was trained for.
+    `tile_px` 0: at once. `noise_255` is the deviation of the noise, for a denoising model; 0: estimated. Raises ValueError for a number of steps that the model does not take.
     """
     num_steps = num_steps or STEPS[trained.kind]
     if trained.kind == "regression" and num_steps != 1:

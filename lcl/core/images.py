@@ -35,7 +35,8 @@ def is_foreign_name(name: str) -> bool:
 def passed_over(names: Iterable[str]) -> str:
     """How many of the files are pictures of formats that are not read, for people; empty if none are."""
     found = Counter(PurePosixPath(name).suffix.lower() for name in names if is_foreign_name(name))
-    return f"{found.total()} pictures of formats that are not read are passed over ({', '.join(f'{number} {ending}' for ending, number in sorted(found.items()))}): convert them" if found else ""
+    endings = ", ".join(f"{number} {ending}" for ending, number in sorted(found.items()))
+    return f"{found.total()} pictures of formats that are not read are passed over ({endings}): convert them" if found else ""
 
 
 def probe_image(data: bytes) -> Image.Image:
