@@ -14,7 +14,7 @@ from downstream import density_decode, density_encode, density_info, density_sam
 from downstream.density.archive import CodingConfig
 from downstream.density.calibration import calibrate
 from downstream.density.contexts import token_maps, token_statistics
-from downstream.density.likelihood import OdeConfig, discrete_vlb, vlb
+from downstream.density.likelihood import OdeConfig, discrete_vlb, ode_nats, vlb
 from downstream.density.measuring import SamplesConfig, by_plain_coders, coding, middles_to_code
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.model_file import TrainedDensity, load_density
@@ -231,6 +231,25 @@ def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path, steps: int, var
         theirs = [float(bound.total.mean()) / u[0].numel() / np.log(2) for bound in bounds]
         error = np.hypot(np.std(ours) / np.sqrt(60), np.std(theirs) / np.sqrt(8))
         assert abs(np.mean(ours) - np.mean(theirs)) < 4 * error < 0.2 * np.mean(ours)
+
+
+def test_a_context_that_says_nothing_costs_what_it_says() -> None:
+    """Bound, ODE and ELBO_T of a model that does not heed its context: a sure one costs log of the number of subsets more than one by chance, in each of them."""
+    torch.manual_seed(0)
+    model = DensityModel(PRESETS["toy"].model).eval().requires_grad_(False)
+    size = model.settings.context.size
+    model.unet.embed[0].weight[:, -size:] = 0
+    model.schedule.head.spread.weight[:] = 0
+    model.context_logits.out.weight[:] = 0
+    u = torch.from_numpy(read_digits("test")[:4]).permute(0, 3, 1, 2).long()
+    trained, costs = TrainedDensity(model, torch.ones(33, 1, 1, 1), {}), []
+    for bias in (0.0, 30.0):
+        model.context_logits.out.bias[:] = torch.tensor([bias, *[0.0] * (size - 1)])
+        rng = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        flows = [ode_nats(trained, u, rng[number], tolerance=1e-2, samples=2, dequantisation=kind)[-1] for number, kind in enumerate(("uniform", "truncated_normal"))]
+        costs.append([*flows, vlb(trained, u, rng[2], num_times=2).total, discrete_vlb(trained, u, rng[3], num_steps=2).total])
+    for by_chance, sure in zip(*costs, strict=True):
+        assert torch.allclose(sure - by_chance, torch.full((4,), math.log(size)), atol=2e-3)
 
 
 def test_the_bound_that_a_codec_pays_is_the_lower_one_and_teaches_the_network_alone(whole: Path) -> None:
