@@ -48,12 +48,12 @@ class EvalDensityConfig:
     """The frozen encoder (checkpoint, run or export), for a model whose context comes from it."""
     num_images: Annotated[int, Field(ge=2)] = 297
     """Images, or squares of photographs."""
-    times: Positive = 128
+    times: Positive = 64
     """Of each image, in the bound in continuous time."""
     ode: OdeConfig = OdeConfig()
-    ode_images: Annotated[int, Field(ge=0)] = 64
+    ode_images: Annotated[int, Field(ge=0)] = 16
     """The first so many; 0: no ODE, which asks the network most often."""
-    coding_steps: tuple[Positive, ...] = (8, 16, 32, 64)
+    coding_steps: tuple[Positive, ...] = (8, 16, 32)
     """T of the codec, each a row of the table."""
     coded_images: Annotated[int, Field(ge=0)] = 297
     """The first so many are coded, in one stream."""

@@ -173,9 +173,9 @@ def mosaic_of(images: Sequence[Picture]) -> Picture:
 
 @config
 class SamplesConfig:
-    num: Annotated[int, Field(ge=0)] = 64
+    num: Annotated[int, Field(ge=0)] = 32
     """Of each way; 0: none."""
-    steps: tuple[Positive, ...] = (8, 32, 128)
+    steps: tuple[Positive, ...] = (8, 32)
     """Of ancestral sampling, each a way."""
     tolerances: tuple[Annotated[float, Field(gt=0)], ...] = (1e-3,)
     """Of the ODE's solver, each a way."""
