@@ -72,7 +72,7 @@ def test_an_archive_by_its_commands(run: Run, whole: Path, tmp_path: Path, capsy
     with Image.open(tmp_path / "back" / "digits.png") as ours, Image.open(folder / "digits.png") as theirs:
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
     Image.new("L", (3, 3)).save(folder / "digits.png")
-    with pytest.raises(ValueError, match="1 of 2 files differ"):
+    with pytest.raises(ValueError, match="of 2 files 0 are lost and 1 differ"):
         density_verify.main(density_verify.VerifyConfig(input=str(archive), model=model, against=str(folder)))
     damaged = bytearray(archive.read_bytes())
     damaged[-3] ^= 1
