@@ -1,6 +1,6 @@
 """Entry point: what is in an archive, and whether its bytes are whole.
 
-    python downstream/density_info.py photos.lcld
+python downstream/density_info.py photos.lcld
 """
 
 from pathlib import Path
@@ -24,7 +24,9 @@ def main(settings: InfoConfig) -> None:
     archive = read(data)
     coding, found, lost = archive.index.coding, sizes(archive), archive.lost
     model = f"model {archive.model:016x}, {coding.steps} steps, PyTorch {archive.index.torch}" if archive.model else "no model needed"
-    print(f"{settings.input}: {len(archive.index.entries)} files, {len(data):,} bytes, {model}, {f'{len(archive.damaged)} of {len(archive.index.chunks)} chunks damaged' if archive.damaged else 'whole'}")
+    print(
+        f"{settings.input}: {len(archive.index.entries)} files, {len(data):,} bytes, {model}, {f'{len(archive.damaged)} of {len(archive.index.chunks)} chunks damaged' if archive.damaged else 'whole'}"
+    )
     print(
         f"  {found['model']:,} bytes by the model ({found['initial']:,} of them initial bits), {found['plain']:,} by plain coders, {found['bytes']:,} as they were, "
         f"{found['overhead']:,} header and index"

@@ -22,6 +22,7 @@ from downstream.density.archive import decode, encode, read, sizes, tile_coder
 from downstream.density.archive_index import MAX_INDEX_BYTES, CodingConfig, check_names
 from downstream.density.chain import Chain
 from downstream.density.model_file import TrainedDensity, load_density, save_density
+from downstream.density.pictures import put_together, take_apart
 from downstream.density.plain import PACKERS, unpack, unpack_bytes
 from lcl.core.config import to_dict
 from tests.test_density_codec import FAST, decoded, files_of_all_kinds, made_model, pixels_of, png
@@ -374,6 +375,18 @@ def test_bombs_are_damage_and_take_no_memory() -> None:
                 unpack(kind, data, height=10, width=10, channels=1)
         with pytest.raises(ValueError, match="damaged"):
             unpack_bytes(taken, length=300)
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [(b"", "cut short"), (b"\xff" * 4, "cut short"), (struct.pack("<I2Q", 1, 0, 1), "places for 1 bytes of samples"), (struct.pack("<I2Q", 1, 1 << 60, 1200), "lie beyond"), (struct.pack("<I4Q", 2, 0, 1000, 500, 200), "lie beyond")],
+    ids=["empty", "many", "few", "far", "overlapping"],
+)  # fmt: skip
+def test_the_rest_of_a_tiff_says_where_its_samples_lie(rest: bytes, said: str) -> None:
+    parts = take_apart(dict(FILES)["deep.tif"])
+    assert parts is not None and len(parts.samples) == 1200
+    with bounded(), pytest.raises(ValueError, match=said):
+        put_together(replace(parts, rest=rest))
 
 
 def test_a_stream_of_too_few_bits_ends_at_once(trained: TrainedDensity) -> None:

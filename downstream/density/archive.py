@@ -29,8 +29,8 @@ HEADER = struct.Struct("<4sB3xQI")
 CRC = struct.Struct("<I")
 PROBED_TILES, TRIED_TILES = 8, 128  # of a stream of more tiles than the second, so many are tried before all are
 PROBE_MARGIN = 1.1
-LARGER_TILES = 4        # than the images that the model was trained on: attention takes memory by the fourth power of a side
-MAX_CALL_PX = 1 << 18   # of the tiles of one call of the network
+LARGER_TILES = 4  # than the images that the model was trained on: attention takes memory by the fourth power of a side
+MAX_CALL_PX = 1 << 18  # of the tiles of one call of the network
 MAX_LEVEL_PX = 1 << 23  # of these for all steps, for which a schedule of each pixel takes 56 bytes a channel
 
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
@@ -144,7 +144,9 @@ def tile_coder(trained: TrainedDensity, coding: CodingConfig) -> TileCoder:
         raise ValueError(f"coding.tile_px is {tile_px}, and the model was trained on {size_px} px: take at most {LARGER_TILES * size_px}")
     call_px = coding.at_once * tile_px * tile_px
     if call_px > MAX_CALL_PX or call_px * coding.steps > MAX_LEVEL_PX:
-        raise ValueError(f"coding.at_once {coding.at_once} of {tile_px} x {tile_px} px and {coding.steps} steps take too much memory: at most {MAX_CALL_PX} px at once, {MAX_LEVEL_PX} times steps")
+        raise ValueError(
+            f"coding.at_once {coding.at_once} of {tile_px} x {tile_px} px and {coding.steps} steps take too much memory: at most {MAX_CALL_PX} px at once, {MAX_LEVEL_PX} times steps"
+        )
     return TileCoder(Chain(trained, coding.steps), tile_px, coding.at_once)
 
 
@@ -263,7 +265,9 @@ def _content(archive: Archive, number: int, coder: TileCoder | None, advance: Ad
         if _crc(content) != chunk.content_crc:
             raise ValueError("another checksum")
     except ValueError as error:
-        return ValueError(_other_numbers(number, archive.index, error) if chunk.kind == "model" else f"chunk {number} does not decode to what was written ({error}): take another copy")
+        return ValueError(
+            _other_numbers(number, archive.index, error) if chunk.kind == "model" else f"chunk {number} does not decode to what was written ({error}): take another copy"
+        )
     return content
 
 

@@ -21,8 +21,8 @@ from downstream.density.plain import MOST_PIXELS, WEBP_SIDE
 from lcl.core.config import config, from_dict, to_dict
 
 MAX_INDEX_BYTES = 1 << 25
-MAX_FILES = 1 << 15        # whose entries and chunks take less than that
-MAX_NAME_BYTES = 255       # of a file in a folder, on Linux and most others
+MAX_FILES = 1 << 15  # whose entries and chunks take less than that
+MAX_NAME_BYTES = 255  # of a file in a folder, on Linux and most others
 MAX_KEYS, KEY = 16, re.compile(r"[a-z_]{1,32}")  # of an object in the index
 INFLATION = {"compressed": 1 << 13, "lzma": 1 << 13, "png": 1 << 11}  # at the most: of bytes alike lzma makes a 7088th (14 bits of 0.022 for 273 bytes), deflate a 1032nd
 
@@ -81,7 +81,13 @@ class Chunk:
             raise ValueError("stored bytes with two lengths or checksums")
         if self.content_length > INFLATION.get(self.kind, self.content_length) * self.length:
             raise ValueError(f"{self.content_length} bytes in {self.length} of {self.kind}")
-        if self.kind in ("png", "webp") and pixels[0] > MOST_PIXELS or self.kind == "webp" and max(self.pieces[0].height, self.pieces[0].width) > WEBP_SIDE or max(pixels, default=0) > MAX_PIXELS:
+        if (
+            self.kind in ("png", "webp")
+            and pixels[0] > MOST_PIXELS
+            or self.kind == "webp"
+            and max(self.pieces[0].height, self.pieces[0].width) > WEBP_SIDE
+            or max(pixels, default=0) > MAX_PIXELS
+        ):
             raise ValueError(f"a piece of {self.pieces[0].width} x {self.pieces[0].height} pixels in a chunk of kind {self.kind}")
         if sum(pixels[:-1]) >= coding.chunk_px:
             raise ValueError(f"a stream of {sum(pixels)} pixels, and coding.chunk_px is {coding.chunk_px}")
