@@ -15,7 +15,8 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from downstream.density.archive import CodingConfig, Index, chunk_of, front_of, tile_coder
+from downstream.density.archive import chunk_of, front_of, tile_coder
+from downstream.density.archive_index import CodingConfig, Index
 from downstream.density.contexts import token_maps
 from downstream.density.diffusion import bits_per_dim, to_data
 from downstream.density.kernel_distance import kernel_distance
