@@ -1,6 +1,6 @@
 """Entry point: the files of an archive, all that its whole chunks give.
 
-python downstream/density_decode.py photos.lcld photos --model density.safetensors
+    python downstream/density_decode.py photos.lcld photos --model density.safetensors
 """
 
 import logging

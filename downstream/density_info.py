@@ -1,6 +1,6 @@
 """Entry point: what is in an archive, and whether its bytes are whole.
 
-python downstream/density_info.py photos.lcld
+    python downstream/density_info.py photos.lcld
 """
 
 from pathlib import Path

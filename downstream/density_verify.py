@@ -1,6 +1,6 @@
 """Entry point: decodes an archive and writes nothing: whether every file comes back, and, beside the originals, whether it is the same.
 
-python downstream/density_verify.py photos.lcld --model density.safetensors --against photos
+    python downstream/density_verify.py photos.lcld --model density.safetensors --against photos
 """
 
 import logging

@@ -81,13 +81,8 @@ class Chunk:
             raise ValueError("stored bytes with two lengths or checksums")
         if self.content_length > INFLATION.get(self.kind, self.content_length) * self.length:
             raise ValueError(f"{self.content_length} bytes in {self.length} of {self.kind}")
-        if (
-            self.kind in ("png", "webp")
-            and pixels[0] > MOST_PIXELS
-            or self.kind == "webp"
-            and max(self.pieces[0].height, self.pieces[0].width) > WEBP_SIDE
-            or max(pixels, default=0) > MAX_PIXELS
-        ):
+        most = MOST_PIXELS if self.kind in ("png", "webp") else MAX_PIXELS
+        if max(pixels, default=0) > most or self.kind == "webp" and max(self.pieces[0].height, self.pieces[0].width) > WEBP_SIDE:
             raise ValueError(f"a piece of {self.pieces[0].width} x {self.pieces[0].height} pixels in a chunk of kind {self.kind}")
         if sum(pixels[:-1]) >= coding.chunk_px:
             raise ValueError(f"a stream of {sum(pixels)} pixels, and coding.chunk_px is {coding.chunk_px}")
