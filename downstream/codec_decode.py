@@ -1,5 +1,6 @@
 """Entry point: compressed pictures back to PNG.
 
+    python downstream/codec_decode.py photo.lclc photo.png
     python downstream/codec_decode.py photo.lclc photo.png --model codec.safetensors
 """
 
@@ -22,6 +23,7 @@ from downstream.origin_marks import Mark, saving_options
 from lcl.core.config import config, run_command
 from lcl.core.files import sha256_of
 from lcl.core.logs import set_up_logging
+from lcl.core.shipped import CODEC, or_shipped
 
 
 @config
@@ -30,8 +32,8 @@ class DecodeConfig:
     """A compressed picture (.lclc), or a folder of them."""
     output: tyro.conf.Positional[str] = ""
     """File or folder for the pictures; beside the input by default."""
-    model: str
-    """The codec that wrote them."""
+    model: str = ""
+    """The codec that wrote them; empty: the one that comes with lcl."""
     tile_px: Annotated[int, Field(ge=0, multiple_of=64)] = TILE_PX
     """Side of the tiles in which large pictures are computed, to bound memory; 0: at once."""
     threads: Annotated[int, Field(ge=1)] = 1
@@ -40,11 +42,12 @@ class DecodeConfig:
 def main(settings: DecodeConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_codec(Path(settings.model))
+    model = or_shipped(settings.model, CODEC)
+    trained = load_codec(model)
     if settings.output and Path(settings.input).is_file() and not Path(settings.output).is_dir() and Path(settings.output).suffix.lower() != ".png":
         raise ValueError(f"{settings.output}: pictures are written as PNG; give a name that ends in .png, or a folder that is there")
     pairs = pairs_of(Path(settings.input), Path(settings.output) if settings.output else None, endings=(".lclc",), ending=".png")
-    convert(pairs, partial(expand, trained=trained, settings=settings, model_sha256=sha256_of(Path(settings.model))), title="decoding", replace=False)
+    convert(pairs, partial(expand, trained=trained, settings=settings, model_sha256=sha256_of(model)), title="decoding", replace=False)
 
 
 def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig, model_sha256: str) -> Made:

@@ -1,5 +1,6 @@
 """Entry point: compresses pictures with a trained codec.
 
+    python downstream/codec_encode.py photo.png
     python downstream/codec_encode.py photo.png photo.lclc --model codec.safetensors --level 3
     python downstream/codec_encode.py photos compressed --model codec.safetensors --refine 500 --psnr 36
     python downstream/codec_encode.py photo.png --model codec.safetensors --bytes 20000
@@ -32,6 +33,7 @@ from downstream.tiles import padded
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS, is_transparent, probe_image
 from lcl.core.logs import set_up_logging
+from lcl.core.shipped import CODEC, or_shipped
 from lcl.features import load_encoder
 
 log = logging.getLogger(__name__)
@@ -48,8 +50,8 @@ class EncodeConfig:
     """A picture, or a folder of them."""
     output: tyro.conf.Positional[str] = ""
     """File or folder for the compressed pictures (.lclc); beside the input by default."""
-    model: str
-    """The codec, as train_codec.py wrote it."""
+    model: str = ""
+    """The codec, as train_codec.py wrote it; empty: the one that comes with lcl."""
     level: Annotated[float, Field(ge=0)] | None = None
     """Of the model's rates, from 0 (the default); between two is possible (2.5)."""
     bytes: Annotated[int, Field(ge=0)] = 0
@@ -92,7 +94,7 @@ def main(settings: EncodeConfig) -> None:
     if settings.semantic and not (settings.refine and settings.encoder):
         raise ValueError("--semantic is a part of the refinement, by what an encoder sees; give --refine 500 and --encoder with it")
     encoder = load_encoder(Path(settings.encoder)) if settings.encoder else None
-    trained = load_codec(Path(settings.model), encoder=encoder)
+    trained = load_codec(or_shipped(settings.model, CODEC), encoder=encoder)
     trained.check_sight()
     if encoder is not None and trained.encoder is None and not settings.semantic:
         raise ValueError("--encoder is for models with an adapter, which this one has not, and for --semantic: give --semantic 2 --refine 500 with it, or leave it out")

@@ -1,4 +1,4 @@
-"""Entry point: the files of an archive.
+"""Entry point: the files of an archive, all that its whole chunks give.
 
     python downstream/density_decode.py photos.lcld photos --model density.safetensors
 """
@@ -38,17 +38,23 @@ def main(settings: DecodeConfig) -> None:
         raise ValueError(f"{target} is a file: give a folder for the files")
     archive = read(source.read_bytes())
     trained = load_density(Path(settings.model)) if settings.model else None
+    lost: list[str] = []
     with progress_bar("decoding", total=sum(piece.height * piece.width for chunk in archive.index.chunks if chunk.kind == "model" for piece in chunk.pieces)) as bar:
-        files = decode(archive, trained, advance=lambda pixels: bar.advance(pixels))
-    others = [name for name, data in files if (target / name).exists() and not same_file(data, (target / name).read_bytes())]
-    if others:
-        raise ValueError(f"{target} holds {len(others)} other files of these names ({', '.join(others[:5])}): give another folder")
-    for name, data in files:
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open_aside(path) as file:
-            file.write(data)
-    log.info("%s: %d files, each as it was", target, len(files))
+        for name, found in decode(archive, trained, advance=lambda pixels: bar.advance(pixels)):
+            path = target / name
+            if isinstance(found, bytes) and path.exists() and not same_file(found, path.read_bytes()):
+                found = ValueError(f"{path} is another file: give another folder")
+            if isinstance(found, ValueError):
+                lost.append(name)
+                log.error("%s is not written: %s", name, found)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open_aside(path) as file:
+                file.write(found)
+    num = len(archive.index.entries)
+    if lost:
+        raise ValueError(f"{source}: {len(lost)} of {num} files are not written, their messages are above; every other one is as it was")
+    log.info("%s: %d files, each as it was", target, num)
 
 
 if __name__ == "__main__":

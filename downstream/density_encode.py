@@ -5,12 +5,14 @@
 """
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import tyro
 
-from downstream.density.archive import MAGIC, CodingConfig, encode, read, sizes
+from downstream.density.archive import MAGIC, encode, read, sizes
+from downstream.density.archive_index import CodingConfig, check_names
 from downstream.density.model_file import load_density
 from downstream.density.pictures import split, take_apart
 from lcl.core.config import config, run_command
@@ -50,15 +52,21 @@ def main(settings: EncodeConfig) -> None:
         raise ValueError(f"{target} is there and is no archive of lcl density: give another name (of several files, give their folder)")
     if target.resolve() in {path.resolve() for path in paths}:
         raise ValueError(f"{target} is an input: give the archive another place")
+    names = [path.name if source.is_file() else path.relative_to(source).as_posix() for path in paths]
+    check_names(names)
     trained = load_density(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
-    files = [(path.name if source.is_file() else path.relative_to(source).as_posix(), path.read_bytes()) for path in paths]
-    with progress_bar("coding, and decoding again", total=2 * sum(picture_px(data) for _, data in files)) as bar:
-        data = encode(files, trained, settings.coding, advance=lambda pixels: bar.advance(pixels))
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        """One after the other, so that a folder may be larger than the memory."""
+        return ((name, path.read_bytes()) for name, path in zip(names, paths, strict=True))
+
+    with progress_bar("coding, and decoding again", total=2 * sum(picture_px(data) for _, data in files())) as bar:
+        data = encode(files(), trained, settings.coding, advance=lambda pixels: bar.advance(pixels))
+    found, before = sizes(read(data)), sum(path.stat().st_size for path in paths)
     with open_aside(target) as file:
         file.write(data)
-    found, before = sizes(read(data)), sum(len(data) for _, data in files)
     log.info(
-        "%s: %d files, %s bytes instead of %s; %s by the model (%s of them initial bits), %s by plain coders, %s as they were, %s header and index", target, len(files),
+        "%s: %d files, %s bytes instead of %s; %s by the model (%s of them initial bits), %s by plain coders, %s as they were, %s header and index", target, len(paths),
         *(f"{value:,}" for value in (len(data), before, found["model"], found["initial"], found["plain"], found["bytes"], found["overhead"])),
     )  # fmt: skip
 

@@ -22,15 +22,19 @@ def main(settings: InfoConfig) -> None:
     set_up_logging()
     data = Path(settings.input).read_bytes()
     archive = read(data)
-    coding, found = archive.index.coding, sizes(archive)
+    coding, found, lost = archive.index.coding, sizes(archive), archive.lost
     model = f"model {archive.model:016x}, {coding.steps} steps, PyTorch {archive.index.torch}" if archive.model else "no model needed"
-    print(f"{settings.input}: {len(archive.index.entries)} files, {len(data):,} bytes, {model}, whole")
+    print(
+        f"{settings.input}: {len(archive.index.entries)} files, {len(data):,} bytes, {model}, {f'{len(archive.damaged)} of {len(archive.index.chunks)} chunks damaged' if archive.damaged else 'whole'}"
+    )
     print(
         f"  {found['model']:,} bytes by the model ({found['initial']:,} of them initial bits), {found['plain']:,} by plain coders, {found['bytes']:,} as they were, "
         f"{found['overhead']:,} header and index"
     )
     for entry in archive.index.entries:
-        print(f"  {entry.name}: {describe(entry, archive)}")
+        print(f"  {entry.name}: {lost.get(entry.name) or describe(entry, archive)}")
+    if lost:
+        raise ValueError(f"{settings.input}: {len(lost)} of {len(archive.index.entries)} files are lost, as their lines say; lcl density decode writes the others")
 
 
 def describe(entry: Entry, archive: Archive) -> str:

@@ -31,15 +31,23 @@ class VerifyConfig:
 def main(settings: VerifyConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)  # as the encoder computed
-    archive = read(Path(settings.input).read_bytes())
-    files = decode(archive, load_density(Path(settings.model)) if settings.model else None)
-    if settings.against:
-        other = Path(settings.against)
-        paths = {name: other if other.is_file() else other / name for name, _ in files}
-        different = [name for name, data in files if not (paths[name].is_file() and same_file(data, paths[name].read_bytes()))]
-        if different:
-            raise ValueError(f"{len(different)} of {len(files)} files differ from {other}: {', '.join(different[:5])}")
-    print(f"{settings.input}: {len(files)} files come back" + (f", the same as in {settings.against}" if settings.against else ""))
+    archive, other = read(Path(settings.input).read_bytes()), Path(settings.against)
+    lost, different = [], []
+    for name, found in decode(archive, load_density(Path(settings.model)) if settings.model else None):
+        if isinstance(found, ValueError):
+            lost.append(name)
+            log.error("%s is lost: %s", name, found)
+        elif settings.against and not _is_file(found, other if other.is_file() else other / name):
+            different.append(name)
+            log.error("%s differs from the one in %s", name, other)
+    num = len(archive.index.entries)
+    if lost or different:
+        raise ValueError(f"{settings.input}: of {num} files {len(lost)} are lost and {len(different)} differ, their messages are above")
+    print(f"{settings.input}: {num} files come back" + (f", the same as in {settings.against}" if settings.against else ""))
+
+
+def _is_file(data: bytes, path: Path) -> bool:
+    return path.is_file() and same_file(data, path.read_bytes())
 
 
 if __name__ == "__main__":

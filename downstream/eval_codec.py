@@ -32,6 +32,7 @@ from downstream.photographs import list_photographs
 from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
 from lcl.core.logs import progress_bar, set_up_logging
+from lcl.core.shipped import CODEC, or_shipped
 from lcl.evals.results import console
 from lcl.features import load_encoder
 from lcl.measured import write_result
@@ -54,12 +55,12 @@ PUBLISHED = {
 
 @config
 class EvalCodecConfig:
-    model: str
-    """The codec, as train_codec.py wrote it."""
     photographs: str
     """Folder of photographs that it was not trained on."""
     output: str
     """Folder for the report."""
+    model: str = ""
+    """The codec, as train_codec.py wrote it; empty: the one that comes with lcl."""
     encoder: str = ""
     """The encoder (checkpoint, run or export) of a model with an adapter."""
     max_photographs: Annotated[int, Field(ge=0)] = 0
@@ -85,7 +86,7 @@ class EvalCodecConfig:
 def main(settings: EvalCodecConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_codec(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
+    trained = load_codec(or_shipped(settings.model, CODEC), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
     trained.check_sight()
     if settings.encoder and trained.encoder is None:
         raise ValueError("--encoder is for models with an adapter, which this one has not: leave it out")

@@ -12,18 +12,17 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
 from rich.table import Table
 
-from downstream.density.likelihood import OdeConfig, discrete_vlb, ode_nats, summary, vlb
-from downstream.density.measuring import AT_ONCE, SamplesConfig, as_dict, by_plain_coders, by_terms, coded, distance, in_batches, sampled
+from downstream.density.likelihood import OdeConfig, ode_nats, summary, vlb
+from downstream.density.measuring import AT_ONCE, SamplesConfig, ToCode, as_dict, by_plain_coders, by_terms, coding, distance, in_batches, middles_to_code, sampled, to_code
 from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.sampling import as_grid
 from downstream.density.training_images import levels_of
-from downstream.density.unseen_images import unseen_images
+from downstream.density.unseen_images import DIGITS, Unseen, unseen_images
 from downstream.origin_marks import Mark, save_marked
 from downstream.sight import Sight, SightConfig
 from lcl.core.config import config, run_command
@@ -49,15 +48,17 @@ class EvalDensityConfig:
     """The frozen encoder (checkpoint, run or export), for a model whose context comes from it."""
     num_images: Annotated[int, Field(ge=2)] = 297
     """Images, or squares of photographs."""
-    times: Positive = 128
+    times: Positive = 64
     """Of each image, in the bound in continuous time."""
     ode: OdeConfig = OdeConfig()
-    ode_images: Annotated[int, Field(ge=0)] = 64
+    ode_images: Annotated[int, Field(ge=0)] = 16
     """The first so many; 0: no ODE, which asks the network most often."""
-    coding_steps: tuple[Positive, ...] = (8, 16, 32, 64)
+    coding_steps: tuple[Positive, ...] = (8, 16, 32)
     """T of the codec, each a row of the table."""
     coded_images: Annotated[int, Field(ge=0)] = 297
     """The first so many are coded, in one stream."""
+    coded_px: Annotated[int, Field(ge=0)] = 0
+    """Of photographs: not their squares are coded but the middles of the first so many, of this side, which PNG and the others take one by one. 0: the squares."""
     at_once: Positive = 1
     """Of the codec: tiles of one call of the network."""
     samples: SamplesConfig = SamplesConfig()
@@ -74,20 +75,34 @@ def main(settings: EvalDensityConfig) -> None:
     sight = Sight(load_encoder(Path(settings.samples.encoder)), SightConfig(num_layers=1)) if settings.samples.encoder else None
     if sight is not None and 0 < settings.samples.num < 4:
         raise ValueError(f"--samples.num {settings.samples.num}: a kernel distance with its standard error needs four images or more")
-    images = unseen_images(settings.source, trained.settings, num=settings.num_images)
-    u = torch.stack([levels_of(one) for one in images])
+    unseen = unseen_images(settings.source, trained.settings, num=settings.num_images)
+    chosen = chosen_to_code(trained, unseen, settings)
+    u = torch.stack([levels_of(one) for one in unseen.images])
     measured: dict[str, Any] = {"images": len(u), "dims": u[0].numel(), "model": {"hash": f"{trained.hash:016x}", "about": dict(trained.about)}}
     generator = torch.Generator().manual_seed(settings.seed)
     with progress_bar("measuring", total=num_parts(settings, len(u))) as bar:
-        measured |= likelihoods(trained, u, generator, settings, bar)
-        measured["coded"] = [coding(trained, images, u, generator, steps, settings, bar) for steps in settings.coding_steps]
-        if settings.coded_images:
-            measured["plain"] = by_plain_coders(images[: settings.coded_images])
+        measured |= likelihoods(trained, u, unseen.sources, generator, settings, bar)
+        measured["coded"] = []
+        for steps in settings.coding_steps:
+            measured["coded"].append(coding(trained, unseen, chosen, generator, steps=steps, at_once=settings.at_once, advance=bar.advance))
+            bar.advance()
+        if chosen is not None:
+            measured["plain"] = by_plain_coders(chosen)
         if settings.samples.num:
             measured["samples"] = samples(trained, u, sight, generator, settings, bar)
     write_result(Path(settings.output) / "density.json", settings, measured)
     show(measured)
     log.info("%s/density.json", settings.output)
+
+
+def chosen_to_code(trained: TrainedDensity, unseen: Unseen, settings: EvalDensityConfig) -> ToCode | None:
+    if not settings.coded_images:
+        return None
+    if not settings.coded_px:
+        return to_code(unseen.images[: settings.coded_images])
+    if settings.source == DIGITS:
+        raise ValueError(f"--coded-px {settings.coded_px}: digits have no middles; leave it out")
+    return middles_to_code(settings.source, trained, num=settings.coded_images, side_px=settings.coded_px)
 
 
 def num_parts(settings: EvalDensityConfig, num_images: int) -> int:
@@ -96,35 +111,21 @@ def num_parts(settings: EvalDensityConfig, num_images: int) -> int:
     return -(-num_images // AT_ONCE) * (1 + 2 * len(settings.coding_steps)) + len(settings.coding_steps) + flows + ways
 
 
-def likelihoods(trained: TrainedDensity, u: torch.Tensor, generator: torch.Generator, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:
+def likelihoods(trained: TrainedDensity, u: torch.Tensor, sources: list[int], generator: torch.Generator, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:
     """The bound in continuous time, and the ODE of the first images by each dequantisation, for 1 and all K of them."""
-    dims = u[0].numel()
+    dims, of_few = u[0].numel(), sources[: settings.ode_images]
     bound = in_batches(vlb, trained, u, generator, advance=bar.advance, num_times=settings.times)
     if not settings.ode_images:
-        return {"vlb": by_terms(bound, dims=dims)}
+        return {"vlb": by_terms(bound, dims=dims, sources=sources)}
     few, flows = u[: settings.ode_images], []
     for kind in settings.ode.dequantisations:
         began = time.process_time()
         nats = ode_nats(trained, few, generator, tolerance=settings.ode.tolerance, samples=settings.ode.samples, dequantisation=kind)
         seconds = (time.process_time() - began) / len(few) / len(nats)
-        flows += [{"dequantisation": kind, "samples": number, "seconds_per_image_and_sample": seconds} | as_dict(summary(nats[number - 1], dims=dims)) for number in sorted({1, len(nats)})]
+        flows += [{"dequantisation": kind, "samples": number, "seconds_per_image_and_sample": seconds} | as_dict(summary(nats[number - 1], dims=dims, sources=of_few)) for number in sorted({1, len(nats)})]
         bar.advance()
-    return {"vlb": by_terms(bound, dims=dims), "ode": {"images": len(few), "vlb_of_these": as_dict(summary(bound.total[: len(few)], dims=dims)), "bounds": flows}}
-
-
-def coding(trained: TrainedDensity, images: list[np.ndarray], u: torch.Tensor, generator: torch.Generator, steps: int, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:
-    """ELBO_T with calibrated variances and without, and what the codec makes of the first images beside ELBO_T of the same."""
-    dims = u[0].numel()
-    calibrated, plain = (in_batches(discrete_vlb, trained, u, generator, advance=bar.advance, num_steps=steps, calibrated=one) for one in (True, False))
-    row: dict[str, Any] = {"steps": steps, "elbo": by_terms(calibrated, dims=dims), "elbo_uncalibrated": by_terms(plain, dims=dims)}
-    if settings.coded_images:
-        torch.set_num_threads(1)
-        row |= coded(trained, images[: settings.coded_images], steps=steps, at_once=settings.at_once)
-        torch.set_num_threads(settings.threads)
-        row["elbo_of_these"] = float(calibrated.total[: settings.coded_images].mean()) / dims / np.log(2)
-        row["payload_over_elbo"] = row["payload_bits_per_dim"] / row["elbo_of_these"] - 1
-    bar.advance()
-    return row
+    these = as_dict(summary(bound.total[: len(few)], dims=dims, sources=of_few))
+    return {"vlb": by_terms(bound, dims=dims, sources=sources), "ode": {"images": len(few), "vlb_of_these": these, "bounds": flows}}
 
 
 def samples(trained: TrainedDensity, u: torch.Tensor, sight: Sight | None, generator: torch.Generator, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:

@@ -61,6 +61,7 @@ COMMANDS = {
     "density verify": ("downstream.density_verify", "whether every file of an archive comes back"),
     "density sample": ("downstream.density_sample", "new images from a density model, as a grid"),
     "density eval": ("downstream.eval_density", "likelihoods of unseen images, coded bits beside PNG, WebP and lzma, and samples"),
+    "halve": ("downstream.halve_model", "a trained codec, density model, restorer or detector with weights in half precision"),
     "cluster render": ("cluster.render", "files for Slurm, hosts, Kubernetes and Docker from one profile"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),

@@ -3,7 +3,7 @@
     python studies/density.py --photographs photos --test-photographs unseen --photos clothes.tar --encoder run --output outputs/density_study --results docs/results/density
 
     row: digits, or squares of photographs --train_density, by schedule, context and seed--> model
-    unseen images --> bound, ODE, ELBO_T and coded bits, samples; labelled images --> what few labels make of the model's features and of the encoder's --> RESULTS/HASH.json
+    unseen images --> bound, ODE, ELBO_T, coded bits, samples; labelled images --> what few labels make of the model's features and of the encoder's --> RESULTS/HASH.json
 
 Rows are computed in the order of TABLES, finished ones are passed over, and an interrupted one continues. `studies/density_page.py` makes tables and pictures of them.
 """
@@ -28,16 +28,17 @@ from torch.nn import functional
 
 from downstream.density.contexts import token_maps
 from downstream.density.diffusion import diffuse, to_data
-from downstream.density.likelihood import discrete_vlb, ode_nats, summary, vlb
-from downstream.density.measuring import AT_ONCE, SamplesConfig, as_dict, by_plain_coders, by_terms, coded, distance, in_batches, sampled
+from downstream.density.likelihood import ode_nats, summary, vlb
+from downstream.density.measuring import AT_ONCE, SamplesConfig, ToCode, as_dict, by_plain_coders, by_terms, coding, distance, in_batches, middles_to_code, sampled, to_code
 from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.sampling import as_grid
+from downstream.density.train_config import PRESETS
 from downstream.density.training_images import TRAIN_DIGITS, levels_of, read_digits
-from downstream.density.unseen_images import DIGITS, unseen_images
+from downstream.density.unseen_images import DIGITS, Unseen, unseen_images
 from downstream.origin_marks import Mark, save_marked
 from downstream.photographs import list_photographs
 from downstream.sight import Sight, SightConfig
-from lcl.core.config import config, run_command
+from lcl.core.config import config, hash_of, run_command
 from lcl.core.images import decode_image, to_pixels
 from lcl.core.logs import read_metrics
 from lcl.crops import Crop, centre_box, cut
@@ -46,7 +47,6 @@ from lcl.evals.image_sets import ImageSet, open_image_set
 from lcl.features import load_encoder
 from lcl.measured import write_result
 
-CODING_STEPS = (8, 16, 32)
 WINDOW = 50  # steps of training that a point of its curve is the mean of
 SHOTS = (1, 5, 25)
 FEATURE_TIMES = (0.4, 0.6)  # at which features of the denoiser are taken: where little noise hides an image, and where it hides half
@@ -54,7 +54,36 @@ QUARTERS = 2  # features of places are means over so many parts of each side
 
 Positive = Annotated[int, Field(ge=1)]
 Data = Literal["digits", "photographs"]
+LABELLED_STRIDE = 3  # of the training photographs with labels every third: many times what the most shots ask for
+TOY_STEPS, TOY_LABELLED = 4, 60
 Sets = tuple[Tensor, Int[np.ndarray, " train"], Tensor, Int[np.ndarray, " test"]]
+
+
+@config
+class Sizes:
+    """How much of a model's numbers is computed."""
+
+    images: Positive
+    times: Positive
+    ode_images: Positive
+    tolerance: float
+    coded_images: Positive
+    coding_steps: tuple[Positive, ...]
+    samples: SamplesConfig
+    coded_px: Annotated[int, Field(ge=0)] = 0
+    """Of photographs: the side of the middles that are coded; 0: squares as the bound has them."""
+    at_once: Positive = 1
+    """Tiles of one call of the network."""
+
+
+SIZES: dict[Data, Sizes] = {
+    "digits": Sizes(
+        images=297, times=32, ode_images=64, tolerance=1e-4, coded_images=100, coding_steps=(8, 16, 32), at_once=10, samples=SamplesConfig(num=256, steps=(4, 8, 16, 32), tolerances=(1e-1, 1e-2)),
+    ),
+    "photographs": Sizes(images=50, times=16, ode_images=16, tolerance=1e-3, coded_images=3, coding_steps=(8, 16), coded_px=128, samples=SamplesConfig(num=64, steps=(8, 32), tolerances=(1e-1, 1e-2))),
+}  # fmt: skip
+TOY = Sizes(images=8, times=2, ode_images=2, tolerance=1e-1, coded_images=2, coding_steps=(TOY_STEPS,), samples=SamplesConfig(num=6, steps=(2,), tolerances=(1e-1,)))
+RECIPE = hash_of((PRESETS["digits"], PRESETS["small"], SIZES["digits"], SIZES["photographs"]))
 
 
 @config
@@ -66,7 +95,9 @@ class RunConfig:
     context: Literal["none", "convolutional", "tokens"] = "none"
     loss_steps: Annotated[int, Field(ge=0)] = 0
     """T of the bound that is trained on; 0: continuous time."""
-    steps: Positive = 3000
+    steps: Positive = 1500
+    recipe: str = RECIPE
+    """Of the presets that trainings follow in all else, and of what is measured: rows of others are other rows."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -77,36 +108,21 @@ KINDS = {  # what is compared, three seeds of each
     "MuLAN, convolutional context": RunConfig(noise="polynomial", context="convolutional"),
     "MuLAN, context of tokens": RunConfig(noise="polynomial", context="tokens"),
 }
-STEPS: dict[Data, int] = {"digits": 3000, "photographs": 1500}
+STEPS: dict[Data, int] = {"digits": 1500, "photographs": 600}
 SEEDS = 3
 FEW_STEPS = 16
 
 
-def rows_for(data: Data, *, loss_steps: int = 0) -> list[RunConfig]:
-    return [replace(kind, data=data, loss_steps=loss_steps, steps=STEPS[data], seed=seed) for seed in range(SEEDS) for kind in KINDS.values()]
+def rows_for(data: Data, *, loss_steps: int = 0, without: Sequence[str] = ()) -> list[RunConfig]:
+    kinds = [kind for name, kind in KINDS.items() if name not in without]
+    return [replace(kind, data=data, loss_steps=loss_steps, steps=STEPS[data], seed=seed) for seed in range(SEEDS) for kind in kinds]
 
 
-TABLES: dict[str, list[RunConfig]] = {"digits": rows_for("digits"), "photographs": rows_for("photographs"), "few_steps": rows_for("digits", loss_steps=FEW_STEPS)}
-
-
-@config
-class Sizes:
-    """How much of a model's numbers is computed."""
-
-    images: Positive
-    times: Positive
-    ode_images: Positive
-    coded_images: Positive
-    tolerance: float
-    samples: SamplesConfig
-
-
-SIZES: dict[Data, Sizes] = {
-    "digits": Sizes(images=297, times=32, ode_images=64, coded_images=100, tolerance=1e-4, samples=SamplesConfig(num=256, steps=(4, 8, 16, 32, 128), tolerances=(1e-1, 1e-2, 1e-3))),
-    "photographs": Sizes(images=64, times=32, ode_images=16, coded_images=16, tolerance=1e-3, samples=SamplesConfig(num=64, steps=(8, 32), tolerances=(1e-1, 1e-2))),
+TABLES: dict[str, list[RunConfig]] = {
+    "digits": rows_for("digits"),
+    "photographs": rows_for("photographs", without=("scalar", "each pixel, no context")),  # by the bound's own law a scalar one is as the linear in continuous time
+    "few_steps": rows_for("digits", loss_steps=FEW_STEPS, without=("each pixel, no context", "MuLAN, context of tokens")),
 }
-TOY = Sizes(images=8, times=2, ode_images=2, coded_images=4, tolerance=1e-1, samples=SamplesConfig(num=6, steps=(2,), tolerances=(1e-1,)))
-TOY_STEPS, TOY_LABELLED = 4, 60
 
 
 @config
@@ -182,9 +198,10 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
     started = time.perf_counter()
     trained, train_seconds = model_of(row, settings)
     sizes, sight = TOY if settings.toy else SIZES[row.data], Sight(load_encoder(settings.encoder), SightConfig(num_layers=1))
-    images = unseen_images(DIGITS if row.data == "digits" else settings.test_photographs, trained.settings, num=sizes.images)
-    folder = Path(settings.output) / name_of(row)
-    measured = measure(trained, images, sight, sizes, grids=Path(settings.results) / name_of(row) if row.seed == 0 else None)
+    source = DIGITS if row.data == "digits" else settings.test_photographs
+    unseen, folder = unseen_images(source, trained.settings, num=sizes.images), Path(settings.output) / name_of(row)
+    chosen = middles_to_code(source, trained, num=sizes.coded_images, side_px=sizes.coded_px) if sizes.coded_px else to_code(unseen.images[: sizes.coded_images])
+    measured = measure(trained, unseen, chosen, sight, sizes, grids=Path(settings.results) / name_of(row) if row.seed == 0 else None)
     measured |= {
         "labels": from_few_labels(trained, sight, *labelled(row.data, trained, settings)), "curve": curve_of(read_metrics(folder / "metrics.jsonl")), "train_seconds": train_seconds,
         "parameters": sum(one.numel() for one in trained.model.parameters()), "encoder": sight.encoder.fingerprint, "seconds": time.perf_counter() - started,
@@ -194,17 +211,14 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
         shutil.rmtree(checkpoint)
 
 
-def measure(trained: TrainedDensity, images: list[np.ndarray], sight: Sight, sizes: Sizes, *, grids: Path | None) -> dict[str, Any]:
+def measure(trained: TrainedDensity, unseen: Unseen, chosen: ToCode, sight: Sight, sizes: Sizes, *, grids: Path | None) -> dict[str, Any]:
     """Likelihoods, bits and samples. All rows of the same data have the same noise."""
-    u = torch.stack([levels_of(one) for one in images])
+    u = torch.stack([levels_of(one) for one in unseen.images])
     dims, generator = u[0].numel(), torch.Generator().manual_seed(0)
     bound = in_batches(vlb, trained, u, generator, num_times=sizes.times)
     few = u[: sizes.ode_images]
     flow = ode_nats(trained, few, generator, tolerance=sizes.tolerance)[0]
-    bits = []
-    for steps in (TOY_STEPS,) if sizes is TOY else CODING_STEPS:
-        elbos = {name: by_terms(in_batches(discrete_vlb, trained, u, generator, num_steps=steps, calibrated=name == "elbo"), dims=dims) for name in ("elbo", "elbo_uncalibrated")}
-        bits.append({"steps": steps, **elbos, **coded(trained, images[: sizes.coded_images], steps=steps, at_once=1)})
+    bits = [coding(trained, unseen, chosen, generator, steps=steps, at_once=sizes.at_once) for steps in sizes.coding_steps]
     ways = []
     for way, found in sampled(trained, sizes.samples, generator):
         ways.append(way | distance(sight, found, u, levels=trained.settings.levels))
@@ -214,8 +228,9 @@ def measure(trained: TrainedDensity, images: list[np.ndarray], sight: Sight, siz
             save_marked(Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]), grids / f"{way['way']}.png", mark)
     mixed = u[torch.randperm(len(u), generator=generator)]
     return {
-        "images": len(u), "dims": dims, "vlb": by_terms(bound, dims=dims), "ode": as_dict(summary(flow, dims=dims)) | {"images": len(few)}, "coded": bits,
-        "plain": by_plain_coders(images[: sizes.coded_images]), "samples": ways, "between_halves_of_the_images": distance(sight, *mixed.chunk(2), levels=trained.settings.levels),
+        "images": len(u), "dims": dims, "vlb": by_terms(bound, dims=dims, sources=unseen.sources), "coded": bits, "plain": by_plain_coders(chosen),
+        "ode": as_dict(summary(flow, dims=dims, sources=unseen.sources[: len(few)])) | {"images": len(few)},
+        "samples": ways, "between_halves_of_the_images": distance(sight, *mixed.chunk(2), levels=trained.settings.levels),
     }  # fmt: skip
 
 
@@ -231,6 +246,7 @@ def labelled(data: Data, trained: TrainedDensity, settings: StudyConfig) -> Sets
     else:
         photos = open_image_set(Path(settings.photos))
         parts = [photos.split(split) for split in ("train", "test")]
+        parts[0] = parts[0][::LABELLED_STRIDE]
         train, test = (_stacked(small_squares(photos, places, trained.settings.size_px)) for places in parts)
         found = (train, photos.labels[parts[0]], test, photos.labels[parts[1]])
     if not settings.toy:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lcl.commands import free_port
+from lcl.core.files import read_json
 from lcl.core.shards import ShardSet
 from lcl.demo import DemoConfig, default_output
 from tests.conftest import ROOT, Run, assert_one_line_error
@@ -86,6 +87,15 @@ def test_restore_photographs_as_the_readme_says(run: Run, photographs: Path) -> 
     assert (photographs / "outputs/rain/eval/restoration.json").exists()
     with Image.open(photographs / "restored.png") as restored:
         assert restored.size == (120, 100)
+
+
+def test_compress_without_loss_as_the_readme_says(run: Run, photographs: Path) -> None:
+    assert run_block(run, "Compress without loss", photographs, {"1500": "2", "50": "4", "16": "2", "128": "32", "3": "2", "8": "2"}) == 4
+    measured = read_json(photographs / "outputs/density/eval/density.json")["measured"]
+    assert measured["coded"][0]["images"] == 2 and measured["plain"]["PNG"]["bits_per_dim"] > 0
+    assert (photographs / "back/photo.png").exists()
+    with Image.open(photographs / "photo.png") as photo, Image.open(photographs / "back/photo.png") as back:
+        assert photo.tobytes() == back.tobytes()
 
 
 def test_the_readme_names_real_flags(run: Run) -> None:

@@ -412,8 +412,18 @@ def test_a_summary_has_the_standard_error_of_the_mean() -> None:
     values = np.array([1.0, 2.0, 4.0]) * math.log(2)
     found = summary(values.tolist(), dims=1)
     assert found.bits_per_dim == pytest.approx(7 / 3) and found.standard_error == pytest.approx(np.std([1, 2, 4], ddof=1) / math.sqrt(3))
-    with pytest.raises(ValueError, match="two images"):
+    with pytest.raises(ValueError, match="two sources"):
         summary([1.0], dims=1)
+
+
+def test_squares_of_one_photograph_are_not_independent() -> None:
+    """Copies of an image take nothing from the standard error; and each image its own source, it is that of images."""
+    values = [1.0, 2.0, 4.0, 7.0]
+    once, copied = summary(values, dims=1), summary(values * 3, dims=1, sources=[0, 1, 2, 3] * 3)
+    assert copied == pytest.approx(once) and summary(values * 3, dims=1).standard_error < 0.6 * once.standard_error
+    assert summary(values, dims=1, sources=[7, 3, 5, 1]) == pytest.approx(once)
+    with pytest.raises(ValueError, match="two sources"):
+        summary(values, dims=1, sources=[2, 2, 2, 2])
 
 
 # Distances of samples
@@ -431,5 +441,8 @@ def test_a_kernel_distance_is_its_sum_over_pairs_and_zero_in_the_mean_of_equals(
     drawn = [torch.randn(200, 6, generator=rng(seed)) for seed in range(2)]
     same, other = kernel_distance(*drawn), kernel_distance(drawn[0], drawn[1] + 1.0)
     assert abs(same.value) < 4 * same.standard_error and other.value > 4 * other.standard_error > 0
+    in_order = drawn[1][drawn[1].sum(dim=1).argsort()]  # as pictures of one photograph after the other
+    sorted_ones = kernel_distance(drawn[0], in_order)
+    assert abs(sorted_ones.value) < 4 * sorted_ones.standard_error
     with pytest.raises(ValueError, match="needs four images or more"):
         kernel_distance(ours[:3], theirs)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from downstream.density.calibration import calibrate
+from downstream.density.measuring import to_code
 from downstream.density.model import DensityModel
 from downstream.density.model_file import TrainedDensity
 from downstream.density.train_config import PRESETS
@@ -42,8 +43,9 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_rows_are_different_and_every_kind_has_its_seeds(study: Any) -> None:
     rows = [row for table in study.rows.TABLES.values() for row in table]
-    assert len({study.rows.name_of(row) for row in rows}) == len(rows) == 3 * 3 * len(study.rows.KINDS)
-    assert study.page.BASE in study.rows.KINDS
+    kinds = len(study.rows.KINDS)
+    assert len({study.rows.name_of(row) for row in rows}) == len(rows) == study.rows.SEEDS * (kinds + (kinds - 2) + (kinds - 2))
+    assert {study.page.BASE, study.page.PRIMARY} < study.rows.KINDS.keys()
 
 
 def test_a_curve_is_means_of_windows_and_says_when_it_is_there(study: Any) -> None:
@@ -59,8 +61,8 @@ def test_what_a_row_measures(study: Any, tmp_path: Path) -> None:
     model = DensityModel(PRESETS["toy"].model).eval().requires_grad_(False)
     u = torch.stack([levels_of(one) for one in read_digits("train")[:60]])
     trained = TrainedDensity(model, calibrate(model, u[:8], aligned=True), {})
-    sight, images = Sight(random_encoder(SQUARE), SightConfig(num_layers=1)), unseen_images("digits", model.settings, num=8)
-    found = study.rows.measure(trained, images, sight, study.rows.TOY, grids=tmp_path)
+    sight, unseen = Sight(random_encoder(SQUARE), SightConfig(num_layers=1)), unseen_images("digits", model.settings, num=8)
+    found = study.rows.measure(trained, unseen, to_code(unseen.images[:2]), sight, study.rows.TOY, grids=tmp_path)
     assert found["vlb"]["bits_per_dim"] > 0 and [one["steps"] for one in found["coded"]] == [study.rows.TOY_STEPS] and len(found["samples"]) == 2
     assert (tmp_path / "ancestral_2.png").exists() and json.dumps(found)
     labels = np.arange(60) % 3
@@ -74,7 +76,7 @@ def made(kind: str, seed: int) -> dict[str, Any]:
     """A row in which context helps by 0.2 bits, and a schedule of all pixels by as much as it hurts."""
     bits = 2.0 + 0.01 * seed - (0.2 if "context" in kind else 0.03 * (seed - 1) if kind == "scalar" else 0.0)
     summary = {"bits_per_dim": bits, "standard_error": 0.01, "context": 0.02}
-    coded = {"steps": 8, "images": 4, "elbo": summary, "elbo_uncalibrated": summary, "payload_bits_per_dim": bits, "bits_per_dim": bits + 0.1, "encode_seconds": 4.0}
+    coded = {"steps": 8, "images": 4, "elbo": summary, "elbo_uncalibrated": summary, "payload_bits_per_dim": bits, "bits_per_dim": bits + 0.1, "encode_seconds": 4.0, "elbo_of_these": bits, "payload_over_elbo": 0.002}
     labels = {"pixels": {"1": [0.5, 0.1]}, "denoiser at 0.4": {"1": [0.25, 0.1]}}
     return {
         "images": 8, "dims": 64, "parameters": 1000, "vlb": summary, "ode": {**summary, "images": 2}, "coded": [coded], "plain": {"PNG": {"bits_per_dim": 3.7, "encode_seconds": 0.1}, "JPEG XL without loss": None},
@@ -97,8 +99,9 @@ def test_the_page_says_what_is_shown_and_what_is_not(study: Any, tmp_path: Path)
     assert "| MuLAN, context of tokens | 3 | 1,000 | 1.810 (0.010) | +0.200 (+0.200 to +0.200) |" in text
     scalar = next(line for line in text.splitlines() if line.startswith("| scalar | 3"))
     assert "+0.000 (-0.075 to +0.075): not shown" in scalar
-    assert "is 2.010, where the linear schedule ends" in text and "| MuLAN, context of tokens | 1.0000 | 3 of 3 | 100 | 100 |" in text
-    assert "JPEG XL without loss |  |  |  |  | not installed" in text and (folder / "curve_digits.svg").exists()
+    assert "is 2.010, where the linear schedule is after 60% of its steps" in text and "| MuLAN, context of tokens | 1.0000 | 3 of 3 | 100 | 100 |" in text
+    assert "JPEG XL without loss |  |  |  |  |  |  | not installed" in text and "| +0.20 +0.20 +0.20 % |" in text and study.page.PRIMARY in text.splitlines()[0]
+    assert (folder / "curve_digits.svg").exists()
 
 
 def test_what_cannot_be_studied(study: Any, tmp_path: Path) -> None:

@@ -11,18 +11,20 @@ import torch
 from PIL import Image
 
 from downstream import density_decode, density_encode, density_info, density_sample, density_verify, eval_density
-from downstream.density.archive import CodingConfig
+from downstream.density.archive_index import CodingConfig
+from downstream.density.calibration import calibrate
 from downstream.density.contexts import token_maps, token_statistics
-from downstream.density.likelihood import OdeConfig, discrete_vlb, vlb
-from downstream.density.measuring import SamplesConfig
+from downstream.density.likelihood import OdeConfig, discrete_vlb, ode_nats, vlb
+from downstream.density.measuring import SamplesConfig, by_plain_coders, coding, middles_to_code
 from downstream.density.model import DensityModel, error_nats
-from downstream.density.model_file import load_density
+from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.objective import DensityObjective, ObjectiveConfig
+from downstream.density.plain import to_png
 from downstream.density.sampling import ancestral, as_grid
 from downstream.density.schedules import NoiseConfig
 from downstream.density.train_config import PRESETS
-from downstream.density.training_images import Digits, SourceConfig, in_channels, read_digits
-from downstream.density.unseen_images import squares
+from downstream.density.training_images import Digits, SourceConfig, in_channels, levels_of, read_digits
+from downstream.density.unseen_images import squares, unseen_images
 from downstream.encoder_record import EncoderRecord
 from downstream.origin_marks import read_mark
 from downstream.sight import Sight, SightConfig
@@ -72,13 +74,14 @@ def test_an_archive_by_its_commands(run: Run, whole: Path, tmp_path: Path, capsy
     with Image.open(tmp_path / "back" / "digits.png") as ours, Image.open(folder / "digits.png") as theirs:
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
     Image.new("L", (3, 3)).save(folder / "digits.png")
-    with pytest.raises(ValueError, match="1 of 2 files differ"):
+    with pytest.raises(ValueError, match="of 2 files 0 are lost and 1 differ"):
         density_verify.main(density_verify.VerifyConfig(input=str(archive), model=model, against=str(folder)))
     damaged = bytearray(archive.read_bytes())
     damaged[-3] ^= 1
     archive.write_bytes(damaged)
-    assert_one_line_error(run("lcl", "density", "decode", archive, tmp_path / "again", "--model", model), "is damaged")
-    assert not (tmp_path / "again").exists()
+    result = run("lcl", "density", "decode", archive, tmp_path / "again", "--model", model)
+    assert_one_line_error(result, "1 of 2 files are not written")
+    assert "digits.png is not written: chunk" in result.stderr and [path.name for path in (tmp_path / "again").iterdir()] == ["notes.txt"]
 
 
 def test_samples_say_what_they_are(whole: Path, tmp_path: Path) -> None:
@@ -215,18 +218,68 @@ def test_a_training_with_an_encoder(run: Run, tmp_path: Path) -> None:
     density_verify.main(density_verify.VerifyConfig(input=str(archive), model=settings.model, against=str(picture)))
 
 
-def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path) -> None:
-    """The mean of the training loss of T steps is ELBO_T without calibration, and that of continuous time the bound."""
+@pytest.mark.parametrize(("steps", "variances"), [(0, "of_q"), (3, "of_q"), (3, "calibrated")])
+def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path, steps: int, variances: str) -> None:
+    """The mean of the training loss of T steps is ELBO_T, with the variances of either kind, and that of continuous time the bound."""
     trained = load_density(whole / "density.safetensors")
+    trained = replace(trained, calibration=torch.ones_like(trained.calibration))  # a training has no table yet
     u = torch.from_numpy(read_digits("test")[:32]).permute(0, 3, 1, 2).long()
-    for steps in (0, 3):
-        objective = DensityObjective(trained.model, ObjectiveConfig(steps=steps))
+    with torch.no_grad():
+        objective = DensityObjective(trained.model, ObjectiveConfig(steps=steps, variances=variances))
         ours = [float(objective(u, torch.Generator().manual_seed(seed)).metrics["bits_per_dim"]) for seed in range(60)]
         rng = torch.Generator().manual_seed(0)
-        bounds = [vlb(trained, u, rng, num_times=8) if not steps else discrete_vlb(trained, u, rng, num_steps=steps, calibrated=False) for _ in range(8)]
+        bounds = [vlb(trained, u, rng, num_times=8) if not steps else discrete_vlb(trained, u, rng, num_steps=steps, calibrated=variances == "calibrated") for _ in range(8)]
         theirs = [float(bound.total.mean()) / u[0].numel() / np.log(2) for bound in bounds]
         error = np.hypot(np.std(ours) / np.sqrt(60), np.std(theirs) / np.sqrt(8))
         assert abs(np.mean(ours) - np.mean(theirs)) < 4 * error < 0.2 * np.mean(ours)
+
+
+def test_a_context_that_says_nothing_costs_what_it_says() -> None:
+    """Bound, ODE and ELBO_T of a model that does not heed its context: a sure one costs log of the number of subsets more than one by chance, in each of them."""
+    torch.manual_seed(0)
+    model = DensityModel(PRESETS["toy"].model).eval().requires_grad_(False)
+    size = model.settings.context.size
+    model.unet.embed[0].weight[:, -size:] = 0
+    model.schedule.head.spread.weight[:] = 0
+    model.context_logits.out.weight[:] = 0
+    u = torch.from_numpy(read_digits("test")[:4]).permute(0, 3, 1, 2).long()
+    trained, costs = TrainedDensity(model, torch.ones(33, 1, 1, 1), {}), []
+    for bias in (0.0, 30.0):
+        model.context_logits.out.bias[:] = torch.tensor([bias, *[0.0] * (size - 1)])
+        rng = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        flows = [ode_nats(trained, u, rng[number], tolerance=1e-2, samples=2, dequantisation=kind)[-1] for number, kind in enumerate(("uniform", "truncated_normal"))]
+        costs.append([*flows, vlb(trained, u, rng[2], num_times=2).total, discrete_vlb(trained, u, rng[3], num_steps=2).total])
+    for by_chance, sure in zip(*costs, strict=True):
+        assert torch.allclose(sure - by_chance, torch.full((4,), math.log(size)), atol=2e-3)
+
+
+def test_the_bound_that_a_codec_pays_is_the_lower_one_and_teaches_the_network_alone(whole: Path) -> None:
+    trained = load_density(whole / "density.safetensors")
+    u = torch.from_numpy(read_digits("test")[:32]).permute(0, 3, 1, 2).long()
+    objectives = [DensityObjective(trained.model, ObjectiveConfig(steps=4, variances=variances)) for variances in ("calibrated", "of_q")]
+    paid, published = (float(np.mean([float(one(u, torch.Generator().manual_seed(seed)).metrics["diffusion_bits"]) for seed in range(20)])) for one in objectives)
+    assert 0 < paid < published
+    model = trained.model.requires_grad_()
+    parts = [model.error[2].weight, model.out.weight, model.schedule.head.out.weight]
+    of_paid, of_published = (torch.autograd.grad(one(u, torch.Generator().manual_seed(0)).loss, parts) for one in objectives)
+    assert torch.equal(of_paid[0], of_published[0]), "what the network expects of itself learns by its own term"
+    assert not any(torch.allclose(ours, theirs, rtol=1e-2) for ours, theirs in zip(of_paid[1:], of_published[1:], strict=True))
+
+
+def test_models_of_one_seed_begin_alike_and_see_the_same_noise() -> None:
+    """Whatever their schedule and context are: else differences between them hold those of seeds."""
+    toy, u = PRESETS["toy"].model, Digits(0).batch(0, range(8))
+    kinds = [("linear", "none"), ("scalar", "none"), ("polynomial", "none"), ("polynomial", "convolutional")]
+    found = []
+    for noise, context in kinds:
+        torch.manual_seed(3)
+        model = DensityModel(replace(toy, noise=replace(toy.noise, kind=noise), context=replace(toy.context, kind=context)))
+        generator = torch.Generator().manual_seed(5)
+        metrics = DensityObjective(model, ObjectiveConfig())(u, generator).metrics
+        same = {name: value for name, value in model.state_dict().items() if name.startswith(("unet.", "out.", "error.")) and not name.startswith("unet.embed.")}
+        found.append((same, float(metrics["reconstruction_bits"]), torch.rand(3, generator=generator)))
+    for same, reconstruction, after in found[1:]:
+        assert all(torch.equal(value, found[0][0][name]) for name, value in same.items()) and reconstruction == found[0][1] and torch.equal(after, found[0][2])
 
 
 def test_the_error_that_is_expected_changes_nothing_else() -> None:
@@ -251,6 +304,31 @@ def test_squares_lie_at_even_distances() -> None:
     assert [one[0, 0, 0].tolist() for one in found] == [pixels[0, 0, 0], pixels[0, 32, 0], pixels[16, 16, 0]]
     with pytest.raises(ValueError, match="no 7 squares of 16 px"):
         squares(pixels, 7, side_px=16)
+
+
+def test_pictures_that_no_training_saw(tmp_path: Path) -> None:
+    """One square of each photograph, then the next of each; and middles, which plain coders take one by one."""
+    for number in range(3):
+        Image.fromarray(waves(40, 50, 3) // (number + 1)).save(tmp_path / f"{number}.png")
+    settings = replace(PRESETS["toy"].model, channels=3, levels=256, size_px=16)
+    unseen = unseen_images(str(tmp_path), settings, num=5)
+    assert unseen.sources == [0, 1, 2, 0, 1] and [one.shape for one in unseen.images] == [(16, 16, 3)] * 5
+    assert np.array_equal(unseen.images[1], unseen.images[0] // 2) and not np.array_equal(unseen.images[3], unseen.images[0])
+    model = DensityModel(settings).eval()
+    trained = TrainedDensity(model, calibrate(model, torch.stack([levels_of(one) for one in unseen.images]), aligned=False), {})
+    chosen = middles_to_code(str(tmp_path), trained, num=2, side_px=32)
+    assert np.array_equal(chosen.pictures[1], (waves(40, 50, 3) // 2)[4:36, 9:41]) and chosen.tiles.shape == (8, 3, 16, 16)
+    assert torch.equal(chosen.tiles[5], levels_of(chosen.pictures[1][:16, 16:]))
+    row = coding(trained, unseen, chosen, torch.Generator().manual_seed(0), steps=2, at_once=1)
+    assert row["images"] == 2 and abs(row["payload_over_elbo"]) < 0.05 and len(row["elbo"]["of_images"]) == 5
+    alone = sum(len(to_png(one)) for one in chosen.pictures) * 8 / (2 * 32 * 32 * 3)
+    assert by_plain_coders(chosen)["PNG"]["bits_per_dim"] == pytest.approx(alone)
+    with pytest.raises(ValueError, match="no whole number of the model's tiles of 16 px"):
+        middles_to_code(str(tmp_path), trained, num=2, side_px=24)
+    with pytest.raises(ValueError, match="holds 3 photographs, 4 are asked for"):
+        middles_to_code(str(tmp_path), trained, num=4, side_px=32)
+    with pytest.raises(ValueError, match="no middle of 48 px"):
+        middles_to_code(str(tmp_path), trained, num=1, side_px=48)
 
 
 def test_samples_follow_their_seed_and_fill_a_grid(whole: Path) -> None:

@@ -8,102 +8,49 @@
 and the CRC-32 of what it decodes to. An encoder decodes every chunk of the model before it writes it; one that would not come back, or that is not smaller, is stored by the plain coders.
 """
 
-import json
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from pydantic import Field
 
+from downstream.density.archive_index import Chunk, CodingConfig, Entry, Index, Piece, Where, check_name, pack_index, unpack_index
 from downstream.density.chain import Chain
 from downstream.density.model_file import TrainedDensity
-from downstream.density.pictures import Layout, Parts, Planes, join, put_together, split, take_apart
+from downstream.density.pictures import Parts, Planes, join, put_together, split, take_apart
 from downstream.density.plain import pack, pack_bytes, unpack, unpack_bytes
-from downstream.density.tiles import Coded, TileCoder
-from lcl.core.config import config, from_dict, to_dict
+from downstream.density.tiles import MAX_TILES, Coded, TileCoder
 
 MAGIC, VERSION = b"LCLD", 2
 HEADER = struct.Struct("<4sB3xQI")
 CRC = struct.Struct("<I")
-MAX_INDEX_BYTES = 1 << 28
 PROBED_TILES, TRIED_TILES = 8, 128  # of a stream of more tiles than the second, so many are tried before all are
 PROBE_MARGIN = 1.1
+LARGER_TILES = 4  # than the images that the model was trained on: attention takes memory by the fourth power of a side
+MAX_CALL_PX = 1 << 18  # of the tiles of one call of the network
+MAX_LEVEL_PX = 1 << 23  # of these for all steps, for which a schedule of each pixel takes 56 bytes a channel
 
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
-Count = Annotated[int, Field(ge=0)]
 Advance = Callable[[int], None]
-
-
-@config
-class CodingConfig:
-    steps: Annotated[int, Field(ge=1, le=4096)] = 32
-    """T: more steps make smaller files, and take as many times longer."""
-    tile_px: Count = 0
-    """Side of the tiles; 0: of the images that the model was trained on."""
-    at_once: Annotated[int, Field(ge=1)] = 1
-    """Tiles of one call of the network: faster, and as many times the initial bits."""
-    chunk_px: Annotated[int, Field(ge=1, le=1 << 26)] = 1 << 20
-    """Pixels of a stream, about: what damage can take with it, and what the initial bits are paid for."""
-
-
-@config
-class Piece:
-    height: Count
-    width: Count
-    channels: Count
-
-
-@config
-class Chunk:
-    kind: Literal["model", "png", "webp", "lzma", "compressed", "stored"]
-    """compressed, stored: bytes, not planes."""
-    length: Count
-    crc: Count
-    content_length: Count
-    """Of what it decodes to, in bytes; and its CRC-32."""
-    content_crc: Count
-    pieces: tuple[Piece, ...] = ()
-    seed_words: Count = 0
-
-
-Where = tuple[int, int]
-"""A chunk, and a piece in it."""
-
-
-@config
-class Entry:
-    name: str
-    form: Literal["file", "png", "tiff"]
-    rest: Count
-    """Chunk of the file, or of the file without its samples."""
-    layout: Layout | None = None
-    pictures: tuple[tuple[Where, ...], ...] = ()
-    """Of each plane its pieces, from above."""
-    others: tuple[tuple[Where, ...], ...] = ()
-
-
-@config
-class Index:
-    coding: CodingConfig
-    torch: str
-    """Version of PyTorch that computed the streams."""
-    entries: tuple[Entry, ...]
-    chunks: tuple[Chunk, ...]
 
 
 @dataclass(frozen=True)
 class Archive:
     model: int
     index: Index
-    payloads: tuple[bytes, ...]
+    payloads: tuple[memoryview, ...]
+    damaged: Mapping[int, str]
+    """Of the chunks that are not whole, what is wrong with them."""
     overhead_bytes: int
     """Header and index."""
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Files of damaged chunks, with what is wrong with the first of these."""
+        return {entry.name: self.damaged[min(bad)] for entry in self.index.entries if (bad := entry.needs & self.damaged.keys())}
 
 
 # Writing
@@ -131,7 +78,7 @@ class Writer:
         for number, top in enumerate(range(0, plane.shape[0], rows)):
             piece = plane[top : top + rows]
             places.append((-1, -1))
-            if picture and plane.shape[2] == settings.channels and int(piece.max()) < settings.levels:
+            if picture and plane.shape[2] == settings.channels and int(piece.max()) < settings.levels and self.coder.num_tiles(piece.shape) <= MAX_TILES:
                 self._waiting.append((piece, places, number))
                 self._waiting_px += piece.shape[0] * piece.shape[1]
                 if self._waiting_px >= self.coding.chunk_px:
@@ -191,20 +138,28 @@ def _comes_back(coder: TileCoder, coded: Coded, pieces: Sequence[Plane], advance
 
 
 def tile_coder(trained: TrainedDensity, coding: CodingConfig) -> TileCoder:
-    return TileCoder(Chain(trained, coding.steps), coding.tile_px or trained.settings.size_px, coding.at_once)
+    """Raises ValueError for tiles that take more memory than any picture should."""
+    tile_px, size_px = coding.tile_px or trained.settings.size_px, trained.settings.size_px
+    if tile_px > LARGER_TILES * size_px:
+        raise ValueError(f"coding.tile_px is {tile_px}, and the model was trained on {size_px} px: take at most {LARGER_TILES * size_px}")
+    call_px = coding.at_once * tile_px * tile_px
+    if call_px > MAX_CALL_PX or call_px * coding.steps > MAX_LEVEL_PX:
+        raise ValueError(
+            f"coding.at_once {coding.at_once} of {tile_px} x {tile_px} px and {coding.steps} steps take too much memory: at most {MAX_CALL_PX} px at once, {MAX_LEVEL_PX} times steps"
+        )
+    return TileCoder(Chain(trained, coding.steps), tile_px, coding.at_once)
 
 
-def encode(files: Sequence[tuple[str, bytes]], trained: TrainedDensity, coding: CodingConfig, *, advance: Advance = lambda pixels: None) -> bytes:
-    """The archive of these files, by name. `advance` counts pixels as they are coded and decoded again.
+def encode(files: Iterable[tuple[str, bytes]], trained: TrainedDensity, coding: CodingConfig, *, advance: Advance = lambda pixels: None) -> bytes:
+    """The archive of these files, by name; each is taken when the one before is coded, or waits for a stream to be full. `advance` counts pixels as they are coded and decoded again.
 
-    Raises ValueError for a name that a decoder would refuse, and for a model whose context comes from an encoder and that was loaded without it.
+    Raises ValueError for names that a decoder would refuse, and for a model whose context comes from an encoder and that was loaded without it.
     """
     trained.check_sight()
-    for name, _ in files:
-        safe_name(name)
     writer = Writer(tile_coder(trained, coding), coding)
     drafts = []
     for name, data in files:
+        check_name(name)
         parts = take_apart(data)
         if parts is None:
             drafts.append((name, "file", writer.add_bytes(data), None, [], []))
@@ -220,12 +175,13 @@ def encode(files: Sequence[tuple[str, bytes]], trained: TrainedDensity, coding: 
     )
     index = Index(coding=coding, torch=torch.__version__, entries=entries, chunks=tuple(writer.chunks))
     model = trained.hash if any(chunk.kind == "model" for chunk in writer.chunks) else 0
+    index.check(model)
     return front_of(index, model) + b"".join(writer.payloads)
 
 
 def front_of(index: Index, model: int) -> bytes:
     """Header and index."""
-    body = zlib.compress(json.dumps(to_dict(index), separators=(",", ":")).encode(), 9)
+    body = pack_index(index)
     header = HEADER.pack(MAGIC, VERSION, model, len(body))
     return header + CRC.pack(zlib.crc32(body, zlib.crc32(header))) + body
 
@@ -239,7 +195,7 @@ def _for_channels(plane: Plane, channels: int) -> list[Plane]:
 
 
 def read(data: bytes) -> Archive:
-    """Index and chunks. Raises ValueError for bytes that are no archive, of another version, cut short, or changed anywhere."""
+    """Index and chunks, damaged ones named. Raises ValueError for bytes that are no archive, of another version, with a damaged index, or with more behind the last chunk."""
     if data[:4] != MAGIC:
         raise ValueError("this is no archive of lcl density (it does not begin with LCLD)")
     start = HEADER.size + CRC.size
@@ -253,94 +209,103 @@ def read(data: bytes) -> Archive:
         raise ValueError(f"the file is cut short: its index has {length} bytes, {len(body)} are there")
     if CRC.unpack_from(data, HEADER.size)[0] != zlib.crc32(body, zlib.crc32(data[: HEADER.size])):
         raise ValueError("the file is damaged (the checksum of its index does not fit): take another copy")
-    try:
-        found = json.loads(zlib.decompressobj().decompress(body, MAX_INDEX_BYTES))
-    except (zlib.error, ValueError) as error:
-        raise ValueError(f"the archive's index says what no encoder writes ({error})") from error
-    index = from_dict(Index, found, origin="the archive's index")
-    if any(chunk.pieces and sum(one.height * one.width * one.channels for one in chunk.pieces) != chunk.content_length or 4 * chunk.seed_words > chunk.length for chunk in index.chunks):
-        raise ValueError("the archive's index says what no encoder writes (chunks of other sizes than their pieces)")
-    payloads, place = [], start + length
+    index = unpack_index(body, model)
+    whole, place, payloads, damaged = memoryview(data), start + length, [], {}
     for number, chunk in enumerate(index.chunks):
-        payload = data[place : place + chunk.length]
+        payload = whole[place : place + chunk.length]
         if zlib.crc32(payload) != chunk.crc:
-            raise ValueError(f"chunk {number} of {len(index.chunks)} is {'cut short' if len(payload) < chunk.length else 'damaged'}: take another copy")
+            damaged[number] = f"chunk {number} of {len(index.chunks)} is {'cut short' if len(payload) < chunk.length else 'damaged'}: take another copy"
         payloads.append(payload)
         place += chunk.length
-    if place != len(data):
+    if place < len(data):
         raise ValueError(f"the file is too long: {len(data)} bytes, {place} were written")
-    return Archive(model, index, tuple(payloads), start + length)
+    return Archive(model, index, tuple(payloads), damaged, start + length)
 
 
-def decode(archive: Archive, trained: TrainedDensity | None, *, advance: Advance = lambda pixels: None) -> list[tuple[str, bytes]]:
-    """The files by name. Raises ValueError for another model than the one that wrote them, for a chunk that does not decode to what was written, and for a name outside of the folder."""
+def decode(archive: Archive, trained: TrainedDensity | None, *, advance: Advance = lambda pixels: None) -> Iterator[tuple[str, bytes | ValueError]]:
+    """The files by name, one after the other; in place of one that is lost what is wrong: a chunk that is damaged or does not decode to what was written.
+
+    Raises ValueError before the first for another model than the one that wrote them. A stream of several files stays in memory until the last of them.
+    """
     if archive.model and (trained is None or trained.hash != archive.model):
         raise ValueError(f"the archive needs the model {archive.model:016x}, " + ("and none is given (--model)" if trained is None else f"and this one is {trained.hash:016x}"))
     coder = tile_coder(trained, archive.index.coding) if archive.model and trained is not None else None
-    names = [safe_name(entry.name) for entry in archive.index.entries]
-    contents = [_content(number, chunk, payload, coder, archive.index, advance) for number, (chunk, payload) in enumerate(zip(archive.index.chunks, archive.payloads, strict=True))]
-    try:
-        return [(name, _file(entry, contents)) for name, entry in zip(names, archive.index.entries, strict=True)]
-    except (IndexError, AssertionError, TypeError, ValueError, OverflowError, struct.error) as error:
-        raise ValueError(f"the archive's index says what no encoder writes ({error})") from error
-
-
-def safe_name(name: str) -> str:
-    """The name. Raises ValueError for one that leads out of a folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
-        raise ValueError(f"the archive holds a file called {name!r}, which lies outside of its folder")
-    return name
+    streams = [chunk for chunk in archive.index.chunks if chunk.kind == "model"]
+    if trained is not None and any(piece.channels != trained.settings.channels for chunk in streams for piece in chunk.pieces):
+        raise ValueError(f"the archive's index says what no encoder writes (planes of other than the model's {trained.settings.channels} channels in its streams)")
+    last = {chunk: number for number, entry in enumerate(archive.index.entries) for chunk in entry.needs}
+    contents: dict[int, Content | ValueError] = {}
+    for number, entry in enumerate(archive.index.entries):
+        for chunk in sorted(entry.needs - contents.keys()):
+            contents[chunk] = _content(archive, chunk, coder, advance)
+        found = _file(entry, contents)
+        for chunk in [chunk for chunk in contents if last[chunk] == number]:
+            del contents[chunk]
+        yield entry.name, found
 
 
 Content = bytes | list[Plane]
 
 
-def _content(number: int, chunk: Chunk, payload: bytes, coder: TileCoder | None, index: Index, advance: Advance) -> Content:
+def _content(archive: Archive, number: int, coder: TileCoder | None, advance: Advance) -> Content | ValueError:
+    """What a chunk decodes to, or why it does not."""
+    chunk, payload = archive.index.chunks[number], archive.payloads[number]
+    if number in archive.damaged:
+        return ValueError(archive.damaged[number])
     shapes = [(one.height, one.width, one.channels) for one in chunk.pieces]
-    if chunk.kind in ("compressed", "stored"):
-        content: Content = unpack_bytes(payload, length=chunk.content_length) if chunk.kind == "compressed" else payload
-    elif chunk.kind == "model":
-        assert coder is not None
-        try:
+    try:
+        if chunk.is_bytes:
+            content: Content = unpack_bytes(payload, length=chunk.content_length) if chunk.kind == "compressed" else bytes(payload)
+        elif chunk.kind == "model":
+            assert coder is not None
             content = coder.decode(Coded(np.frombuffer(payload, dtype="<u4").astype(np.uint32), chunk.seed_words), shapes, advance)
-        except ValueError as error:
-            raise ValueError(_other_numbers(number, index)) from error
-    else:
-        height, width, channels = shapes[0]
-        content = [unpack(chunk.kind, payload, height=height, width=width, channels=channels)]
-    found = zlib.crc32(content if isinstance(content, bytes) else b"".join(plane.tobytes() for plane in content))
-    if found != chunk.content_crc:
-        raise ValueError(_other_numbers(number, index) if chunk.kind == "model" else f"chunk {number} does not decode to what was written: take another copy")
+        else:
+            height, width, channels = shapes[0]
+            content = [unpack(chunk.kind, payload, height=height, width=width, channels=channels)]
+        if _crc(content) != chunk.content_crc:
+            raise ValueError("another checksum")
+    except ValueError as error:
+        return ValueError(
+            _other_numbers(number, archive.index, error) if chunk.kind == "model" else f"chunk {number} does not decode to what was written ({error}): take another copy"
+        )
     return content
 
 
-def _other_numbers(number: int, index: Index) -> str:
+def _crc(content: Content) -> int:
+    """As of all planes after one another."""
+    found = 0
+    for part in [content] if isinstance(content, bytes) else content:
+        found = zlib.crc32(part if isinstance(part, bytes) else np.ascontiguousarray(part), found)
+    return found
+
+
+def _other_numbers(number: int, index: Index, error: ValueError) -> str:
     return (
-        f"chunk {number} does not decode to what was written, though its bytes are whole: this machine or PyTorch {torch.__version__} finds other numbers than PyTorch {index.torch} did; "
+        f"chunk {number} does not decode to what was written ({error}), though its bytes are whole: this machine or PyTorch {torch.__version__} finds other numbers than PyTorch {index.torch} did; "
         "decode with that version, on a machine like the one that wrote it"
     )
 
 
-def _file(entry: Entry, contents: Sequence[Content]) -> bytes:
+def _file(entry: Entry, contents: Mapping[int, Content | ValueError]) -> bytes | ValueError:
+    """The file, or why it is lost: its first chunk that does not decode, or a rest that no encoder writes."""
+    for chunk in sorted(entry.needs):
+        if isinstance(wrong := contents[chunk], ValueError):
+            return wrong
     rest = contents[entry.rest]
-    assert isinstance(rest, bytes)
-    if entry.form == "file" or entry.layout is None:
+    if entry.layout is None:
         return rest
-    pictures, others = ([_plane(places, contents) for places in group] for group in (entry.pictures, entry.others))
-    joined = Planes(tuple(pictures), tuple(others))
-    return put_together(Parts(entry.form, rest, join(joined, entry.layout), entry.layout))
-
-
-def _plane(places: Sequence[Where], contents: Sequence[Content]) -> Plane:
-    return np.concatenate([contents[chunk][piece] for chunk, piece in places], axis=0)
+    pictures, others = (tuple(np.concatenate([contents[chunk][piece] for chunk, piece in plane], axis=0) for plane in group) for group in (entry.pictures, entry.others))
+    try:
+        return put_together(Parts(entry.form, rest, join(Planes(pictures, others), entry.layout), entry.layout))
+    except ValueError as error:
+        return error
 
 
 def sizes(archive: Archive) -> Mapping[str, int]:
     """Bytes by what they are: the model's streams, plain planes, other bytes, header and index; and of the streams the initial bits."""
     found = {"model": 0, "plain": 0, "bytes": 0, "overhead": archive.overhead_bytes, "initial": 0}
     for chunk in archive.index.chunks:
-        kind = chunk.kind if chunk.kind == "model" else "bytes" if chunk.kind in ("compressed", "stored") else "plain"
+        kind = chunk.kind if chunk.kind == "model" else "bytes" if chunk.is_bytes else "plain"
         found[kind] += chunk.length
         found["initial"] += 4 * chunk.seed_words
     return found

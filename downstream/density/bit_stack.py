@@ -111,7 +111,12 @@ class BitStack:
         return (1 << digits) - 1 + sum(int(self.pop_bit(0.5)) << shift for shift in range(digits))
 
     def _parts(self, places: Int[np.ndarray, " n"]) -> Iterator[Int[np.ndarray, " part"]]:
-        """The places in parts, before each of which the stack is filled as far as it can need; all at once where it holds enough or cannot grow."""
+        """The places in parts, before each of which the stack is filled as far as it can need; all at once where it holds enough or cannot grow.
+
+        Raises ValueError where nothing is left of one that cannot grow: an encoder's is never empty, and zeros without end would come.
+        """
+        if not self._grows and self._coder.is_empty():
+            raise ValueError("the bits are damaged (they end before the last tile)")
         if not self._grows or self._coder.num_words() >= _words(len(places)):
             yield places
             return

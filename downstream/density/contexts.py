@@ -70,6 +70,11 @@ class TokenContext(nn.Module):
         return self.layers(token_statistics(token_maps(self.sight, x)).to(x.dtype))
 
 
+def branch(generator: torch.Generator) -> torch.Generator:
+    """A generator that one number of another seeds. What draws from it, however much, moves the other by that number alone: so models with a context and without one see the same noise."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
 def token_statistics(tokens: Float[Tensor, "images tokens rows columns"]) -> Float[Tensor, "images features"]:
     """Mean and spread over places."""
     return torch.cat([reduce(tokens, "images tokens rows columns -> images tokens", "mean"), tokens.flatten(2).std(dim=2, correction=0)], dim=1)

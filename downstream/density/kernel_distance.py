@@ -40,9 +40,11 @@ def squared_distance(ours: Features, theirs: Float[Tensor, "others width"]) -> f
 
 
 def kernel_distance(ours: Features, theirs: Float[Tensor, "others width"], *, num_parts: int = NUM_PARTS) -> Distance:
-    """The mean over disjoint parts of both sets, in their order, and its standard error from the spread of the parts, which are independent (the B-test of arXiv:1307.1954)."""
+    """The mean over disjoint parts of both sets, shuffled once, since neighbours in a file are alike, and its standard error from the spread of the parts, which are independent (the B-test of arXiv:1307.1954)."""
     parts = min(num_parts, len(ours) // 2, len(theirs) // 2)
     if parts < 2:
         raise ValueError(f"a kernel distance with its standard error needs four images or more of each kind, not {len(ours)} and {len(theirs)}")
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (features[torch.randperm(len(features), generator=generator)] for features in (ours, theirs))
     found = torch.tensor([squared_distance(*pair) for pair in zip(ours.tensor_split(parts), theirs.tensor_split(parts), strict=True)], dtype=torch.float64)
     return Distance(float(found.mean()), float(found.std() / math.sqrt(parts)))

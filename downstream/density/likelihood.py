@@ -61,12 +61,18 @@ class Summary(NamedTuple):
     """Of the mean over images; the noise of each image's own estimate is in it."""
 
 
-def summary(nats: Sequence[float] | Nats, *, dims: int) -> Summary:
-    """Mean and standard error of nats of images, in bits for each dimension. Raises ValueError for fewer than two images."""
+def summary(nats: Sequence[float] | Nats, *, dims: int, sources: Sequence[int] | None = None) -> Summary:
+    """Mean and standard error of nats of images, in bits for each dimension. Images of one source, as squares of one photograph, are not independent: their errors add up first.
+
+    The error is sqrt(n / (n - 1) sum_s (sum_{i of s} (x_i - mean))^2) / N for N images of n sources. Raises ValueError for fewer than two sources.
+    """
     values = bits_per_dim(torch.as_tensor(nats, dtype=torch.float64), dims=dims)
-    if len(values) < 2:
-        raise ValueError("a standard error needs two images or more")
-    return Summary(float(values.mean()), float(values.std() / math.sqrt(len(values))))
+    _, place = torch.unique(torch.arange(len(values)) if sources is None else torch.tensor(sources), return_inverse=True)
+    num = int(place.max()) + 1 if len(place) else 0
+    if num < 2:
+        raise ValueError("a standard error needs images of two sources or more")
+    errors = torch.zeros(num, dtype=torch.float64).index_add(0, place, values - values.mean())
+    return Summary(float(values.mean()), math.sqrt(num / (num - 1) * float(errors.square().sum())) / len(values))
 
 
 @torch.no_grad()

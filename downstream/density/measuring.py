@@ -1,7 +1,7 @@
 """What a density model is measured by: bounds over many images, bits of its codec beside those of plain coders, and its samples.
 
     images --bound, batch by batch--> nats of each --> bits per dimension with standard errors
-    images --one stream--> payload, initial bits, header; the same images --PNG, WebP, JPEG XL, lzma--> bits; seconds of each
+    images, or middles of photographs --one stream--> payload, initial bits, header; the same --PNG, WebP, JPEG XL, lzma--> bits; seconds of each
     noise --steps or ODE--> samples --frozen encoder--> features --> kernel distance to those of images, by evaluations of the network
 """
 
@@ -15,14 +15,17 @@ from jaxtyping import Float, Int, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from downstream.density.archive import CodingConfig, Index, chunk_of, front_of, tile_coder
+from downstream.density.archive import chunk_of, front_of, tile_coder
+from downstream.density.archive_index import CodingConfig, Index
 from downstream.density.contexts import token_maps
-from downstream.density.diffusion import to_data
+from downstream.density.diffusion import bits_per_dim, to_data
 from downstream.density.kernel_distance import kernel_distance
-from downstream.density.likelihood import Bound, Summary, summary
+from downstream.density.likelihood import Bound, Summary, discrete_vlb, summary
 from downstream.density.model_file import TrainedDensity
 from downstream.density.plain import PlainKind, from_jxl, to_jxl, to_lzma, to_png, to_webp, unpack
 from downstream.density.sampling import along_ode, ancestral
+from downstream.density.training_images import levels_of
+from downstream.density.unseen_images import Unseen, middles
 from downstream.sight import Sight
 from lcl.core.config import config
 
@@ -46,9 +49,10 @@ def in_batches(bound: Callable[..., Bound], trained: TrainedDensity, u: Levels, 
     return Bound(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
 
-def by_terms(bound: Bound, *, dims: int) -> dict[str, float]:
-    """The whole with its standard error, and the mean of each term."""
-    return as_dict(summary(bound.total, dims=dims)) | {name: summary(value, dims=dims).bits_per_dim for name, value in bound._asdict().items()}
+def by_terms(bound: Bound, *, dims: int, sources: Sequence[int]) -> dict[str, Any]:
+    """The whole with its standard error, the mean of each term, and the whole of each image."""
+    terms = {name: float(bits_per_dim(value.double().mean(), dims=dims)) for name, value in bound._asdict().items()}
+    return as_dict(summary(bound.total, dims=dims, sources=sources)) | terms | {"of_images": [round(value, 4) for value in bits_per_dim(bound.total, dims=dims).tolist()]}
 
 
 def as_dict(found: Summary) -> dict[str, float]:
@@ -58,23 +62,61 @@ def as_dict(found: Summary) -> dict[str, float]:
 # Bits
 
 
-def coded(trained: TrainedDensity, images: Sequence[Picture], *, steps: int, at_once: int) -> dict[str, Any]:
-    """Bits of an archive of all images in one stream, by what they are, and seconds of processor time. Raises ValueError if the images do not come back."""
-    settings = CodingConfig(steps=steps, at_once=at_once)
-    coder, mosaic = tile_coder(trained, settings), np.concatenate(images, axis=1)
+class ToCode(NamedTuple):
+    pictures: list[Picture]
+    tiles: Levels
+    """What the model is shown of them, one after the other."""
+    apart: bool
+    """Whether plain coders take each as a file of its own; else all as one picture."""
+
+
+def to_code(images: Sequence[Picture]) -> ToCode:
+    """Images of the model's size. As files of their own they would be little but headers to plain coders."""
+    return ToCode(list(images), torch.stack([levels_of(one) for one in images]), apart=False)
+
+
+def middles_to_code(folder: str, trained: TrainedDensity, *, num: int, side_px: int) -> ToCode:
+    """Middles of photographs, which plain coders take as they are: a mosaic of small squares has edges that cost them a tenth. Raises ValueError for a side that is no multiple of the model's."""
+    size = trained.settings.size_px
+    if side_px % size:
+        raise ValueError(f"middles of {side_px} px are no whole number of the model's tiles of {size} px")
+    pictures = middles(folder, trained.settings, num=num, side_px=side_px)
+    places = [(top, left) for top in range(0, side_px, size) for left in range(0, side_px, size)]
+    return ToCode(pictures, torch.stack([levels_of(one[top : top + size, left : left + size]) for one in pictures for top, left in places]), apart=True)
+
+
+def coding(trained: TrainedDensity, unseen: Unseen, chosen: ToCode | None, generator: torch.Generator, *, steps: int, at_once: int, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """ELBO_T of all images, with calibrated variances and without; and what the codec makes of the chosen ones beside ELBO_T of the same."""
+    u = torch.stack([levels_of(one) for one in unseen.images])
+    dims, row = u[0].numel(), {"steps": steps}
+    for name, calibrated in (("elbo", True), ("elbo_uncalibrated", False)):
+        row[name] = by_terms(in_batches(discrete_vlb, trained, u, generator, advance=advance, num_steps=steps, calibrated=calibrated), dims=dims, sources=unseen.sources)
+    if chosen is not None:
+        of_these = in_batches(discrete_vlb, trained, chosen.tiles, generator, num_steps=steps)
+        row |= coded(trained, chosen, steps=steps, at_once=at_once) | {"elbo_of_these": float(bits_per_dim(of_these.total.double().mean(), dims=dims))}
+        row["payload_over_elbo"] = row["payload_bits_per_dim"] / row["elbo_of_these"] - 1
+    return row
+
+
+def coded(trained: TrainedDensity, chosen: ToCode, *, steps: int, at_once: int) -> dict[str, Any]:
+    """Bits of an archive of all pictures in one stream, by what they are, and seconds of processor time of one thread. Raises ValueError if they do not come back."""
+    settings, threads = CodingConfig(steps=steps, at_once=at_once), torch.get_num_threads()
+    torch.set_num_threads(1)  # as the codec's commands
+    coder, planes = tile_coder(trained, settings), chosen.pictures if chosen.apart else [np.concatenate(chosen.pictures, axis=1)]
     began = time.process_time()
-    stream = coder.encode([mosaic], lambda pixels: None)
+    stream = coder.encode(planes, lambda pixels: None)
     encoded = time.process_time()
-    back = coder.decode(stream, [mosaic.shape], lambda pixels: None)
+    back = coder.decode(stream, [plane.shape for plane in planes], lambda pixels: None)
     decoded = time.process_time()
-    if not np.array_equal(back[0], mosaic):
+    torch.set_num_threads(threads)
+    if not all(np.array_equal(*pair) for pair in zip(back, planes, strict=True)):
         raise ValueError(f"with {steps} steps the images do not come back")
-    payload = stream.words.astype("<u4").tobytes()
-    chunk = chunk_of("model", payload, content=mosaic.tobytes(), pieces=[mosaic], seed_words=stream.seed_words)
+    payload, size = stream.words.astype("<u4").tobytes(), sum(plane.size for plane in planes)
+    chunk = chunk_of("model", payload, content=b"".join(plane.tobytes() for plane in planes), pieces=planes, seed_words=stream.seed_words)
     header = front_of(Index(coding=settings, torch=torch.__version__, entries=(), chunks=(chunk,)), trained.hash)
     bits = {"payload": 32 * (len(stream.words) - stream.seed_words), "initial": 32 * stream.seed_words, "header": 8 * len(header)}
     return {
-        "images": len(images), **{f"{name}_bits_per_dim": value / mosaic.size for name, value in bits.items()}, "bits_per_dim": sum(bits.values()) / mosaic.size,
+        "images": len(chosen.pictures), **{f"{name}_bits_per_dim": value / size for name, value in bits.items()}, "bits_per_dim": sum(bits.values()) / size,
         "encode_seconds": encoded - began, "decode_seconds": decoded - encoded,
     }  # fmt: skip
 
@@ -94,25 +136,28 @@ PLAIN = {
 }  # fmt: skip
 
 
-def by_plain_coders(images: Sequence[Picture]) -> dict[str, dict[str, float] | None]:
+def by_plain_coders(chosen: ToCode) -> dict[str, dict[str, float] | None]:
     """Bits and seconds of processor time of what everybody has; None of a format that is not there.
 
-    All images are one picture, nearly square, or for lzma bytes after one another, which is kinder than a file for each. Raises ValueError if one does not come back.
+    Where pictures are not taken apart, all are one, nearly square, or for lzma bytes after one another, which is kinder than a file for each. Raises ValueError if one does not come back.
     """
-    picture, found = mosaic_of(images), {}
+    mosaic, found = mosaic_of(chosen.pictures), {}
     for name, coder in PLAIN.items():
-        plane = np.concatenate(images, axis=0) if name == "lzma" else picture
+        planes = chosen.pictures if chosen.apart else [np.concatenate(chosen.pictures, axis=0) if name == "lzma" else mosaic]
         began = time.process_time()
-        data = coder.encode(plane)
-        if data is None:
+        data = [coder.encode(plane) for plane in planes]
+        encoded = time.process_time()
+        files = [one for one in data if one is not None]
+        if len(files) < len(planes):
             found[name] = None
             continue
-        encoded = time.process_time()
-        back = coder.decode(data, plane.shape)
+        back = [coder.decode(one, plane.shape) for one, plane in zip(files, planes, strict=True)]
         decoded = time.process_time()
-        if not np.array_equal(back, plane):
+        if not all(np.array_equal(*pair) for pair in zip(back, planes, strict=True)):
             raise ValueError(f"{name} does not give the images back")
-        found[name] = {"bits_per_dim": 8 * len(data) / sum(one.size for one in images), "encode_seconds": encoded - began, "decode_seconds": decoded - encoded}
+        found[name] = {
+            "bits_per_dim": 8 * sum(map(len, files)) / sum(one.size for one in chosen.pictures), "encode_seconds": encoded - began, "decode_seconds": decoded - encoded,
+        }  # fmt: skip
     return found
 
 
@@ -129,9 +174,9 @@ def mosaic_of(images: Sequence[Picture]) -> Picture:
 
 @config
 class SamplesConfig:
-    num: Annotated[int, Field(ge=0)] = 64
+    num: Annotated[int, Field(ge=0)] = 32
     """Of each way; 0: none."""
-    steps: tuple[Positive, ...] = (8, 32, 128)
+    steps: tuple[Positive, ...] = (8, 32)
     """Of ancestral sampling, each a way."""
     tolerances: tuple[Annotated[float, Field(gt=0)], ...] = (1e-3,)
     """Of the ODE's solver, each a way."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from downstream.density.contexts import ContextConfig, ConvolutionalContext, TokenContext
+from downstream.density.contexts import ContextConfig, ConvolutionalContext, TokenContext, branch
 from downstream.density.diffusion import Gamma, Images, eps_of_v, sigma
 from downstream.density.schedules import NoiseConfig, Path
 from downstream.density.subsets import most_likely, relaxed_sample, sample, uniform_nats
@@ -75,13 +75,12 @@ class DensityModel(nn.Module):
         """`num_features` are those of the sight, for a context of tokens."""
         super().__init__()
         self.settings = settings
-        kind = settings.context.kind
-        self.schedule = settings.noise.build(channels=settings.channels, context_size=settings.context_size, levels=settings.levels)
+        kind, width = settings.context.kind, settings.unet.widths[0]
+        # in this order one seed gives the network the same weights whatever the schedule and the context are: what takes the context is the last of the U-Net
+        self.out = nn.Conv2d(width, settings.channels, 3, padding=1)
+        self.error = nn.Sequential(nn.Conv2d(width + settings.channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, settings.channels, 1))
         self.unet = UNet(settings.unet, channels=settings.channels, levels=settings.levels, context_size=settings.context_size)
-        self.out = nn.Conv2d(self.unet.width, settings.channels, 3, padding=1)
-        self.error = nn.Sequential(
-            nn.Conv2d(self.unet.width + settings.channels, self.unet.width, 3, padding=1), nn.SiLU(), nn.Conv2d(self.unet.width, settings.channels, 1)
-        )
+        self.schedule = settings.noise.build(channels=settings.channels, context_size=settings.context_size, levels=settings.levels)
         self.context_logits: ConvolutionalContext | TokenContext | None = None
         if kind == "convolutional":
             self.context_logits = ConvolutionalContext(settings.context, channels=settings.channels)
@@ -102,22 +101,24 @@ class DensityModel(nn.Module):
 
     def draw_context(self, x: Images, generator: torch.Generator) -> Drawn:
         """A context from q(c | x), with the gradient of its exact marginals, and its exact KL."""
+        apart = branch(generator)
         if self.context_logits is None:
             return Drawn(self.no_context(len(x)), x.new_zeros(len(x)))
-        return Drawn(*relaxed_sample(self.logits(x), self.settings.context.chosen, generator))
+        return Drawn(*relaxed_sample(self.logits(x), self.settings.context.chosen, apart))
 
     def coded_context(self, x: Images, generator: torch.Generator) -> Drawn:
         """The context that a codec takes: drawn, or the likeliest at its full cost where it is sent."""
         if not self.settings.sends_context:
             return self.draw_context(x, generator)
+        branch(generator)  # as if it were drawn
         return Drawn(most_likely(self.logits(x), self.settings.context.chosen).to(x), x.new_full((len(x),), self.settings.context_nats))
 
     def random_context(self, num: int, generator: torch.Generator) -> Float[Tensor, "images size"]:
         """Contexts from the prior: all subsets alike."""
-        nothing = self.no_context(num)
+        nothing, apart = self.no_context(num), branch(generator)
         if self.context_logits is None:
             return nothing
-        return sample(torch.zeros(num, self.settings.context.size), self.settings.context.chosen, generator).to(nothing)
+        return sample(torch.zeros(num, self.settings.context.size), self.settings.context.chosen, apart).to(nothing)
 
     def path(self, context: Float[Tensor, "images size"], height: int, width: int) -> Path:
         """One for each image; of a model without a context one for all."""

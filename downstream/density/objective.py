@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.density.contexts import token_maps
-from downstream.density.diffusion import antithetic_times, bits_per_dim, diffuse, diffusion_nats, prior_nats, reconstruction_nats, step_nats, to_data
+from downstream.density.diffusion import (
+    antithetic_times,
+    bits_per_dim,
+    calibrated_step_nats,
+    diffuse,
+    diffusion_nats,
+    prior_nats,
+    reconstruction_nats,
+    step_nats,
+    to_data,
+)  # fmt: skip
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.schedules import with_slope
 from downstream.density.times import ImportanceTimes
@@ -25,6 +35,8 @@ from lcl.core.config import config
 class ObjectiveConfig:
     steps: Annotated[int, Field(ge=0)] = 0
     """T of the discrete bound, best the one that is coded with; 0: continuous time."""
+    variances: Literal["calibrated", "of_q"] = "calibrated"
+    """Of the steps of that bound. calibrated: they hold the error that the network expects of itself, as those of the codec do. of_q: they do not, as published."""
     times: Literal["uniform", "importance"] = "uniform"
     """importance: more often where the bound's terms are large, each counted the less (downstream/density/times.py)."""
     alignment: Annotated[float, Field(ge=0)] = 0.0
@@ -56,7 +68,12 @@ class DensityObjective(nn.Module):
         else:
             gamma, slope = with_slope(path, t)
         found = model.denoise(diffuse(x, eps, gamma), gamma, drawn.context)
-        diffusion = num_steps * step_nats(eps, found.eps_hat, gamma_before, gamma) if num_steps else diffusion_nats(eps, found.eps_hat, slope)
+        if not num_steps:
+            diffusion = diffusion_nats(eps, found.eps_hat, slope)
+        elif self.settings.variances == "of_q":
+            diffusion = num_steps * step_nats(eps, found.eps_hat, gamma_before, gamma)
+        else:
+            diffusion = num_steps * calibrated_step_nats(eps, found.eps_hat, gamma_before, gamma, squared_error=found.squared_error.detach())
         if self.times is not None:
             self.times.note(t, diffusion)
         with torch.no_grad():  # both ends are fixed, so nothing can be learned from these

@@ -13,14 +13,15 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tifffile
 from jaxtyping import UInt, UInt8
 from PIL import Image
+from pydantic import Field
 
-from lcl.core.config import config
+from lcl.core.config import config, from_dict, to_dict
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_BANDS = {0: 1, 2: 3, 4: 2, 6: 4}              # of a colour type
@@ -28,32 +29,46 @@ PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # that Pillow has for so man
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 TIFF_ALPHA = (1, 2)  # of ExtraSamples
 MAX_PIXELS = 1 << 28
+MAX_BANDS = (1 << 16) - 1  # a TIFF's tag has 16 bits for them
 PICTURE_BITS = 8
 
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
+Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+Channels = Literal[1, 3]
 
 
 @config
 class Layout:
     """How samples lie in a file."""
 
-    height: int
+    height: Side
     """In a TIFF of several pages or tiles that of all, one below the other."""
-    width: int
-    bands: int
-    bytes: int
+    width: Side
+    bands: Annotated[int, Field(ge=1, le=MAX_BANDS)]
+    bytes: Literal[1, 2, 4, 8, 16]
     """Of a sample."""
-    colours: tuple[int, ...]
+    colours: Annotated[tuple[Channels, ...], Field(max_length=MAX_BANDS)]
     """Bands of each picture; those that are left are alpha."""
     big_endian: bool = True
     planar: bool = False
     """Band by band, not pixel by pixel."""
     kind: Literal["unsigned", "signed", "other"] = "unsigned"
     """Of samples; others (floats) look like pictures in no bits."""
-    least: int = 0
+    least: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
     """Of the samples that are deeper than a byte, as unsigned: it is subtracted."""
-    shift: int = 0
+    shift: Annotated[int, Field(ge=0, le=64 - PICTURE_BITS)] = 0
     """Bits below the eight that are a picture: those in use of such samples, less eight."""
+
+    def check(self) -> None:
+        """Raises ValueError for values that are in their ranges and do not fit together."""
+        if self.height * self.width > MAX_PIXELS:
+            raise ValueError(f"{self.width} x {self.height} pixels, more than {MAX_PIXELS}")
+        if sum(self.colours) > self.bands:
+            raise ValueError(f"pictures of {sum(self.colours)} bands, and there are {self.bands}")
+        if self.kind != "other" and self.bytes > 8:
+            raise ValueError(f"whole numbers of {self.bytes} bytes")
+        if self.least >> 8 * self.bytes or self.shift > 8 * self.bytes - PICTURE_BITS:
+            raise ValueError(f"samples of {self.bytes} bytes from {self.least} up, {self.shift} bits below the picture")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,6 +78,17 @@ class Layout:
     def length(self) -> int:
         """Bytes of all samples."""
         return math.prod(self.shape) * self.bytes
+
+    @property
+    def num_alpha(self) -> int:
+        return self.bands - sum(self.colours)
+
+    @property
+    def num_bands(self) -> tuple[int, int]:
+        """Channels of all planes that `split` makes, those of pictures and the others."""
+        if self.kind == "other":
+            return 0, self.bands * self.bytes
+        return sum(self.colours), self.num_alpha + len(_lower(self)) * self.bands
 
     @property
     def sign(self) -> int:
@@ -88,16 +114,18 @@ class Planes:
 
 
 def take_apart(data: bytes) -> Parts | None:
-    """The parts of a file of the kinds above that a decoder reads without complaint; None for any other bytes, and for pictures without pixels."""
+    """The parts of a file of the kinds above that a decoder reads without complaint; None for any other bytes, for pictures without pixels, and for those beyond the ranges of `Layout`."""
     try:
         parts = _png_parts(data) if data.startswith(PNG_MAGIC) else _tiff_parts(data) if data.startswith(TIFF_MAGICS) else None
+        if parts is not None:
+            from_dict(Layout, to_dict(parts.layout), origin="the picture").check()
     except Exception:  # a decoder meets any bytes: whatever it raises means that the file is kept as it is
         return None
-    return parts if parts is not None and parts.layout.length else None
+    return parts
 
 
 def put_together(parts: Parts) -> bytes:
-    """The file: the inverse of `take_apart`, for a PNG up to the compression of its pixels."""
+    """The file: the inverse of `take_apart`, for a PNG up to the compression of its pixels. Raises ValueError for a rest of a file that does not say where samples of this length go."""
     return _png_file(parts) if parts.form == "png" else _tiff_file(parts)
 
 
@@ -140,12 +168,11 @@ def join(planes: Planes, layout: Layout) -> bytes:
     if layout.kind == "other":
         found = np.stack([np.stack(others[number * layout.bands : (number + 1) * layout.bands], axis=2) for number in range(layout.bytes)], axis=3)
         return (np.moveaxis(found, 2, 0) if layout.planar else found).tobytes()
-    num_alpha = layout.bands - sum(layout.colours)
-    highest = np.concatenate([*planes.pictures, *(one[..., None] for one in others[:num_alpha])], axis=2)
+    highest = np.concatenate([*planes.pictures, *(one[..., None] for one in others[: layout.num_alpha])], axis=2)
     values = highest.astype(f"u{layout.bytes}") << layout.shift
     for place, (below, _) in enumerate(_lower(layout)):
         for band in range(layout.bands):
-            values[..., band] |= others[num_alpha + place * layout.bands + band].astype(values.dtype) << below
+            values[..., band] |= others[layout.num_alpha + place * layout.bands + band].astype(values.dtype) << below
     values = (values + values.dtype.type(layout.least)) ^ values.dtype.type(layout.sign)
     return (np.moveaxis(values, 2, 0) if layout.planar else values).astype(values.dtype.newbyteorder(">" if layout.big_endian else "<")).tobytes()
 
@@ -160,6 +187,13 @@ def _lower(layout: Layout) -> list[tuple[int, int]]:
     """Of each byte below the eight highest bits, from above: where it begins, and its mask."""
     edges = [*range(layout.shift, 0, -8), 0]
     return [(last, (1 << first - last) - 1) for first, last in zip(edges, edges[1:], strict=False)]
+
+
+def _numbers(form: str, data: bytes, place: int) -> tuple[int, ...]:
+    try:
+        return struct.unpack_from(form, data, place)
+    except struct.error as error:
+        raise ValueError(f"the rest of a picture is cut short ({error})") from error
 
 
 # PNG
@@ -218,7 +252,7 @@ def _png_samples(body: bytes, *, height: int, width: int, bytes_each: int) -> by
 
 
 def _png_file(parts: Parts) -> bytes:
-    length = struct.unpack_from("<I", parts.rest)[0]
+    (length,) = _numbers("<I", parts.rest, 0)
     head, tail = parts.rest[4 : 4 + length], parts.rest[4 + length :]
     layout, buffer = parts.layout, io.BytesIO()
     Image.frombytes(PNG_MODES[layout.bands * layout.bytes], (layout.width, layout.height), parts.samples).save(buffer, "PNG")
@@ -276,11 +310,15 @@ def _page_layout(page: tifffile.TiffPage, *, big_endian: bool) -> Layout | None:
 
 
 def _tiff_file(parts: Parts) -> bytes:
-    num = struct.unpack_from("<I", parts.rest)[0]
-    numbers = struct.unpack_from(f"<{2 * num}Q", parts.rest, 4)
+    (num,) = _numbers("<I", parts.rest, 0)
+    numbers = _numbers(f"<{2 * num}Q", parts.rest, 4)
+    if sum(numbers[1::2]) != len(parts.samples):
+        raise ValueError(f"the rest of a TIFF has places for {sum(numbers[1::2])} bytes of samples, and there are {len(parts.samples)}")
     rest, parts_of_file, length_so_far, taken, used = parts.rest[4 + 16 * num :], [], 0, 0, 0
     for begin, length in zip(numbers[::2], numbers[1::2], strict=True):
         gap = begin - length_so_far
+        if not 0 <= gap <= len(rest) - taken:
+            raise ValueError(f"the rest of a TIFF has {len(rest)} bytes, and its samples would lie beyond them")
         parts_of_file += [rest[taken : taken + gap], parts.samples[used : used + length]]
         taken, used, length_so_far = taken + gap, used + length, begin + length
     return b"".join(parts_of_file) + rest[taken:]

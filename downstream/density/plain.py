@@ -2,6 +2,8 @@
 
 import io
 import lzma
+import struct
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -11,9 +13,11 @@ from PIL import Image
 
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
 PlainKind = Literal["png", "webp", "lzma"]
+Buffer = bytes | memoryview
 
 WEBP_SIDE = 16_383        # the largest
 MOST_PIXELS = 89_478_485  # that Pillow opens without complaint (Image.MAX_IMAGE_PIXELS)
+LZMA_BYTES = 1 << 26      # that a decoder may take for itself; `pack_bytes` makes one take nine million
 
 
 def pack(plane: Plane) -> tuple[PlainKind, bytes]:
@@ -26,16 +30,34 @@ def pack(plane: Plane) -> tuple[PlainKind, bytes]:
     raise AssertionError("lzma always gives back what it was given")
 
 
-def unpack(kind: PlainKind, data: bytes, *, height: int, width: int, channels: int) -> Plane:
-    """Raises ValueError for bytes that are none of that size."""
-    shape = (height, width, channels)
+def unpack(kind: PlainKind, data: Buffer, *, height: int, width: int, channels: int) -> Plane:
+    """Raises ValueError for bytes that are none of that size, and for those of a larger picture before a pixel of it is made."""
+    if kind == "lzma":
+        return np.frombuffer(unpack_bytes(data, length=height * width * channels), dtype=np.uint8).reshape(height, width, channels)
     try:
-        if kind == "lzma":
-            return np.frombuffer(unpack_bytes(data, length=height * width * channels), dtype=np.uint8).reshape(shape)
-        with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as image:
-            return np.asarray(image.convert("RGB" if channels == 3 else "L") if image.mode not in ("RGB", "L") else image).reshape(height, width, -1)[..., :channels]
-    except (OSError, ValueError, SyntaxError) as error:
+        if kind == "webp" and _webp_size(data) != (width, height):  # opening one makes room for its pixels
+            raise ValueError("of another size")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as image:
+                if image.size != (width, height) or image.mode not in ("RGB", "L"):
+                    raise ValueError(f"{image.mode} of {image.width} x {image.height}")
+                plane = np.asarray(image).reshape(height, width, -1)[..., :channels]
+        if plane.shape[2] != channels:
+            raise ValueError("without its colours")
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder meets any bytes: whatever it raises means damage
         raise ValueError(f"a plane of {kind} is damaged ({error})") from error
+    return plane
+
+
+def _webp_size(data: Buffer) -> tuple[int, int]:
+    """Width and height of a WebP without loss and without anything beside its pixels (RFC 9649, section 3.4). Raises ValueError for others."""
+    if bytes(data[:4]) != b"RIFF" or bytes(data[8:16]) != b"WEBPVP8L":
+        raise ValueError("no WebP of pixels alone")
+    (bits,) = struct.unpack_from("<I", data, 21)
+    return (bits & WEBP_SIDE) + 1, (bits >> 14 & WEBP_SIDE) + 1
 
 
 def to_png(plane: Plane) -> bytes | None:
@@ -76,10 +98,10 @@ def pack_bytes(data: bytes) -> bytes:
     return lzma.compress(data, preset=6)
 
 
-def unpack_bytes(data: bytes, *, length: int) -> bytes:
+def unpack_bytes(data: Buffer, *, length: int) -> bytes:
     """The inverse. Raises ValueError for bytes that are not of so many, without making more of them."""
     try:
-        found = lzma.LZMADecompressor().decompress(data, max_length=length + 1)
+        found = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_BYTES).decompress(data, max_length=length + 1)
     except lzma.LZMAError as error:
         raise ValueError(f"compressed bytes are damaged ({error})") from error
     if len(found) != length:

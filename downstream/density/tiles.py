@@ -13,6 +13,8 @@ from downstream.density.chain import Chain
 Plane = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
 Shape = tuple[int, int, int]
 
+MAX_TILES = 1 << 20  # of a plane, whose places are a list
+
 
 @dataclass(frozen=True)
 class Coded:
@@ -39,7 +41,9 @@ class TileCoder:
         return Coded(stack.words(), stack.seed_words)
 
     def decode(self, coded: Coded, shapes: Sequence[Shape], advance: Callable[[int], None]) -> list[Plane]:
-        """The inverse. Raises ValueError if the stream does not end as it began."""
+        """The inverse. Raises ValueError if the stream does not end as it began, and for planes of more than MAX_TILES."""
+        if max(map(self.num_tiles, shapes)) > MAX_TILES:
+            raise ValueError(f"a plane of more than {MAX_TILES} tiles")
         stack = BitStack(coded.words)
         planes = []
         for height, width, channels in reversed(shapes):

@@ -54,13 +54,14 @@ DIGITS = DensityConfig(
 PRESETS: dict[str, TrainDensityConfig] = {
     # Minutes on one core.
     "digits": TrainDensityConfig(
-        source=SourceConfig(kind="digits"), model=DIGITS, optimizer=FitOptimizerConfig(learning_rate=2e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02)),
-        fit=FitConfig(steps=3000, batch_items=64, micro_items=64), calibration_images=1024,
+        source=SourceConfig(kind="digits"), model=DIGITS, optimizer=FitOptimizerConfig(kind="muon", muon_ratio=1.0, learning_rate=4e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02), ema_decay=0.995),
+        fit=FitConfig(steps=2000, batch_items=64, micro_items=64), calibration_images=1024,
     ),
-    # Twenty minutes on one core.
+    # Half an hour on one core; two processes share a step.
     "small": TrainDensityConfig(
         model=DensityConfig(context=ContextConfig(size=16, chosen=4), unet=UNetConfig(widths=(32, 64, 64), blocks=1)),
-        optimizer=FitOptimizerConfig(learning_rate=1e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02)), fit=FitConfig(steps=3000, batch_items=16, micro_items=16),
+        optimizer=FitOptimizerConfig(kind="muon", muon_ratio=1.0, learning_rate=3e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02), ema_decay=0.995),
+        fit=FitConfig(steps=3000, batch_items=16, micro_items=8),
     ),
     # The sizes of VDM and MuLAN for CIFAR-10 (their configs), with our head; for a GPU.
     "mulan": TrainDensityConfig(
@@ -73,7 +74,8 @@ PRESETS: dict[str, TrainDensityConfig] = {
         model=DensityConfig(
             channels=1, levels=DIGIT_LEVELS, size_px=DIGIT_PX, noise=NoiseConfig(width=4), context=ContextConfig(size=4, chosen=1, width=8), unet=UNetConfig(widths=(8, 8), blocks=1)
         ),
-        optimizer=FitOptimizerConfig(learning_rate=2e-3, schedule=ScheduleConfig(warmup_steps=2)), fit=FitConfig(steps=12, batch_items=8, micro_items=4, save_every=4, log_every=4),
+        optimizer=FitOptimizerConfig(kind="muon", muon_ratio=1.0, learning_rate=2e-3, schedule=ScheduleConfig(warmup_steps=2)),
+        fit=FitConfig(steps=12, batch_items=8, micro_items=4, save_every=4, log_every=4),
         calibration_images=16,
     ),
 }  # fmt: skip

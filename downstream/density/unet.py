@@ -45,7 +45,6 @@ class UNet(nn.Module):
         # periods of four and of two levels
         self.frequencies = tuple(math.pi * 2.0 ** (round(math.log2(levels)) - back) for back in (2, 1)) if settings.fourier else ()
         self.stride = 2 ** (len(widths) - 1)
-        self.embed = nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES + context_size, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.first = nn.Conv2d(channels * (2 + 2 * len(self.frequencies)), widths[0], 3, padding=1)
         self.down, self.shrink, kept = nn.ModuleList(), nn.ModuleList(), [widths[0]]
         width = widths[0]
@@ -71,7 +70,9 @@ class UNet(nn.Module):
             if level:
                 self.grow.append(nn.Conv2d(width, width, 3, padding=1))
         self.last = nn.Sequential(nn.GroupNorm(width // GROUP_WIDTH, width), nn.SiLU())
-        self.width, self.middle_width = width, widths[-1]
+        # last: it has as many weights as the context asks for, and those before it begin alike for one seed
+        self.embed = nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES + context_size, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.middle_width = widths[-1]
 
     def forward(
         self, z: Float[Tensor, "images channels height width"], gamma: Float[Tensor, "images channels height width"],

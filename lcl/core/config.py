@@ -29,6 +29,7 @@ from lcl.core.files import read_json, write_json
 Config = TypeVar("Config")
 
 OUR_FLAGS = ("preset", "config", "dry-run")
+MOST_EXPLAINED = 10  # mistakes of a file, which may have as many as it has values
 
 program: str | None = None  # what the usage line calls the command, set by `lcl`; of a script its file
 
@@ -52,7 +53,9 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], *, origin: str) -> C
     try:
         return _adapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
-        raise ValueError(f"{origin}: {'; '.join(_explain(cls, item) for item in error.errors())}") from error
+        lines = [_explain(cls, item) for item in error.errors()[:MOST_EXPLAINED]]
+        more = error.error_count() - len(lines)
+        raise ValueError(f"{origin}: {'; '.join(lines)}" + (f"; and {more} more" if more else "")) from error
 
 
 def _explain(cls: type, item: Mapping[str, Any]) -> str:

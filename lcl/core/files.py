@@ -62,9 +62,9 @@ def open_aside(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` when the block ends well, and vanishes when it does not.
 
     The temporary name is in the same folder, starts with a dot and is random, so that two writers of the same file
-    do not meet; the last one to finish wins whole.
+    do not meet; the last one to finish wins whole. It is short, for a file's own name may be as long as names can be.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    aside = path.with_name(f".{secrets.token_hex(12)}.tmp")
     try:
         with open(aside, "wb") as file:
             yield file

@@ -1,0 +1,61 @@
+"""Weights that come with the package: small, with a card each, and used where no model is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from downstream import codec_decode, codec_encode, halve_model
+from downstream.codec.measuring import psnr_db
+from downstream.tensor_file import read_any_model, write_model
+from lcl.core import shipped
+from tests.conftest import ROOT, Run, assert_one_line_error
+from tests.test_image_codec import picture
+
+WEIGHTS = ROOT / "lcl" / "weights"
+
+
+def test_every_file_has_its_card_and_all_are_small() -> None:
+    files = list(WEIGHTS.glob("*.safetensors"))
+    assert shipped.CODEC in {path.name for path in files} and sum(path.stat().st_size for path in files) < 20e6
+    for path in files:
+        card = path.with_suffix(".md").read_text()
+        assert card.startswith(f"# {path.name}\n") and all(word in card for word in ("licence", "data", "hardware", "commit", "## Measured", "## Limits")), path.name
+        assert read_any_model(path).metadata["about"]["commit"][:7] in card
+
+
+def test_a_picture_is_compressed_without_a_model_and_without_ray(run: Run, tmp_path: Path) -> None:
+    Image.fromarray(picture(80, 100, seed=1)).save(tmp_path / "photo.png")
+    script = (
+        "import sys; from downstream import codec_encode, codec_decode; "
+        "codec_encode.main(codec_encode.EncodeConfig(input='photo.png')); codec_decode.main(codec_decode.DecodeConfig(input='photo.lclc', output='back.png')); "
+        "sys.exit(bool({'ray', 'deepspeed', 'transformers', 'sklearn'} & sys.modules.keys()))"
+    )
+    result = run("python", "-c", f"import os; os.chdir({str(tmp_path)!r}); {script}")
+    assert result.returncode == 0, result.stderr
+    before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("photo.png", "back.png"))
+    assert psnr_db(before, after) > 20 and (tmp_path / "photo.lclc").stat().st_size < (tmp_path / "photo.png").stat().st_size / 4
+
+
+def test_a_package_without_them_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    for command in (lambda: codec_encode.main(codec_encode.EncodeConfig(input="photo.png")), lambda: codec_decode.main(codec_decode.DecodeConfig(input="photo.lclc"))):
+        with pytest.raises(ValueError, match="codec.safetensors is not among the weights"):
+            command()
+
+
+def test_halved_weights(run: Run, tmp_path: Path) -> None:
+    large, small, whole = torch.randn(64, 64), torch.randn(63, 65), torch.arange(5000)
+    write_model(tmp_path / "a.safetensors", {"large": large, "small": small, "whole": whole}, schema="lcl-codec/1", about={"seed": 3})
+    halve_model.main(halve_model.HalveConfig(model=str(tmp_path / "a.safetensors"), output=str(tmp_path / "b.safetensors")))
+    found = read_any_model(tmp_path / "b.safetensors")
+    assert torch.equal(found.tensors["large"], large.half()) and torch.equal(found.tensors["small"], small) and torch.equal(found.tensors["whole"], whole)
+    assert found.metadata["schema"] == "lcl-codec/1" and found.metadata["about"]["seed"] == 3 and found.metadata["about"]["half_of"] == read_any_model(tmp_path / "a.safetensors").sha256
+    with pytest.raises(ValueError, match="is there already"):
+        halve_model.main(halve_model.HalveConfig(model=str(tmp_path / "a.safetensors"), output=str(tmp_path / "b.safetensors")))
+    with pytest.raises(ValueError, match="beyond the range of half precision"):
+        halve_model.halved("weight", torch.full((5000,), 1e5))
+    write_model(tmp_path / "c.safetensors", {"large": large}, schema="x")
+    assert_one_line_error(run("python", "downstream/halve_model.py", tmp_path / "gone.safetensors", tmp_path / "d.safetensors"), "no such file")
