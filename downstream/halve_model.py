@@ -1,6 +1,6 @@
 """Entry point: a trained codec, density model, restorer or detector with its large weights in half precision: half of the file.
 
-    python downstream/halve_model.py codec.safetensors codec-half.safetensors
+    python downstream/halve_model.py codec.safetensors --output codec-half.safetensors
 
     tensors of 4096 values or more --float16--> OUTPUT; whatever reads it computes in float32, as before
 
@@ -27,7 +27,7 @@ LEAST_VALUES = 4096  # smaller tensors are nothing to the size, and scales, medi
 class HalveConfig:
     model: tyro.conf.Positional[str]
     """A codec, a density model, a restorer or a detector."""
-    output: tyro.conf.Positional[str]
+    output: str
     """The file to write (.safetensors)."""
 
 

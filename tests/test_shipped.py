@@ -58,4 +58,4 @@ def test_halved_weights(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="beyond the range of half precision"):
         halve_model.halved("weight", torch.full((5000,), 1e5))
     write_model(tmp_path / "c.safetensors", {"large": large}, schema="x")
-    assert_one_line_error(run("python", "downstream/halve_model.py", tmp_path / "gone.safetensors", tmp_path / "d.safetensors"), "no such file")
+    assert_one_line_error(run("python", "downstream/halve_model.py", tmp_path / "gone.safetensors", "--output", tmp_path / "d.safetensors"), "no such file")
