@@ -155,14 +155,14 @@ def test_the_boundary_condition(process: Process, form: str, boundary: str) -> N
 
 @pytest.mark.parametrize("t", [5.0, 50.0, 100.0])
 def test_the_boundary_around_mu_is_least_squares(t: float) -> None:
-    """Of 200,000 changes of deviation r: the regression on the states' changes has the slope c_skip, and what it leaves has the deviation c_out, in which no slope is left."""
+    """Of 200,000 changes of deviation r: the regression on the states' changes has the slope c_skip, and what it leaves has the deviation r c_out, in which no slope is left."""
     generator, part = torch.Generator().manual_seed(0), coefficients(REVERTING, times(t), boundary="mu", spread_255=7.0)
     change, mu = 7 / 255 * torch.randn(1, 1, 1, 200_000, generator=generator), torch.full((1, 1, 1, 200_000), 0.4)
     seen = REVERTING.state(mu + change, mu, times(t), torch.randn(change.shape, generator=generator)) - mu
     assert float((change * seen).mean() / seen.square().mean()) == pytest.approx(part.skip.item(), abs=0.01)
     left = change - part.skip * seen
-    assert float(left.std()) == pytest.approx(part.out.item(), rel=0.01)
-    wanted = (left / part.out).clone()  # what a network is to say: of variance 1
+    assert float(left.std()) == pytest.approx(7 / 255 * part.out.item(), rel=0.01)
+    wanted = left / part.out  # what a network is to say: of deviation r, whatever the time
     f = consistent(REVERTING, mu + wanted, mu + seen, mu, times(t), boundary="mu", spread_255=7.0)
     torch.testing.assert_close(f, mu + change, atol=1e-6, rtol=0)
 

@@ -6,11 +6,11 @@ At t = 0 c_skip is 1 and c_out is 0, so f(x, 0) = x whatever the network says. T
 
     time    c_out = t / T, c_skip = 1 - c_out, as published: at T / 2 half of the state's noise passes, unless the network learns to take it off again
     noise   c_out = v_t / (v_t + s^2), scaled to 1 at T, c_skip = 1 - c_out, s = 2 levels of 8 bits: a state counts for itself only where its noise can hardly be seen
-    mu      c_skip = r^2 e / (r^2 e^2 + v_t), c_out = r sqrt(v_t / (r^2 e^2 + v_t)), e = exp(-thb_t), r the deviation of x_0 - mu: what the state says of x_0 - mu is taken off
-            before the network is asked, and its output is to have a variance of 1 at all times (as in Karras et al. 2022, arXiv:2206.00364, around mu in the place of 0)
+    mu      c_skip = r^2 e / (r^2 e^2 + v_t), c_out = sqrt(v_t / (r^2 e^2 + v_t)), e = exp(-thb_t), r the deviation of x_0 - mu: what the state says of x_0 - mu is taken off
+            before the network is asked, and what it is to say has the deviation r at all times (as in Karras et al. 2022, arXiv:2206.00364, around mu in the place of 0)
 
 c_skip of `mu` is least squares: of d = x_0 - mu with E d^2 = r^2 the state shows y = x_t - mu = e d + sqrt(v_t) n, so the best multiple of y is
-E[d y] / E[y^2] = r^2 e / (r^2 e^2 + v_t), and what it leaves open has the variance r^2 - c_skip e r^2 = r^2 v_t / (r^2 e^2 + v_t) = c_out^2.
+E[d y] / E[y^2] = r^2 e / (r^2 e^2 + v_t), and what it leaves open has the variance r^2 - c_skip e r^2 = r^2 v_t / (r^2 e^2 + v_t) = (r c_out)^2.
 
 As noise, x_0 is what the process makes of it (`Process.origin`), and its errors grow with exp(thb_t);
 as a residual, x_0 = degraded + network. Both train the same network; the residual form does so from random weights.
@@ -57,6 +57,6 @@ def coefficients(process: Process, t: Times, *, boundary: Boundary, spread_255: 
         out = variance / (variance + SEEN**2) * (most + SEEN**2) / most
     else:
         left, variance, square = process.decay(t), process.deviation(t).square(), (spread_255 / 255) ** 2
-        skip, out = square * left / (square * left.square() + variance), (square * variance / (square * left.square() + variance)).sqrt()
+        skip, out = square * left / (square * left.square() + variance), (variance / (square * left.square() + variance)).sqrt()
         return Coefficients(skip, out, 1 - skip - out)
     return Coefficients(1 - out, out, torch.zeros_like(out))
