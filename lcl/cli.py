@@ -63,6 +63,7 @@ COMMANDS = {
     "density eval": ("downstream.eval_density", "likelihoods of unseen images, coded bits beside PNG, WebP and lzma, and samples"),
     "halve": ("downstream.halve_model", "a trained codec, density model, restorer or detector with weights in half precision"),
     "cluster render": ("cluster.render", "files for Slurm, hosts, Kubernetes and Docker from one profile"),
+    "flagship": ("downstream.flagship", "the whole chain on crawls and photographs of yours: shards, encoder, codec, lossless coder, restorer, each evaluated"),
     "report": ("lcl.report", "one HTML page of what was built, trained and measured"),
     "demo": ("lcl.demo", "all of the above on a small crawl, on this machine"),
 }

@@ -1,0 +1,224 @@
+"""Entry point: the whole chain on one machine, from crawl files and photographs to an encoder and the models that reuse it, each evaluated.
+
+    crawl, labelled pictures --(Ray)--> shards --(DeepSpeed)--> encoder --> probes
+                                     photographs --(DeepSpeed)--> codec, lossless coder, restorer, detector --> what each is worth on unseen ones
+
+    python downstream/flagship.py --crawl corpus/*.warc.gz --labelled clothes.tar --photographs photos --unseen others --output outputs/flagship
+
+Stages are commands of this project, as a person would type them. One that is done has its record in OUTPUT/stages, and is done again if its commands have changed;
+one that was interrupted continues by its commands' own means. So the same command again does what is left.
+"""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from downstream.photographs import list_photographs
+from lcl.commands import check_checkout, execute, free_port
+from lcl.core.config import commit, config, run_command
+from lcl.core.files import read_json, write_json
+from lcl.core.logs import set_up_logging
+from lcl.evals.image_sets import open_image_set
+from lcl.ray_head import RayHead, ray_head
+
+log = logging.getLogger(__name__)
+
+Words = tuple[str, ...]
+TASKS = ("rain", "noise", "motion_blur", "low_light", "mixed")  # that the one restorer is trained for
+MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
+
+
+@config
+class FlagshipConfig:
+    crawl: tuple[str, ...]
+    """Crawl files of real pages."""
+    labelled: str
+    """Labelled pictures with the splits train and test, as the evaluations take them: pages are composed around the first, and the encoder is judged by the second."""
+    photographs: str
+    """Folder of photographs that codec, lossless coder and restorer are trained on."""
+    unseen: str
+    """Folder of others, which they are measured on."""
+    output: str = "outputs/flagship"
+    stages: tuple[str, ...] = ()
+    """Only these; by default all, in order."""
+    num_ranks: Annotated[int, Field(ge=0)] = 0
+    """Training processes; 0 takes one per GPU, or two on a CPU."""
+    scale: Literal["full", "toy"] = "full"
+    """toy: a few steps of the smallest models, to try the chain itself."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    says: str
+    commands: tuple[Words, ...]
+    needs_ray: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that differs between the real chain and the one that tests run: options of each stage's commands."""
+
+    pages: Words
+    encoder: Words
+    probes: tuple[str, ...]
+    codec: Words
+    codec_eval: Words
+    refined: Words
+    density: Words
+    density_eval: Words
+    restorer: Words
+    restorer_eval: Words
+    detector: Words
+
+
+FULL = Recipe(
+    pages=("--relevance", "1.0", "--appearances", "40"),
+    encoder=("--preset", "photo_pages"),
+    probes=("linear_probe", "attentive_probe", "knn", "zero_shot"),
+    codec=("--preset", "small"),
+    codec_eval=("--profiles", "fast", "portable"),
+    refined=("--crop-px", "256", "--max-photographs", "6", "--refine", "500"),
+    density=("--preset", "small"),
+    density_eval=("--num-images", "100", "--coding-steps", "8", "16", "32", "--coded-px", "128", "--coded-images", "6"),
+    restorer=("--preset", "small"),
+    restorer_eval=("--crop-px", "256", "--steps", "1", "2"),
+    detector=(),
+)
+TOY = Recipe(
+    pages=("--relevance", "1.0", "--appearances", "2"),
+    encoder=("--preset", "photo_pages", "--steps", "4", "--save-every", "4"),
+    probes=("knn",),
+    codec=("--preset", "toy"),
+    codec_eval=("--classic", "JPEG"),
+    refined=("--crop-px", "64", "--max-photographs", "1", "--refine", "3", "--classic", "JPEG"),
+    density=("--preset", "small", "--fit.steps", "2"),
+    density_eval=("--num-images", "4", "--times", "2", "--ode-images", "0", "--coding-steps", "2", "--coded-images", "2", "--samples.num", "0"),
+    restorer=("--preset", "toy"),
+    restorer_eval=("--crop-px", "64", "--steps", "1"),
+    detector=("--preset", "toy"),
+)
+
+
+def main(settings: FlagshipConfig) -> None:
+    set_up_logging()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Ray's head is stopped on the way out
+    check_checkout()
+    check_inputs(settings)
+    output = Path(settings.output).resolve()
+    chosen = choose(list(stages_of(settings, output)), settings.stages)
+    left = [stage for stage in chosen if not is_done(stage, output)]
+    for stage in chosen:
+        if stage not in left:
+            log.info("=== %s: done", stage.name)
+    started = time.perf_counter()
+    for number, stage in enumerate(left, start=1):
+        log.info("=== %d of %d, %s: %s", number, len(left), stage.name, stage.says)
+        run_stage(stage, output)
+    log.info("=== %d stages in %.0f minutes: %s", len(left), (time.perf_counter() - started) / 60, output)
+
+
+def check_inputs(settings: FlagshipConfig) -> None:
+    """Raises ValueError or FileNotFoundError for an input that is not there, before hours are spent on the others."""
+    for name in settings.crawl:
+        if not Path(name).is_file():
+            raise ValueError(f"--crawl {name}: no such crawl file")
+    open_image_set(Path(settings.labelled))
+    trained_on, others = (list_photographs(Path(folder)) for folder in (settings.photographs, settings.unseen))
+    both = {path.resolve() for path in trained_on} & {path.resolve() for path in others}
+    if both:
+        raise ValueError(f"--unseen holds {min(both)}, which models are trained on: measure on others")
+
+
+def choose(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
+    """Raises ValueError for a name that there is not."""
+    unknown = sorted(set(names) - {stage.name for stage in stages})
+    if unknown:
+        raise ValueError(f"--stages {' '.join(unknown)}: there are {', '.join(stage.name for stage in stages)}")
+    return [stage for stage in stages if not names or stage.name in names]
+
+
+def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
+    recipe = FULL if settings.scale == "full" else TOY
+    ranks = settings.num_ranks or torch.cuda.device_count() or 2
+    labelled, photographs, unseen = (str(Path(path).resolve()) for path in (settings.labelled, settings.photographs, settings.unseen))
+    crawl = [str(Path(path).resolve()) for path in settings.crawl]
+
+    def at(name: str) -> str:
+        return str(output / name)
+
+    def python(script: str, *words: str) -> Words:
+        return (sys.executable, script, *words)
+
+    def deepspeed(script: str, *words: str) -> Words:
+        return ("deepspeed", "--num_gpus", str(ranks), "--master_port", PORT, script, *words)
+
+    def ray_job(script: str, *words: str) -> Words:
+        return ("ray", "job", "submit", "--address", RAY, "--working-dir", ".", "--", sys.executable, script, *words)
+
+    yield Stage(
+        "shards", "documents of images and text, from real pages and from pages around the labelled pictures",
+        (
+            python("pipeline/samples/compose_pages.py", "--photos", labelled, "--split", "train", "--output", at("pages"), *recipe.pages),
+            ray_job("pipeline/build_shards.py", "--crawl", at("pages/pages.warc.gz"), "--output", at("shards/pages"), "--images.min-side-px", "64", *MANY),
+            ray_job("pipeline/build_shards.py", "--crawl", *crawl, "--output", at("shards/crawl")),
+        ),
+        needs_ray=True,
+    )  # fmt: skip
+    shards = ("--data.shards", at("shards/pages"), at("shards/crawl"), "--data.weights", "0.8", "0.2")
+    yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *shards, "--output", at("encoder")),))
+    yield Stage("probes", "what the encoder knows of pictures that no page shows", tuple(
+        python(f"lcl/eval_{name}.py", "--checkpoint", at("encoder"), "--data", labelled, "--output", at(f"results/{name}.json"), *(("--spec", at("pages/classes.json")) if name == "zero_shot" else ()))
+        for name in recipe.probes
+    ))  # fmt: skip
+    codec = ("--model", at("codec/codec.safetensors"), "--photographs", unseen)
+    yield Stage("codec", "a codec of several rates", (deepspeed("downstream/train_codec.py", *recipe.codec, "--photographs", photographs, "--output", at("codec")),))
+    yield Stage("codec_eval", "beside JPEG, WebP, AVIF and JPEG 2000, plain and refined", (
+        python("downstream/eval_codec.py", *codec, "--output", at("codec_eval"), *recipe.codec_eval), python("downstream/eval_codec.py", *codec, "--output", at("codec_refined"), *recipe.refined),
+    ))  # fmt: skip
+    density = ("--model", at("density/density.safetensors"), "--source", unseen, "--output", at("density_eval"))
+    yield Stage("density", "a lossless coder", (deepspeed("downstream/train_density.py", *recipe.density, "--source.folder", photographs, "--output", at("density")),))
+    yield Stage("density_eval", "beside PNG, WebP and JPEG XL", (python("downstream/eval_density.py", *density, *recipe.density_eval),))
+    restorer = ("--photographs", photographs, "--degradations.tasks", *TASKS, "--output", at("restorer"))
+    yield Stage("restorer", "one restorer for all of " + ", ".join(TASKS), (deepspeed("downstream/train_restorer.py", *recipe.restorer, *restorer),))
+    yield Stage("restorer_eval", "beside classical filters", (
+        python("downstream/eval_restorer.py", "--models", at("restorer/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", *TASKS, "--output", at("restorer_eval"), *recipe.restorer_eval),
+    ))  # fmt: skip
+    yield Stage("detector", "what spoils a picture, by the encoder", (
+        python("downstream/train_detector.py", "--encoder", at("encoder"), "--photographs", photographs, "--output", at("detector"), *recipe.detector),
+    ))  # fmt: skip
+
+
+RAY, PORT = "{ray}", "{port}"  # known when the command runs
+
+
+def is_done(stage: Stage, output: Path) -> bool:
+    record = output / "stages" / f"{stage.name}.json"
+    return record.exists() and read_json(record)["commands"] == [list(command) for command in stage.commands]
+
+
+def run_stage(stage: Stage, output: Path) -> None:
+    """Raises ValueError if one of its commands fails."""
+    output.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    head: AbstractContextManager[RayHead | None] = ray_head(output) if stage.needs_ray else nullcontext()
+    with head as ray:
+        for command in stage.commands:
+            known = {PORT: str(free_port()), RAY: "" if ray is None else ray.jobs}
+            execute([known.get(word, word) for word in command], variables=None if ray is None else ray.environment)
+    record = output / "stages" / f"{stage.name}.json"
+    record.parent.mkdir(exist_ok=True)
+    write_json(record, {"commands": stage.commands, "seconds": round(time.perf_counter() - started), "commit": commit()})
+
+
+if __name__ == "__main__":
+    run_command(FlagshipConfig, main, description=__doc__.splitlines()[0])

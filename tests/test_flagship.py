@@ -1,0 +1,100 @@
+"""The chain from crawl to models: its stages, what it refuses, and at toy size the whole of it."""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from downstream.flagship import PORT, RAY, FlagshipConfig, Stage, check_inputs, choose, is_done, run_stage, stages_of
+from lcl.core.files import read_json
+from tests.conftest import ROOT, Run, assert_one_line_error
+from tests.test_image_codec import picture
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> FlagshipConfig:
+    """Inputs of the smallest size, but for the crawl, which is a name."""
+    for folder, count in (("photos", 4), ("unseen", 2)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            Image.fromarray(picture(96, 120, seed=number)).save(tmp_path / folder / f"{number}.png")
+    for split, count in (("train", 6), ("test", 3)):
+        for label in ("bright", "dark"):
+            (tmp_path / "labelled" / split / label).mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(picture(80, 90, seed=number) // (1 if label == "bright" else 3)).save(tmp_path / "labelled" / split / label / f"{label}{number}.jpg")
+    (tmp_path / "crawl.warc.gz").touch()
+    return FlagshipConfig(
+        crawl=(str(tmp_path / "crawl.warc.gz"),), labelled=str(tmp_path / "labelled"), photographs=str(tmp_path / "photos"), unseen=str(tmp_path / "unseen"),
+        output=str(tmp_path / "out"), scale="toy",
+    )  # fmt: skip
+
+
+def test_a_stage_is_done_once_and_again_when_its_commands_change(tmp_path: Path) -> None:
+    def stage(word: str) -> Stage:
+        return Stage("one", "a file", ((sys.executable, "-c", f"open({str(tmp_path / 'made')!r}, 'a').write({word!r})"),))
+
+    assert not is_done(stage("x"), tmp_path)
+    run_stage(stage("x"), tmp_path)
+    assert is_done(stage("x"), tmp_path) and not is_done(stage("y"), tmp_path) and (tmp_path / "made").read_text() == "x"
+    with pytest.raises(ValueError, match="ended with status 3"):
+        run_stage(Stage("two", "nothing", ((sys.executable, "-c", "import sys; sys.exit(3)"),)), tmp_path)
+    assert not (tmp_path / "stages" / "two.json").exists()
+
+
+def test_stages_read_what_those_before_them_made(settings: FlagshipConfig, tmp_path: Path) -> None:
+    for scale in ("full", "toy"):
+        stages = list(stages_of(replace(settings, scale=scale), tmp_path / "out"))
+        made: set[str] = set()
+        for stage in stages:
+            outputs = {command[command.index("--output") + 1] for command in stage.commands}
+            made |= outputs
+            for command in stage.commands:
+                used = [word for word in command if word.startswith(str(tmp_path / "out"))]
+                assert used and all(any(word == one or word.startswith(f"{one}/") for one in made) for word in used), command
+                script = next(word for word in command if word.endswith(".py"))
+                assert (ROOT / script).exists() and ((RAY in command) <= stage.needs_ray) and ((PORT in command) == (command[0] == "deepspeed"))
+        assert [stage.name for stage in choose(stages, ("codec", "encoder"))] == ["encoder", "codec"]
+    with pytest.raises(ValueError, match="--stages codex: there are shards, encoder"):
+        choose(stages, ("codex",))
+
+
+def test_missing_inputs_are_found_before_anything_runs(settings: FlagshipConfig, tmp_path: Path) -> None:
+    check_inputs(settings)
+    (tmp_path / "sample").mkdir()
+    for changed, said in (
+        ({"crawl": ("gone.warc.gz",)}, "gone.warc.gz: no such crawl file"), ({"photographs": str(tmp_path / "labelled" / "train" / "bright"), "unseen": str(tmp_path / "labelled")}, "which models are trained on"),
+        ({"unseen": str(tmp_path / "sample")}, "holds no photographs"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            check_inputs(replace(settings, **changed))
+
+
+@pytest.mark.slow
+def test_every_command_of_the_real_chain_is_understood(settings: FlagshipConfig, run: Run, tmp_path: Path) -> None:
+    stages = [stage for stage in stages_of(replace(settings, scale="full"), tmp_path / "out") if stage.name != "shards"]  # whose --dry-run plans a build, from files that are there
+    for stage in stages:
+        for command in stage.commands:
+            words = command[command.index(next(word for word in command if word.endswith(".py"))) :]
+            result = run("python", *words, "--dry-run")
+            assert result.returncode == 0, (stage.name, result.stderr)
+
+
+@pytest.mark.slow
+def test_the_chain_from_crawl_to_models_and_again(settings: FlagshipConfig, run: Run, tmp_path: Path) -> None:
+    assert run("lcl", "sample-crawl", "--output", tmp_path / "sample", "--num-pages", 20, "--num-labelled-train", 10, "--num-labelled-test", 10).returncode == 0
+    shutil.copyfile(tmp_path / "sample" / "sample.warc.gz", tmp_path / "crawl.warc.gz")
+    words = ("--crawl", *settings.crawl, "--labelled", settings.labelled, "--photographs", settings.photographs, "--unseen", settings.unseen, "--output", settings.output, "--scale", "toy")
+    first = run("lcl", "flagship", *words, timeout=1500, DS_ACCELERATOR="cpu")
+    assert first.returncode == 0, first.stderr[-4000:]
+    output = Path(settings.output)
+    for made in ("codec/codec.safetensors", "density/density.safetensors", "restorer/restorer.safetensors", "detector/detector.safetensors", "results/knn.json", "codec_eval/rd.json"):
+        assert (output / made).exists(), made
+    times = {path.name: path.stat().st_mtime for path in (output / "stages").iterdir()}
+    assert len(times) == len(list(stages_of(settings, output))) and read_json(output / "stages" / "codec.json")["seconds"] > 0
+    again = run("lcl", "flagship", *words, timeout=300)
+    assert again.returncode == 0 and "=== 0 stages" in again.stderr and times == {path.name: path.stat().st_mtime for path in (output / "stages").iterdir()}
+    assert_one_line_error(run("lcl", "flagship", *words, "--stages", "codex"), "--stages codex: there are")
