@@ -8,12 +8,14 @@ export OMP_NUM_THREADS ?= 1
 BENCHMARKS ?= outputs/benchmarks
 GPU_SECONDS ?= 540
 
-.PHONY: setup demo test test-all test-cluster bench gpu clean
+.PHONY: setup demo flagship test test-all test-cluster bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo                       from a sample crawl to a trained, evaluated encoder and a report"
 	@echo "make demo CRAWL=some.warc.gz    the same on a crawl of yours"
+	@echo "make flagship CRAWL=... LABELLED=... PHOTOGRAPHS=... UNSEEN=..."
+	@echo "                                from crawls and photographs of yours to an encoder, codec, lossless coder and restorer (docs/flagship.md)"
 	@echo "make test                       the tests (make test-all: the long ones too)"
 	@echo "make test-cluster               the same on two hosts, made here of network namespaces; root and Debian packages needed (cluster/README.md)"
 	@echo "make bench                      what packing saves, and how costs grow, on this machine; half an hour on a CPU (docs/benchmarks.md)"
@@ -33,6 +35,10 @@ setup: .venv/installed
 
 demo: setup
 	$(BIN)/lcl demo $(if $(CRAWL),--crawl "$(CRAWL)")
+
+flagship: setup
+	@test -n "$(CRAWL)" -a -n "$(LABELLED)" -a -n "$(PHOTOGRAPHS)" -a -n "$(UNSEEN)" || { echo "error: say CRAWL='crawls/*.warc.gz' LABELLED=pictures.tar PHOTOGRAPHS=folder UNSEEN=folder (docs/flagship.md)"; exit 1; }
+	$(BIN)/lcl flagship --crawl $(CRAWL) --labelled "$(LABELLED)" --photographs "$(PHOTOGRAPHS)" --unseen "$(UNSEEN)"
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_JOBS)
