@@ -29,7 +29,7 @@ TARGET_SHARE = 0.6  # at the end, where the learning rate falls, all schedules a
 TITLES: dict[Data, str] = {"digits": "Digits, 8 x 8", "photographs": "Squares of photographs, 32 x 32"}
 
 CODED: dict[Data, str] = {
-    "digits": f"the first {SIZES['digits'].coded_images} digits, which plain coders take as one picture",
+    "digits": f"the first {SIZES['digits'].coded_images} digits, {SIZES['digits'].at_once} to a call of the network, which is faster and makes the initial bits as many times as large; plain coders take all as one picture",
     "photographs": f"middles of {SIZES['photographs'].coded_px} px of the first photographs, which plain coders take one by one",
 }
 
