@@ -18,7 +18,7 @@ from pydantic import Field
 from rich.table import Table
 
 from downstream.density.likelihood import OdeConfig, ode_nats, summary, vlb
-from downstream.density.measuring import AT_ONCE, SamplesConfig, ToCode, as_dict, by_plain_coders, by_terms, coding, distance, in_batches, middles_to_code, sampled, to_code
+from downstream.density.measuring import AT_ONCE, SamplesConfig, ToCode, as_dict, by_plain_coders, by_terms, coding, distance, in_batches, middles_to_code, of_images, sampled, to_code
 from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.sampling import as_grid
 from downstream.density.training_images import levels_of
@@ -115,8 +115,9 @@ def likelihoods(trained: TrainedDensity, u: torch.Tensor, sources: list[int], ge
     """The bound in continuous time, and the ODE of the first images by each dequantisation, for 1 and all K of them."""
     dims, of_few = u[0].numel(), sources[: settings.ode_images]
     bound = in_batches(vlb, trained, u, generator, advance=bar.advance, num_times=settings.times)
+    vlb_found = {"vlb": by_terms(bound, dims=dims, sources=sources) | {"of_images": of_images(bound, dims=dims)}}
     if not settings.ode_images:
-        return {"vlb": by_terms(bound, dims=dims, sources=sources)}
+        return vlb_found
     few, flows = u[: settings.ode_images], []
     for kind in settings.ode.dequantisations:
         began = time.process_time()
@@ -125,7 +126,7 @@ def likelihoods(trained: TrainedDensity, u: torch.Tensor, sources: list[int], ge
         flows += [{"dequantisation": kind, "samples": number, "seconds_per_image_and_sample": seconds} | as_dict(summary(nats[number - 1], dims=dims, sources=of_few)) for number in sorted({1, len(nats)})]
         bar.advance()
     these = as_dict(summary(bound.total[: len(few)], dims=dims, sources=of_few))
-    return {"vlb": by_terms(bound, dims=dims, sources=sources), "ode": {"images": len(few), "vlb_of_these": these, "bounds": flows}}
+    return vlb_found | {"ode": {"images": len(few), "vlb_of_these": these, "bounds": flows}}
 
 
 def samples(trained: TrainedDensity, u: torch.Tensor, sight: Sight | None, generator: torch.Generator, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:

@@ -26,13 +26,14 @@ from table import TablesConfig, name_of, run_tables
 from torch import Tensor
 from torch.nn import functional
 
-from downstream.density.contexts import token_maps
+from downstream.density.contexts import ContextConfig, token_maps
 from downstream.density.diffusion import diffuse, to_data
 from downstream.density.likelihood import ode_nats, summary, vlb
-from downstream.density.measuring import AT_ONCE, SamplesConfig, ToCode, as_dict, by_plain_coders, by_terms, coding, distance, in_batches, middles_to_code, sampled, to_code
+from downstream.density.measuring import AT_ONCE, SamplesConfig, ToCode, as_dict, by_plain_coders, by_terms, coding, distance, in_batches, middles_to_code, of_images, sampled, to_code
 from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.sampling import as_grid
-from downstream.density.train_config import PRESETS
+from downstream.density.schedules import NoiseConfig
+from downstream.density.train_config import PRESETS, TrainDensityConfig
 from downstream.density.training_images import TRAIN_DIGITS, levels_of, read_digits
 from downstream.density.unseen_images import DIGITS, Unseen, unseen_images
 from downstream.origin_marks import Mark, save_marked
@@ -83,7 +84,14 @@ SIZES: dict[Data, Sizes] = {
     "photographs": Sizes(images=50, times=16, ode_images=16, tolerance=1e-3, coded_images=3, coding_steps=(8, 16), coded_px=128, samples=SamplesConfig(num=64, steps=(8, 32), tolerances=(1e-1, 1e-2))),
 }  # fmt: skip
 TOY = Sizes(images=8, times=2, ode_images=2, tolerance=1e-1, coded_images=2, coding_steps=(TOY_STEPS,), samples=SamplesConfig(num=6, steps=(2,), tolerances=(1e-1,)))
-RECIPE = hash_of((PRESETS["digits"], PRESETS["small"], SIZES["digits"], SIZES["photographs"]))
+
+
+def shared(preset: TrainDensityConfig) -> TrainDensityConfig:
+    """What the rows of a preset have in common: all but the schedule and the context, which they say themselves."""
+    return replace(preset, model=replace(preset.model, noise=NoiseConfig(width=preset.model.noise.width), context=ContextConfig()))
+
+
+RECIPE = hash_of((shared(PRESETS["digits"]), shared(PRESETS["small"]), SIZES["digits"], SIZES["photographs"]))
 
 
 @config
@@ -228,7 +236,7 @@ def measure(trained: TrainedDensity, unseen: Unseen, chosen: ToCode, sight: Sigh
             save_marked(Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]), grids / f"{way['way']}.png", mark)
     mixed = u[torch.randperm(len(u), generator=generator)]
     return {
-        "images": len(u), "dims": dims, "vlb": by_terms(bound, dims=dims, sources=unseen.sources), "coded": bits, "plain": by_plain_coders(chosen),
+        "images": len(u), "dims": dims, "vlb": by_terms(bound, dims=dims, sources=unseen.sources) | {"of_images": of_images(bound, dims=dims)}, "coded": bits, "plain": by_plain_coders(chosen),
         "ode": as_dict(summary(flow, dims=dims, sources=unseen.sources[: len(few)])) | {"images": len(few)},
         "samples": ways, "between_halves_of_the_images": distance(sight, *mixed.chunk(2), levels=trained.settings.levels),
     }  # fmt: skip

@@ -50,10 +50,15 @@ def in_batches(bound: Callable[..., Bound], trained: TrainedDensity, u: Levels, 
     return Bound(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
 
-def by_terms(bound: Bound, *, dims: int, sources: Sequence[int]) -> dict[str, Any]:
-    """The whole with its standard error, the mean of each term, and the whole of each image."""
+def by_terms(bound: Bound, *, dims: int, sources: Sequence[int]) -> dict[str, float]:
+    """The whole with its standard error, and the mean of each term."""
     terms = {name: float(bits_per_dim(value.double().mean(), dims=dims)) for name, value in bound._asdict().items()}
-    return as_dict(summary(bound.total, dims=dims, sources=sources)) | terms | {"of_images": [round(value, 4) for value in bits_per_dim(bound.total, dims=dims).tolist()]}
+    return as_dict(summary(bound.total, dims=dims, sources=sources)) | terms
+
+
+def of_images(bound: Bound, *, dims: int) -> list[float]:
+    """The whole of each image, in bits for each dimension."""
+    return [round(value, 4) for value in bits_per_dim(bound.total, dims=dims).tolist()]
 
 
 def as_dict(found: Summary) -> dict[str, float]:

@@ -48,7 +48,7 @@ class TrainDensityConfig:
 
 
 DIGITS = DensityConfig(
-    channels=1, levels=DIGIT_LEVELS, size_px=DIGIT_PX, noise=NoiseConfig(width=8), context=ContextConfig(kind="none"), unet=UNetConfig(widths=(32,), blocks=2, attention=True)
+    channels=1, levels=DIGIT_LEVELS, size_px=DIGIT_PX, noise=NoiseConfig(width=8), context=ContextConfig(size=4, chosen=1), unet=UNetConfig(widths=(32,), blocks=2, attention=True)
 )
 
 PRESETS: dict[str, TrainDensityConfig] = {
