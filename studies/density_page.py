@@ -28,6 +28,7 @@ BASE, PRIMARY = "linear", "MuLAN, convolutional context"
 TARGET_SHARE = 0.6  # at the end, where the learning rate falls, all schedules arrive within a few steps
 TITLES: dict[Data, str] = {"digits": "Digits, 8 x 8", "photographs": "Squares of photographs, 32 x 32"}
 
+GRID_PX = 142  # on the page
 CODED: dict[Data, str] = {
     "digits": f"the first {SIZES['digits'].coded_images} digits, {SIZES['digits'].at_once} to a call of the network, which is faster and makes the initial bits as many times as large; plain coders take all as one picture",
     "photographs": f"middles of {SIZES['photographs'].coded_px} px of the first photographs, which plain coders take one by one",
@@ -49,7 +50,7 @@ def main(settings: PageConfig) -> None:
     for data, title in TITLES.items():
         found = seeds_of(rows, data)
         if found:
-            parts += [f"## {title}", likelihood_table(found), coding_table(found, CODED[data]), speed_table(found), sample_table(found), label_table(found)]
+            parts += [f"## {title}", likelihood_table(found), coding_table(found, CODED[data]), speed_table(found), sample_table(found), sample_grids(folder, data), label_table(found)]
             draw_curves(found, folder / f"curve_{data}.svg")
     few = seeds_of(rows, "digits", loss_steps=FEW_STEPS)
     if few:
@@ -170,6 +171,18 @@ def sample_table(found: Found) -> str:
     lines.append(["two halves of the images", "", "", values({0: first}, lambda one: one["between_halves_of_the_images"]["kernel_distance"])])
     caption = f"Kernel distance (KID) of {first['samples'][0]['images']} samples to the images, in mean tokens of the project's own encoder: not comparable with numbers of other features."
     return table_of(caption, ["schedule", "sampled by", "evaluations", "kernel distance"], lines)
+
+
+def sample_grids(folder: Path, data: Data) -> str:
+    """Pictures of the samples of the first seed, as the rows left them; they carry their marks of origin."""
+    kinds = {title: folder / name_of(replace(kind, data=data, steps=STEPS[data])) for title, kind in KINDS.items()}
+    there = {title: made for title, made in kinds.items() if made.is_dir()}
+    if not there:
+        return ""
+    samples = SIZES[data].samples
+    ways = [f"ancestral_{steps}" for steps in samples.steps] + [f"ode_{tolerance:g}" for tolerance in samples.tolerances]
+    lines = [[title, *(f'<img src="{folder.name}/{made.name}/{way}.png" width="{GRID_PX}" alt="samples, {way}">' for way in ways)] for title, made in there.items()]
+    return table_of("Samples, seed 0.", ["schedule", *(way.replace("_", " ") for way in ways)], lines)
 
 
 def label_table(found: Found) -> str:

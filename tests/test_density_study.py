@@ -93,10 +93,13 @@ def test_the_page_says_what_is_shown_and_what_is_not(study: Any, tmp_path: Path)
             for seed in range(study.rows.SEEDS):
                 name = study.rows.name_of(replace(row, data=data, steps=study.rows.STEPS[data], seed=seed))
                 (folder / f"{name}.json").write_text(json.dumps({"measured": made(kind, seed)}))
+    grids = folder / study.rows.name_of(replace(study.rows.KINDS["scalar"], steps=study.rows.STEPS["digits"]))
+    grids.mkdir()
     study.page.main(study.page.PageConfig(results=str(folder)))
     text = (tmp_path / "rows.md").read_text()
     assert "| linear | 3 | 1,000 | 2.010 (0.010) |  | 0.020 (0.000) |" in text
     assert "| MuLAN, context of tokens | 3 | 1,000 | 1.810 (0.010) | +0.200 (+0.200 to +0.200) |" in text
+    assert f'<img src="rows/{grids.name}/ancestral_8.png"' in text and text.count("Samples, seed 0.") == 1
     scalar = next(line for line in text.splitlines() if line.startswith("| scalar | 3"))
     assert "+0.000 (-0.075 to +0.075): not shown" in scalar
     assert "is 2.010, where the linear schedule is after 60% of its steps" in text and "| MuLAN, context of tokens | 1.0000 | 3 of 3 | 100 | 100 |" in text
