@@ -2,9 +2,9 @@
 
     python studies/refinement.py --models mean_scale=codec.safetensors --tune photos-pd --pictures photographs=photos clothing=clothes --hours 1
 
-    grid        crops of the tune pictures x methods x 48 settings --> the settings of each method, and how it does without them
-    curves      crops of the first other pictures x methods x iterations x levels, as tuned
-    elsewhere   crops of all other pictures x methods, as tuned
+    grid        crops of the tune pictures x methods x 48 settings, with the first codec --> the settings of each method, and how it does without them
+    curves      crops of the first other pictures x methods x iterations x levels, with the first codec, as tuned
+    elsewhere   crops of all other pictures x methods, with every codec, as the first was tuned
 
     row: refine --> true loss, rate and error of each crop --> RESULTS/HASH.json
 
@@ -39,7 +39,7 @@ LEARNING_RATES, MAX_TEMPERATURES, DECAYS = (0.0025, 0.005, 0.01, 0.02), (0.2, 0.
 ITERATIONS = (100, 500, 2000)
 TUNED_AT = 500  # iterations; for another number the schedule of temperatures is stretched
 TUNE = "tune"
-TUNE_CROPS, TUNE_PX, CROP_PX = 8, 64, 128
+TUNE_CROPS, TUNE_PX, CROP_PX = 8, 64, 64
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -73,7 +73,7 @@ class RunConfig:
 @config
 class StudyConfig(TableConfig):
     models: tuple[str, ...]
-    """Codecs as NAME=FILE."""
+    """Codecs as NAME=FILE; settings are chosen with the first."""
     tune: str
     """Folder of pictures on which settings are chosen."""
     pictures: tuple[str, ...]
@@ -81,7 +81,7 @@ class StudyConfig(TableConfig):
     results: str = "docs/results/refinement"
     methods: tuple[Method, ...] = METHODS
     iterations: tuple[Positive, ...] = ITERATIONS
-    crops: Positive = 12
+    crops: Positive = 16
     """Of each of the other sets: one of a picture, of the first by name."""
     num_levels: Annotated[int, Field(ge=4)] = 4
     """Points of a curve, over all levels of a codec."""
@@ -117,11 +117,11 @@ def hash_of(trained: TrainedCodec) -> str:
 
 
 def grid_rows(trained: Mapping[str, TrainedCodec], settings: StudyConfig) -> list[RunConfig]:
-    """Every method in every setting, on small crops at the middle level."""
-    cells = GRID[::12] if settings.toy else GRID
+    """Every method in every setting, on small crops at the middle level of the first codec."""
+    cells, first = GRID[::12] if settings.toy else GRID, next(iter(trained.values()))
     return [
-        RunConfig(model=hash_of(one), pictures=TUNE, crops=TUNE_CROPS, crop_px=TUNE_PX, level=middle(one), method=method, iterations=tuned_at(settings), cells=cells)
-        for one in trained.values() for method in settings.methods
+        RunConfig(model=hash_of(first), pictures=TUNE, crops=TUNE_CROPS, crop_px=TUNE_PX, level=middle(first), method=method, iterations=tuned_at(settings), cells=cells)
+        for method in settings.methods
     ]  # fmt: skip
 
 
@@ -131,12 +131,14 @@ def all_rows(trained: Mapping[str, TrainedCodec], settings: StudyConfig) -> list
     found = read_rows(Path(settings.results), rows)
     if len(found) < len(rows):
         return rows
-    tuned = {(row.model, row.method): best_cell(row, found[name_of(row)]) for row in rows}
+    tuned = {row.method: best_cell(row, found[name_of(row)]) for row in rows}
     sets = list(named(settings.pictures, "pictures"))
     more = []
-    for one, method in product(trained.values(), settings.methods):
-        common = RunConfig(model=hash_of(one), pictures=sets[0], crops=settings.crops, crop_px=CROP_PX, level=middle(one), method=method, iterations=tuned_at(settings), cells=(tuned[hash_of(one), method],))
+    for (place, one), method in product(enumerate(trained.values()), settings.methods):
+        common = RunConfig(model=hash_of(one), pictures=sets[0], crops=settings.crops, crop_px=CROP_PX, level=middle(one), method=method, iterations=tuned_at(settings), cells=(tuned[method],))
         more += [replace(common, pictures=name) for name in sets]
+        if place:
+            continue
         more += [replace(common, level=level, iterations=num, cells=(replace(common.cells[0], decay=common.cells[0].decay * tuned_at(settings) / num),)) for num in settings.iterations for level in levels_of(one, settings.num_levels)]
     return list(dict.fromkeys(rows + more))
 

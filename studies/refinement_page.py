@@ -43,7 +43,8 @@ def main(settings: PageConfig) -> None:
     for codec in dict.fromkeys(row.measured["codec"] for row in rows):
         own = sorted((row for row in rows if row.measured["codec"] == codec), key=lambda row: METHODS.index(row.settings.method))
         parts += [untuned_table(codec, own), curves_table(codec, own), elsewhere_table(codec, own)]
-        draw_untuned(own, folder / f"untuned-{codec}.svg")
+        if any(row.settings.pictures == TUNE for row in own):
+            draw_untuned(own, folder / f"untuned-{codec}.svg")
     write_page(parts, folder, num_rows=len(rows))
 
 
@@ -117,10 +118,10 @@ def curve_of(points: Float[np.ndarray, "levels 2 pictures"]) -> list[tuple[float
 
 def elsewhere_table(codec: str, rows: Sequence[Row]) -> str:
     sets = list(dict.fromkeys(row.settings.pictures for row in rows if row.settings.pictures != TUNE))
-    tuned = {(row.settings.iterations, row.settings.level) for row in rows if row.settings.pictures == TUNE}
+    at = {(row.settings.iterations, row.settings.level) for row in rows if row.settings.pictures == TUNE} or {(row.settings.iterations, row.settings.level) for row in rows}
     lines = []
     for method in METHODS:
-        found = {row.settings.pictures: row for row in rows if row.settings.method == method and (row.settings.iterations, row.settings.level) in tuned}
+        found = {row.settings.pictures: row for row in rows if row.settings.method == method and (row.settings.iterations, row.settings.level) in at}
         if found.keys() - {TUNE}:
             lines.append([method, *(loss_change([found[name]]) if name in found else "" for name in sets)])
     return table(f"{codec}: the tuned settings on other pictures", "Change of the true loss in percent after as many iterations as in the grid, with 95 % intervals (bootstrap over pictures).", ["method", *sets], lines)
