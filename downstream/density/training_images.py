@@ -78,4 +78,4 @@ def in_channels(pixels: UInt8[np.ndarray, "height width 3"], channels: int) -> U
 
 
 def levels_of(pixels: UInt8[np.ndarray, "height width channels"]) -> Int[Tensor, "channels height width"]:
-    return rearrange(torch.from_numpy(np.ascontiguousarray(pixels)), "height width channels -> channels height width").long()
+    return rearrange(torch.from_numpy(np.array(pixels)), "height width channels -> channels height width").long()
