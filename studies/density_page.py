@@ -168,8 +168,12 @@ def sample_table(found: Found) -> str:
         for number, way in enumerate(ways):
             calls = f"{np.mean([one['samples'][number]['evaluations'] for one in by_seed.values()]):.0f}"
             lines.append([kind, way.replace("_", " "), calls, values(by_seed, lambda one, number=number: one["samples"][number]["kernel_distance"])])
-    lines.append(["two halves of the images", "", "", values({0: first}, lambda one: one["between_halves_of_the_images"]["kernel_distance"])])
-    caption = f"Kernel distance (KID) of {first['samples'][0]['images']} samples to the images, in mean tokens of the project's own encoder: not comparable with numbers of other features."
+    halves = first["between_halves_of_the_images"]
+    lines.append(["two halves of the images", "", "", f"{halves['kernel_distance']:.3f}, standard error {halves['standard_error']:.3f}"])
+    caption = (
+        f"Kernel distance (KID) of {first['samples'][0]['images']} samples to the {first['images']} images, mean over seeds (deviation), in mean tokens of the project's own encoder: not comparable with numbers of other "
+        f"features. One distance has a standard error of about {np.mean([one['samples'][0]['standard_error'] for by_seed in found.values() for one in by_seed.values()]):.3f}."
+    )
     return table_of(caption, ["schedule", "sampled by", "evaluations", "kernel distance"], lines)
 
 

@@ -80,7 +80,7 @@ def made(kind: str, seed: int) -> dict[str, Any]:
     labels = {"pixels": {"1": [0.5, 0.1]}, "denoiser at 0.4": {"1": [0.25, 0.1]}}
     return {
         "images": 8, "dims": 64, "parameters": 1000, "vlb": summary, "ode": {**summary, "images": 2}, "coded": [coded], "plain": {"PNG": {"bits_per_dim": 3.7, "encode_seconds": 0.1}, "JPEG XL without loss": None},
-        "samples": [{"way": "ancestral_2", "images": 8, "evaluations": 2, "kernel_distance": 0.3}], "between_halves_of_the_images": {"kernel_distance": 0.01}, "labels": labels, "train_seconds": 100.0,
+        "samples": [{"way": "ancestral_2", "images": 8, "evaluations": 2, "kernel_distance": 0.3, "standard_error": 0.1}], "between_halves_of_the_images": {"kernel_distance": 0.01, "standard_error": 0.1}, "labels": labels, "train_seconds": 100.0,
         "curve": {"steps": [50.0, 100.0], "bits_per_dim": [3.0, bits]},
     }  # fmt: skip
 
