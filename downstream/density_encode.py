@@ -28,7 +28,7 @@ class EncodeConfig:
     input: tyro.conf.Positional[str]
     """A file, or a folder of them; files that are no pictures are kept as they are."""
     output: tyro.conf.Positional[str] = ""
-    """The archive (.lcld); beside the input by default."""
+    """The archive (.lcld); beside the input by default. One that is there is replaced, any other file is not."""
     model: str
     """The density model, as train_density.py wrote it."""
     encoder: str = ""
@@ -63,8 +63,11 @@ def main(settings: EncodeConfig) -> None:
     with progress_bar("coding, and decoding again", total=2 * sum(picture_px(data) for _, data in files())) as bar:
         data = encode(files(), trained, settings.coding, advance=lambda pixels: bar.advance(pixels))
     found, before = sizes(read(data)), sum(path.stat().st_size for path in paths)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with open_aside(target) as file:
         file.write(data)
+    if found["plain"] and not found["model"]:
+        log.info("the model would have made no picture smaller than PNG, WebP and lzma do: other pictures than those that it was trained on, too few steps, or too few pictures for its initial bits")
     log.info(
         "%s: %d files, %s bytes instead of %s; %s by the model (%s of them initial bits), %s by plain coders, %s as they were, %s header and index", target, len(paths),
         *(f"{value:,}" for value in (len(data), before, found["model"], found["initial"], found["plain"], found["bytes"], found["overhead"])),

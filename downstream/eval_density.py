@@ -18,7 +18,21 @@ from pydantic import Field
 from rich.table import Table
 
 from downstream.density.likelihood import OdeConfig, ode_nats, summary, vlb
-from downstream.density.measuring import AT_ONCE, SamplesConfig, ToCode, as_dict, by_plain_coders, by_terms, coding, distance, in_batches, middles_to_code, of_images, sampled, to_code
+from downstream.density.measuring import (
+    AT_ONCE,
+    SamplesConfig,
+    ToCode,
+    as_dict,
+    by_plain_coders,
+    by_terms,
+    coding,
+    distance,
+    in_batches,
+    middles_to_code,
+    of_images,
+    sampled,
+    to_code,
+)
 from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.sampling import as_grid
 from downstream.density.training_images import levels_of

@@ -48,6 +48,7 @@ class FlagshipConfig:
     unseen: str
     """Folder of others, which they are measured on."""
     output: str = "outputs/flagship"
+    """Folder for all that is made, files of shards, models and results; the same command again does what is left."""
     stages: tuple[str, ...] = ()
     """Only these; by default all, in order."""
     num_ranks: Annotated[int, Field(ge=0)] = 0

@@ -29,7 +29,21 @@ from torch.nn import functional
 from downstream.density.contexts import ContextConfig, token_maps
 from downstream.density.diffusion import diffuse, to_data
 from downstream.density.likelihood import ode_nats, summary, vlb
-from downstream.density.measuring import AT_ONCE, SamplesConfig, ToCode, as_dict, by_plain_coders, by_terms, coding, distance, in_batches, middles_to_code, of_images, sampled, to_code
+from downstream.density.measuring import (
+    AT_ONCE,
+    SamplesConfig,
+    ToCode,
+    as_dict,
+    by_plain_coders,
+    by_terms,
+    coding,
+    distance,
+    in_batches,
+    middles_to_code,
+    of_images,
+    sampled,
+    to_code,
+)
 from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.sampling import as_grid
 from downstream.density.schedules import NoiseConfig

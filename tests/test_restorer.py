@@ -104,7 +104,7 @@ def test_two_steps_of_a_model_around_mu_are_those_by_hand() -> None:
         t = torch.tensor([time])
         e, v = process.decay(t), process.deviation(t) ** 2
         with torch.no_grad():
-            f = given + r**2 * e / (r**2 * e**2 + v) * (x_t - given) + r * (v / (r**2 * e**2 + v)).sqrt() * trained.network(x_t, given, t / 100)
+            f = given + r**2 * e / (r**2 * e**2 + v) * (x_t - given) + (v / (r**2 * e**2 + v)).sqrt() * trained.network(x_t, given, t / 100)
         if time == 100:
             x_t = process.state(f, given, torch.tensor([25.0]), torch.randn(1, 3, 24, 24, generator=generator))
     torch.testing.assert_close(restore(trained, x, num_steps=2), f[0].clamp(0, 1), atol=1e-5, rtol=0)

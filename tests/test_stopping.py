@@ -31,7 +31,7 @@ def test_a_signal_to_one_rank_saves_on_all_and_the_same_command_continues(shards
     status = json.loads((run / "status.json").read_text())
     assert 3 < status["step"] < STEPS and not status["finished"], status
     assert (run / f"step-{status['step']:06d}" / "manifest.json").exists() and "the same command continues" in outputs[0]
-    run_ranks([*command(run), "--save-minutes", 1e-6, "--keep-checkpoints", STEPS], world_size=2)
+    run_ranks([*command(run), "--save-minutes", 1e-9, "--keep-checkpoints", STEPS], world_size=2)
     assert {f"step-{step:06d}" for step in range(status["step"] + 2, STEPS + 1)} <= {folder.name for folder in run.glob("step-*")}
     assert json.loads((run / "status.json").read_text()) == {"step": STEPS, "finished": True}
     if number == signal.SIGTERM:

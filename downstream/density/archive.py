@@ -218,7 +218,7 @@ def read(data: bytes) -> Archive:
         payloads.append(payload)
         place += chunk.length
     if place < len(data):
-        raise ValueError(f"the file is too long: {len(data)} bytes, {place} were written")
+        raise ValueError(f"the file is too long: {len(data)} bytes, {place} were written; the first {place} of them are the archive")
     return Archive(model, index, tuple(payloads), damaged, start + length)
 
 

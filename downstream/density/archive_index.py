@@ -194,7 +194,9 @@ def check_names(names: Sequence[str]) -> None:
 
 def check_name(name: str) -> None:
     path, encoded = PurePosixPath(name), name.encode(errors="ignore")
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
+    if "\\" in name:
+        raise ValueError(f"a file called {name!r}: a backslash parts folders on other systems; rename it")
+    if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(f"a file called {name!r}, which lies outside of its folder")
     if str(path) != name or "\0" in name or encoded.decode() != name or max(map(len, encoded.split(b"/"))) > MAX_NAME_BYTES:
         raise ValueError(f"a file called {name!r}, which is no name of UTF-8 that a folder can hold: rename it")
