@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Words = tuple[str, ...]
 TASKS = ("rain", "noise", "motion_blur", "low_light", "mixed")  # that the one restorer is trained for
+ENCODER_ROWS = 4  # of a step, which ranks share
 MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
 
 
@@ -78,6 +79,8 @@ class Recipe:
     density: Words
     density_eval: Words
     restorer: Words
+    restorer_items: int
+    """Of a step, which ranks share."""
     restorer_eval: Words
     detector: Words
 
@@ -92,6 +95,7 @@ FULL = Recipe(
     density=("--preset", "small"),
     density_eval=("--num-images", "100", "--coding-steps", "8", "16", "32", "--coded-px", "128", "--coded-images", "6"),
     restorer=("--preset", "small"),
+    restorer_items=8,
     restorer_eval=("--crop-px", "256", "--steps", "1", "2"),
     detector=(),
 )
@@ -105,6 +109,7 @@ TOY = Recipe(
     density=("--preset", "small", "--fit.steps", "2"),
     density_eval=("--num-images", "4", "--times", "2", "--ode-images", "0", "--coding-steps", "2", "--coded-images", "2", "--samples.num", "0"),
     restorer=("--preset", "toy"),
+    restorer_items=4,
     restorer_eval=("--crop-px", "64", "--steps", "1"),
     detector=("--preset", "toy"),
 )
@@ -176,7 +181,8 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
         needs_ray=True,
     )  # fmt: skip
     shards = ("--data.shards", at("shards/pages"), at("shards/crawl"), "--data.weights", "0.8", "0.2")
-    yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *shards, "--output", at("encoder")),))
+    rows = ("--micro-rows", str(max(1, ENCODER_ROWS // ranks)))
+    yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *rows, *shards, "--output", at("encoder")),))
     yield Stage("probes", "what the encoder knows of pictures that no page shows", tuple(
         python(f"lcl/eval_{name}.py", "--checkpoint", at("encoder"), "--data", labelled, "--output", at(f"results/{name}.json"), *(("--spec", at("pages/classes.json")) if name == "zero_shot" else ()))
         for name in recipe.probes
@@ -189,7 +195,7 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
     density = ("--model", at("density/density.safetensors"), "--source", unseen, "--output", at("density_eval"))
     yield Stage("density", "a lossless coder", (deepspeed("downstream/train_density.py", *recipe.density, "--source.folder", photographs, "--output", at("density")),))
     yield Stage("density_eval", "beside PNG, WebP and JPEG XL", (python("downstream/eval_density.py", *density, *recipe.density_eval),))
-    restorer = ("--photographs", photographs, "--degradations.tasks", *TASKS, "--output", at("restorer"))
+    restorer = ("--fit.micro-items", str(max(1, recipe.restorer_items // ranks)), "--photographs", photographs, "--degradations.tasks", *TASKS, "--output", at("restorer"))
     yield Stage("restorer", "one restorer for all of " + ", ".join(TASKS), (deepspeed("downstream/train_restorer.py", *recipe.restorer, *restorer),))
     yield Stage("restorer_eval", "beside classical filters", (
         python("downstream/eval_restorer.py", "--models", at("restorer/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", *TASKS, "--output", at("restorer_eval"), *recipe.restorer_eval),
