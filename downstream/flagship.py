@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 Words = tuple[str, ...]
 TASKS = ("rain", "noise", "motion_blur", "low_light", "mixed")  # that the one restorer is trained for
-ENCODER_ROWS = 4  # of a step, which ranks share
 MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
 
 
@@ -72,6 +71,8 @@ class Recipe:
 
     pages: Words
     encoder: Words
+    encoder_rows: int
+    """Of a step, which ranks share; likewise the restorer's crops."""
     probes: tuple[str, ...]
     codec: Words
     codec_eval: Words
@@ -80,7 +81,6 @@ class Recipe:
     density_eval: Words
     restorer: Words
     restorer_items: int
-    """Of a step, which ranks share."""
     restorer_eval: Words
     detector: Words
 
@@ -88,6 +88,7 @@ class Recipe:
 FULL = Recipe(
     pages=("--relevance", "1.0", "--appearances", "40"),
     encoder=("--preset", "photo_pages"),
+    encoder_rows=4,
     probes=("linear_probe", "attentive_probe", "knn", "zero_shot"),
     codec=("--preset", "small"),
     codec_eval=("--profiles", "fast", "portable"),
@@ -102,6 +103,7 @@ FULL = Recipe(
 TOY = Recipe(
     pages=("--relevance", "1.0", "--appearances", "2"),
     encoder=("--preset", "photo_pages", "--steps", "4", "--save-every", "4"),
+    encoder_rows=4,
     probes=("knn",),
     codec=("--preset", "toy"),
     codec_eval=("--classic", "JPEG"),
@@ -181,7 +183,7 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
         needs_ray=True,
     )  # fmt: skip
     shards = ("--data.shards", at("shards/pages"), at("shards/crawl"), "--data.weights", "0.8", "0.2")
-    rows = ("--micro-rows", str(max(1, ENCODER_ROWS // ranks)))
+    rows = ("--micro-rows", str(max(1, recipe.encoder_rows // ranks)))
     yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *rows, *shards, "--output", at("encoder")),))
     yield Stage("probes", "what the encoder knows of pictures that no page shows", tuple(
         python(f"lcl/eval_{name}.py", "--checkpoint", at("encoder"), "--data", labelled, "--output", at(f"results/{name}.json"), *(("--spec", at("pages/classes.json")) if name == "zero_shot" else ()))
