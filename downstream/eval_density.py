@@ -122,7 +122,7 @@ def chosen_to_code(trained: TrainedDensity, unseen: Unseen, settings: EvalDensit
 def num_parts(settings: EvalDensityConfig, num_images: int) -> int:
     ways = len(settings.samples.steps) + len(settings.samples.tolerances) if settings.samples.num else 0
     flows = len(settings.ode.dequantisations) if settings.ode_images else 0
-    return -(-num_images // AT_ONCE) * (1 + 2 * len(settings.coding_steps)) + len(settings.coding_steps) + flows + ways
+    return -(-num_images // AT_ONCE) * (1 + 3 * len(settings.coding_steps)) + len(settings.coding_steps) + flows + ways
 
 
 def likelihoods(trained: TrainedDensity, u: torch.Tensor, sources: list[int], generator: torch.Generator, settings: EvalDensityConfig, bar: Bar) -> dict[str, Any]:
@@ -170,6 +170,8 @@ def show(measured: dict[str, Any]) -> None:
     for row in measured["coded"]:
         parts = [f"{row[f'{name}bits_per_dim']:.3f}" for name in ("payload_", "initial_", "header_", "")] + seconds(row, row["images"]) if "images" in row else []
         table.add_row(f"ELBO, {row['steps']} steps", *numbers(row["elbo"]), *parts)
+        if "elbo_even_times" in row:
+            table.add_row("the same at evenly spread times", *numbers(row["elbo_even_times"]))
     for name, found in measured.get("plain", {}).items():
         num = measured["coded"][0]["images"] if measured["coded"] else measured["images"]
         table.add_row(name, *([""] * 5 + [f"{found['bits_per_dim']:.3f}", *seconds(found, num)] if found is not None else ["not installed"]))

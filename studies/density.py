@@ -198,7 +198,9 @@ def model_of(row: RunConfig, settings: StudyConfig) -> tuple[TrainedDensity, flo
         clock.write_text(str(spent))
     if not path.exists():
         raise ValueError(f"{folder} was stopped by a signal; the same command continues")
-    return load_density(path, encoder=load_encoder(settings.encoder) if row.context == "tokens" else None), float(clock.read_text())
+    trained = load_density(path, encoder=load_encoder(settings.encoder) if row.context == "tokens" else None)
+    # evenly spread times: to choose them is to choose a schedule, which rows differ in
+    return replace(trained, calibration=trained.calibration.evenly()), float(clock.read_text())
 
 
 def _seconds_of_children() -> float:

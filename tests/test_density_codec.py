@@ -23,8 +23,9 @@ from downstream.density import likelihood
 from downstream.density.archive import Archive, Writer, decode, encode, read, sizes, tile_coder
 from downstream.density.archive_index import CodingConfig
 from downstream.density.bit_stack import BitStack
-from downstream.density.calibration import calibrate
+from downstream.density.calibration import Calibration, calibrate
 from downstream.density.chain import Chain
+from downstream.density.coding_times import evenly
 from downstream.density.contexts import ContextConfig
 from downstream.density.likelihood import discrete_vlb
 from downstream.density.model import DensityConfig, DensityModel
@@ -45,6 +46,7 @@ MODELS = {
     "monotone": DensityConfig(channels=1, size_px=8, noise=NoiseConfig(kind="monotone", width=4), context=ContextConfig(size=4, chosen=1, width=8), unet=UNET),
 }
 FAST = CodingConfig(steps=2)
+NOTHING_KNOWN = Calibration(torch.ones(2, 1, 1, 1), evenly())  # the network is as wrong as it expects to be
 
 
 def waves(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -459,7 +461,7 @@ def test_large_planes_become_several_streams(trained: dict[str, TrainedDensity])
 def test_levels_beyond_the_models_are_stored_plainly() -> None:
     settings_of = DensityConfig(channels=1, levels=17, size_px=8, noise=NoiseConfig(kind="linear"), context=ContextConfig(kind="none"), unet=UNET)
     model = DensityModel(settings_of).eval().requires_grad_(False)
-    trained = TrainedDensity(model, torch.ones(33, 1, 1, 1), {}, sha256="0" * 15 + "7")
+    trained = TrainedDensity(model, NOTHING_KNOWN, {}, sha256="0" * 15 + "7")
     files = [("digit.png", png(waves(8, 8, 1) // 16)), ("photo.png", png(waves(8, 8, 1)))]
     assert [pixels_of(data).tolist() for _, data in round_trip(trained, files)] == [pixels_of(data).tolist() for _, data in files]
     with pytest.raises(ValueError, match="beyond the model's 17 levels"):
@@ -487,7 +489,7 @@ def of_tokens(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Pat
         for value in model.parameters():
             value += 0.1 * torch.randn(value.shape)
     path = tmp_path_factory.mktemp("tokens") / "density.safetensors"
-    save_density(TrainedDensity(model, torch.ones(33, 1, 1, 1), {}, sight.record), path)
+    save_density(TrainedDensity(model, NOTHING_KNOWN, {}, sight.record), path)
     return path
 
 

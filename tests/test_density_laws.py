@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from downstream.density.coding_times import cheapest_times, cheapest_way, evenly, of_steps, step_costs
 from downstream.density.diffusion import (
     alpha,
     antithetic_times,
@@ -89,6 +90,44 @@ def test_the_polynomials_slope_is_its_square() -> None:
     t, ends = torch.tensor([0.3], dtype=torch.float64), Ends(-13.3, 5.0)
     whole = a**2 / 5 + a * b / 2 + (b**2 + 2 * a * d) / 3 + b * d + d**2
     assert torch.allclose(with_slope(polynomial_path(a, b, d, ends), t)[1], 18.3 * (a * 0.09 + b * 0.3 + d) ** 2 / whole)
+
+
+# Times of a codec's steps
+
+
+def test_a_step_costs_what_the_bound_says() -> None:
+    gamma = torch.linspace(-13.3, 5.0, 6, dtype=torch.float64)[:, None] + torch.rand(1, 7, generator=rng(), dtype=torch.float64)
+    error = torch.rand(6, 7, generator=rng(1), dtype=torch.float64)
+    costs = step_costs(gamma, error)
+    for s, t in itertools.product(range(6), repeat=2):
+        wanted = math.inf
+        if s < t:
+            one = [value[:, None, None, None] for value in (error[t].sqrt(), gamma[s], gamma[t], error[t])]
+            wanted = float(calibrated_step_nats(one[0], torch.zeros_like(one[0]), one[1], one[2], squared_error=one[3]).mean())
+        assert float(costs[s, t]) == pytest.approx(wanted)
+
+
+@settings(max_examples=30, deadline=None)
+@given(times=st.integers(2, 8), data=st.data(), seed=st.integers(0, 999))
+def test_the_cheapest_way_by_enumeration(times: int, data: st.DataObject, seed: int) -> None:
+    steps = data.draw(st.integers(1, times - 1))
+    costs = torch.rand(times, times, generator=rng(seed), dtype=torch.float64).triu(1) + torch.full((times, times), math.inf, dtype=torch.float64).tril()
+    costs[costs.isnan()] = math.inf
+    ways = [(0, *between, times - 1) for between in itertools.combinations(range(1, times - 1), steps - 1)]
+    price = {way: sum(float(costs[s, t]) for s, t in itertools.pairwise(way)) for way in ways}
+    assert price[tuple(cheapest_way(costs, steps))] == pytest.approx(min(price.values()))
+
+
+def test_times_of_any_number_of_steps() -> None:
+    """Those of the cheapest way, or between them; long steps where a network knows nothing and where all is cheap, short ones between."""
+    gamma = torch.linspace(-13.3, 5.0, 65)[:, None]
+    found = cheapest_times(gamma, torch.sigmoid(-(gamma + 2)))
+    assert len(found) == 17 and found[0] == 0 and found[-1] == 1 and (found.diff() > 0).all() and found.diff().argmin() not in (0, 15)
+    for steps in (1, 5, 16, 64):
+        times = of_steps(found, steps)
+        assert len(times) == steps + 1 and times[0] == 0 and times[-1] == 1 and (np.diff(times) > 0).all()
+        assert np.allclose(of_steps(evenly(), steps), np.arange(steps + 1) / steps, atol=1e-6)
+    assert np.allclose(of_steps(found, 16), found, atol=1e-6)
 
 
 # Subsets

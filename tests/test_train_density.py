@@ -34,7 +34,7 @@ from lcl.features import load_encoder, random_encoder
 from tests.conftest import Run, assert_one_line_error
 from tests.made_encoders import SQUARE, checkpoint_of, random_model
 from tests.processes import run_ranks
-from tests.test_density_codec import waves
+from tests.test_density_codec import NOTHING_KNOWN, waves
 from tests.test_train_codec import assert_resumed_equals, losses, weights
 
 
@@ -222,7 +222,7 @@ def test_a_training_with_an_encoder(run: Run, tmp_path: Path) -> None:
 def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path, steps: int, variances: str) -> None:
     """The mean of the training loss of T steps is ELBO_T, with the variances of either kind, and that of continuous time the bound."""
     trained = load_density(whole / "density.safetensors")
-    trained = replace(trained, calibration=torch.ones_like(trained.calibration))  # a training has no table yet
+    trained = replace(trained, calibration=NOTHING_KNOWN)  # a training has no table yet
     u = torch.from_numpy(read_digits("test")[:32]).permute(0, 3, 1, 2).long()
     with torch.no_grad():
         objective = DensityObjective(trained.model, ObjectiveConfig(steps=steps, variances=variances))
@@ -234,6 +234,14 @@ def test_steps_of_the_loss_and_of_the_measure_agree(whole: Path, steps: int, var
         assert abs(np.mean(ours) - np.mean(theirs)) < 4 * error < 0.2 * np.mean(ours)
 
 
+def test_few_steps_at_chosen_times_cost_less_than_at_even_ones(whole: Path) -> None:
+    """On images that they were not chosen with."""
+    trained = load_density(whole / "density.safetensors")
+    u = torch.from_numpy(read_digits("test")[:64]).permute(0, 3, 1, 2).long()
+    chosen, even = (float(discrete_vlb(one, u, torch.Generator().manual_seed(0), num_steps=6).total.mean()) for one in (trained, replace(trained, calibration=trained.calibration.evenly())))
+    assert chosen < 0.99 * even
+
+
 def test_a_context_that_says_nothing_costs_what_it_says() -> None:
     """Bound, ODE and ELBO_T of a model that does not heed its context: a sure one costs log of the number of subsets more than one by chance, in each of them."""
     torch.manual_seed(0)
@@ -243,7 +251,7 @@ def test_a_context_that_says_nothing_costs_what_it_says() -> None:
     model.schedule.head.spread.weight[:] = 0
     model.context_logits.out.weight[:] = 0
     u = torch.from_numpy(read_digits("test")[:4]).permute(0, 3, 1, 2).long()
-    trained, costs = TrainedDensity(model, torch.ones(33, 1, 1, 1), {}), []
+    trained, costs = TrainedDensity(model, NOTHING_KNOWN, {}), []
     for bias in (0.0, 30.0):
         model.context_logits.out.bias[:] = torch.tensor([bias, *[0.0] * (size - 1)])
         rng = [torch.Generator().manual_seed(seed) for seed in range(4)]

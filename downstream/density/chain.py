@@ -34,7 +34,7 @@ Values = Float[np.ndarray, "#tiles #channels #height #width"]
 
 @dataclass(frozen=True)
 class Level:
-    """What holds at time i / T, and for the step to it from the time before."""
+    """What holds at the i-th time, and for the step to it from the one before."""
 
     gamma: Values
     spacing: Values
@@ -55,7 +55,8 @@ class Chain:
     def __init__(self, trained: TrainedDensity, num_steps: int) -> None:
         self.settings, self.num_steps = trained.settings, num_steps
         sight = getattr(trained.model.context_logits, "sight", None)
-        self._model, self._table = copy.deepcopy(trained.model, {id(sight): sight}).double(), trained.calibration
+        self._model, self._table = copy.deepcopy(trained.model, {id(sight): sight}).double(), trained.calibration.errors
+        self._times = trained.calibration.of_steps(num_steps)
         self._without_context: dict[tuple[int, ...], list[Level]] = {}
 
     def encode(self, stack: BitStack, u: Latents) -> None:
@@ -117,7 +118,7 @@ class Chain:
         level, before = levels[i], levels[i - 1]
         value = z * level.spacing
         found = self._model.denoise(torch.from_numpy(value), torch.from_numpy(level.gamma), context)
-        error = squared_error(self._table, found, torch.full((len(z),), i / self.num_steps, dtype=torch.float64)).numpy()
+        error = squared_error(self._table, found, torch.full((len(z),), self._times[i], dtype=torch.float64)).numpy()
         eps_hat = np.round(found.eps_hat.numpy() * EPS_PARTS) / EPS_PARTS
         mean = level.ratio * value - level.weight * eps_hat
         deviation = np.sqrt(level.variance + level.weight * level.weight * error)
@@ -130,8 +131,7 @@ class Chain:
         if subset is None and shape in self._without_context:
             return self._without_context[shape]
         path = self._model.path(self._context(subset, shape[0]), shape[2], shape[3])
-        times = [torch.full((shape[0],), i / self.num_steps, dtype=torch.float64) for i in range(self.num_steps + 1)]
-        gammas = [np.round(path(t).numpy() * GAMMA_PARTS) / GAMMA_PARTS for t in times]
+        gammas = [np.round(path(torch.full((shape[0],), t, dtype=torch.float64)).numpy() * GAMMA_PARTS) / GAMMA_PARTS for t in self._times]
         levels = [_first_level(gammas[0])] + [_level(before, after) for before, after in zip(gammas, gammas[1:], strict=False)]
         if subset is None:
             self._without_context = {shape: levels}

@@ -8,6 +8,7 @@ Everything is in nats for each image; `summary` makes means with standard errors
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -99,13 +100,13 @@ def discrete_vlb(trained: TrainedDensity, u: Levels, generator: torch.Generator,
     drawn = model.coded_context(x, generator)
     path = model.path(drawn.context, *x.shape[-2:])
     diffusion, ones = torch.zeros(len(x)), torch.ones(len(x))
-    for step in range(1, num_steps + 1):
-        t = ones * step / num_steps
-        gamma, gamma_before = path(t), path(ones * (step - 1) / num_steps)
+    for before, after in pairwise(trained.calibration.of_steps(num_steps)):
+        t = ones * after
+        gamma, gamma_before = path(t), path(ones * before)
         eps = torch.randn(x.shape, generator=generator)
         found = model.denoise(diffuse(x, eps, gamma), gamma, drawn.context)
         if calibrated:
-            diffusion += calibrated_step_nats(eps, found.eps_hat, gamma_before, gamma, squared_error=squared_error(trained.calibration, found, t))
+            diffusion += calibrated_step_nats(eps, found.eps_hat, gamma_before, gamma, squared_error=squared_error(trained.calibration.errors, found, t))
         else:
             diffusion += step_nats(eps, found.eps_hat, gamma_before, gamma)
     return Bound(*_ends(x, u, ends.gamma_min, ends.gamma_max, generator, levels=levels), diffusion, drawn.nats)

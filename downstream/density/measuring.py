@@ -7,6 +7,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -92,11 +93,15 @@ def middles_to_code(folder: str, trained: TrainedDensity, *, num: int, side_px: 
 
 
 def coding(trained: TrainedDensity, unseen: Unseen, chosen: ToCode | None, generator: torch.Generator, *, steps: int, at_once: int, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """ELBO_T of all images, with calibrated variances and without; and what the codec makes of the chosen ones beside ELBO_T of the same."""
+    """ELBO_T of all images, as it is coded, at evenly spread times where those of the codec are others, and at such with the variances of q; and what the codec makes of the chosen ones beside ELBO_T of the same."""
     u = torch.stack([levels_of(one) for one in unseen.images])
     dims, row = u[0].numel(), {"steps": steps}
-    for name, calibrated in (("elbo", True), ("elbo_uncalibrated", False)):
-        row[name] = by_terms(in_batches(discrete_vlb, trained, u, generator, advance=advance, num_steps=steps, calibrated=calibrated), dims=dims, sources=unseen.sources)
+    even = replace(trained, calibration=trained.calibration.evenly())
+    ways = {"elbo": (trained, True), "elbo_even_times": (even, True), "elbo_uncalibrated": (even, False)}
+    if np.array_equal(trained.calibration.of_steps(steps), even.calibration.of_steps(steps)):
+        ways.pop("elbo_even_times")
+    for name, (one, calibrated) in ways.items():
+        row[name] = by_terms(in_batches(discrete_vlb, one, u, generator, advance=advance, num_steps=steps, calibrated=calibrated), dims=dims, sources=unseen.sources)
     if chosen is not None:
         draws = [in_batches(discrete_vlb, trained, chosen.tiles, generator, num_steps=steps).total.double().mean() for _ in range(-(-ELBO_VALUES // chosen.tiles.numel()))]
         row |= coded(trained, chosen, steps=steps, at_once=at_once) | {"elbo_of_these": float(bits_per_dim(torch.stack(draws).mean(), dims=dims)), "elbo_draws": len(draws)}

@@ -1,6 +1,6 @@
 """A density model in one file: weights, calibration and settings. Its hash names it in every archive that it compresses.
 
-    NAME.safetensors   weights (`model.*`), the table of errors (`calibration`)
+    NAME.safetensors   weights (`model.*`), the table of errors (`calibration.errors`), the times of a codec's steps (`calibration.times`)
                        metadata: schema, settings, what it was trained on, the encoder that its context comes from
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from downstream.density.calibration import Table
+from downstream.density.calibration import Calibration
 from downstream.density.contexts import TokenContext
 from downstream.density.model import DensityConfig, DensityModel
 from downstream.encoder_record import EncoderRecord, check_encoder
@@ -18,14 +18,14 @@ from downstream.tensor_file import read_model, write_model
 from lcl.core.config import from_dict, to_dict
 from lcl.features import Encoder
 
-SCHEMA = "lcl-density/2"
-CALIBRATION = "calibration"
+SCHEMA = "lcl-density/3"
+PREFIX = "calibration."
 
 
 @dataclass(frozen=True)
 class TrainedDensity:
     model: DensityModel
-    calibration: Table
+    calibration: Calibration
     about: Mapping[str, Any]
     """How it was trained: data, steps, commit."""
     encoder: EncoderRecord | None = None
@@ -49,7 +49,7 @@ class TrainedDensity:
 
 
 def save_density(trained: TrainedDensity, path: Path) -> None:
-    tensors = {f"model.{name}": value for name, value in trained.model.state_dict().items()} | {CALIBRATION: trained.calibration}
+    tensors = {f"model.{name}": value for name, value in trained.model.state_dict().items()} | {PREFIX + name: value for name, value in trained.calibration._asdict().items()}
     needed = None if trained.encoder is None else trained.encoder._asdict()
     write_model(path, tensors, schema=SCHEMA, settings=to_dict(trained.settings), about=dict(trained.about), encoder=needed)
 
@@ -63,7 +63,7 @@ def load_density(path: Path, *, encoder: Encoder | None = None) -> TrainedDensit
     needed = EncoderRecord(**found.metadata["encoder"]) if found.metadata["encoder"] else None
     settings = from_dict(DensityConfig, found.metadata["settings"], origin=str(path))
     model = DensityModel(settings, num_features=0 if needed is None else needed.num_features)
-    calibration = found.tensors.pop(CALIBRATION)
+    calibration = Calibration(*(found.tensors.pop(PREFIX + name) for name in Calibration._fields))
     model.load_state_dict({name.removeprefix("model."): value for name, value in found.tensors.items()})
     if encoder is not None:
         if needed is None or not isinstance(model.context_logits, TokenContext):

@@ -16,7 +16,7 @@ Levels = Int[Tensor, "images channels height width"]
 
 @torch.no_grad()
 def ancestral(trained: TrainedDensity, num: int, generator: torch.Generator, *, num_steps: int, height: int, width: int) -> Levels:
-    """Samples by `num_steps` reverse steps with the calibrated variances: the distribution that the codec of as many steps codes with."""
+    """Samples by `num_steps` reverse steps at evenly spread times, with the calibrated variances."""
     model, settings = trained.model, trained.settings
     context = model.random_context(num, generator)
     path, ones = model.path(context, height, width), torch.ones(num)
@@ -25,7 +25,7 @@ def ancestral(trained: TrainedDensity, num: int, generator: torch.Generator, *, 
         t = ones * step / num_steps
         gamma, gamma_before = path(t), path(ones * (step - 1) / num_steps)
         found = model.denoise(z, gamma, context)
-        before = reverse_step(z, found.eps_hat, gamma_before, gamma, squared_error=squared_error(trained.calibration, found, t))
+        before = reverse_step(z, found.eps_hat, gamma_before, gamma, squared_error=squared_error(trained.calibration.errors, found, t))
         z = before.mean + before.variance.sqrt() * torch.randn(z.shape, generator=generator)
     return _most_likely(trained, z)
 
