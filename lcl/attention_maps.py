@@ -1,6 +1,6 @@
 """Entry point: where an encoder's pooling looks, as PNG files and one HTML page.
 
-    python lcl/attention_maps.py --encoder run --images photos --output attention.html
+    python lcl/attention_maps.py --images photos --output attention.html
 """
 
 from lcl.core.config import run_command

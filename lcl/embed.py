@@ -1,6 +1,6 @@
 """Entry point: features of a folder of images or of shards by a trained encoder, as parquet or safetensors.
 
-    python lcl/embed.py --encoder run --input photos --output features
+    python lcl/embed.py --input photos --output features
     python lcl/embed.py --encoder run --input shards/a shards/b --executor ray --output features
 """
 

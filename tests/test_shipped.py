@@ -11,19 +11,22 @@ from downstream import codec_decode, codec_encode, halve_model
 from downstream.codec.measuring import psnr_db
 from downstream.tensor_file import read_any_model, write_model
 from lcl.core import shipped
+from lcl.features import load_encoder
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.test_image_codec import picture
 
 WEIGHTS = ROOT / "lcl" / "weights"
 
 
-def test_every_file_has_its_card_and_all_are_small() -> None:
-    files = list(WEIGHTS.glob("*.safetensors"))
-    assert shipped.CODEC in {path.name for path in files} and sum(path.stat().st_size for path in files) < 20e6
-    for path in files:
+def test_every_model_has_its_card_and_all_are_small() -> None:
+    files, encoder = list(WEIGHTS.glob("*.safetensors")), WEIGHTS / shipped.ENCODER
+    assert {shipped.CODEC} <= {path.name for path in files} and sum(path.stat().st_size for path in WEIGHTS.rglob("*")) < 20e6
+    for path in [*files, encoder]:
         card = path.with_suffix(".md").read_text()
         assert card.startswith(f"# {path.name}\n") and all(word in card for word in ("licence", "data", "hardware", "commit", "## Measured", "## Limits")), path.name
-        assert read_any_model(path).metadata["about"]["commit"][:7] in card
+    for path in files:
+        assert read_any_model(path).metadata["about"]["commit"][:7] in path.with_suffix(".md").read_text()
+    assert load_encoder(encoder).fingerprint in (encoder / "README.md").read_text()
 
 
 def test_a_picture_is_compressed_without_a_model_and_without_ray(run: Run, tmp_path: Path) -> None:
@@ -37,6 +40,20 @@ def test_a_picture_is_compressed_without_a_model_and_without_ray(run: Run, tmp_p
     assert result.returncode == 0, result.stderr
     before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("photo.png", "back.png"))
     assert psnr_db(before, after) > 20 and (tmp_path / "photo.lclc").stat().st_size < (tmp_path / "photo.png").stat().st_size / 4
+
+
+def test_pictures_are_searched_without_an_encoder_and_without_ray(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for seed in range(4):
+        Image.fromarray(picture(40, 50, seed=seed)).save(tmp_path / "photos" / f"{seed}.png")
+    script = (
+        "import sys; from lcl.use.embedding import EmbedConfig, embed; from lcl.use.search_page import SearchConfig, search; "
+        "embed(EmbedConfig(input=('photos',), output='features')); search(SearchConfig(features='features', output='search.html', queries=('photos/1.png',))); "
+        "sys.exit(bool({'ray', 'deepspeed'} & sys.modules.keys()))"
+    )
+    result = run("python", "-c", f"import os; os.chdir({str(tmp_path)!r}); {script}")
+    assert result.returncode == 0, result.stderr
+    assert all(f"{seed}.png" in (tmp_path / "search.html").read_text() for seed in range(4))
 
 
 def test_a_package_without_them_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Trained weights that come with the package: what a command takes where no model is named.
 
-    lcl/weights/NAME   made by this project's own commands; NAME.md, its card, says of what, how, and what it can and cannot do
+    lcl/weights/NAME   a file, or an export of an encoder, made by this project's own commands; NAME.md, its card, says of what, how, and what it can and cannot do
 """
 
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
-CODEC = "codec.safetensors"
+CODEC, DENSITY, ENCODER = "codec.safetensors", "density.safetensors", "encoder"
 
 
 def or_shipped(path: str, name: str) -> Path:

@@ -23,6 +23,7 @@ from lcl.core.files import files_below, folder_aside, open_aside
 from lcl.core.html_page import data_url, page_at, page_template
 from lcl.core.images import ENDINGS, is_image_name
 from lcl.core.rejected import Rejected
+from lcl.core.shipped import ENCODER, or_shipped
 from lcl.features import Weights, load_encoder
 from lcl.rows import ImageInput
 from lcl.use.image_features import VisionModel, patch_tokens
@@ -35,12 +36,12 @@ MIX = 0.6       # of the heat in the picture; the rest is the image in grey
 
 @config
 class AttentionMapsConfig:
-    encoder: str
-    """A run folder (its newest checkpoint), one checkpoint (step-N), a folder of `lcl export`, or a file of published weights."""
     images: Annotated[tuple[str, ...], Field(min_length=1)]
     """Image files, and folders of them."""
     output: str
     """The HTML file to write; the PNG files go into a folder of its name beside it."""
+    encoder: str = ""
+    """A run folder (its newest checkpoint), one checkpoint (step-N), a folder of `lcl export`, or a file of published weights; empty: the encoder that comes with lcl."""
     weights: Weights = "model"
     """Weights of the last step, or their moving average."""
     num_images: Annotated[int, Field(ge=1)] = 24
@@ -67,7 +68,7 @@ def write_attention_page(settings: AttentionMapsConfig) -> tuple[Path, int, int]
     if folder.exists() and not again:
         raise ValueError(f"{folder} is there, and the pictures would go into a folder of this name: give another --output, or remove it")
     files = find_images(settings.images)
-    model = load_encoder(settings.encoder, weights=settings.weights)
+    model = load_encoder(or_shipped(settings.encoder, ENCODER), weights=settings.weights)
     chosen = [files[place] for place in np.linspace(0, len(files) - 1, min(settings.num_images, len(files))).round().astype(int)]
     inputs = [_read(file, model) for file in chosen]  # all of them before anything is written
     cards = []

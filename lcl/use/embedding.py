@@ -19,6 +19,7 @@ from lcl.core.files import locked_folder
 from lcl.core.images import probe_image
 from lcl.core.logs import progress_bar
 from lcl.core.rejected import Rejected
+from lcl.core.shipped import ENCODER, or_shipped
 from lcl.features import Encoder, Weights, find_encoder, load_encoder
 from lcl.rows import ImageInput
 from lcl.scorers import Device
@@ -34,12 +35,12 @@ BATCH = 256  # images that are decoded and encoded together; it decides the last
 
 @config
 class EmbedConfig:
-    encoder: str
-    """A run folder (its newest checkpoint), one checkpoint (step-N), a folder of `lcl export`, or a file of published weights."""
     input: Annotated[tuple[str, ...], Field(min_length=1)]
     """One folder of images (all below it), or folders of shards and selections of them."""
     output: str
     """Folder for the features; a run that was interrupted continues there."""
+    encoder: str = ""
+    """A run folder (its newest checkpoint), one checkpoint (step-N), a folder of `lcl export`, or a file of published weights; empty: the encoder that comes with lcl."""
     format: Format = "parquet"
     """Where the features go: a column of the parquet files, or safetensors files beside them."""
     weights: Weights = "model"
@@ -58,7 +59,7 @@ def embed(settings: EmbedConfig) -> dict[str, Any]:
 
     Raises ValueError if the output holds something else, for too many rejects, and as `load_encoder` and `open_source` do.
     """
-    folder = find_encoder(Path(settings.encoder))
+    folder = find_encoder(or_shipped(settings.encoder, ENCODER))
     if settings.device == "cuda" and settings.executor == "here" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch sees no such device here; leave it out, or install a PyTorch for this machine's")
     encoder = _encoder(str(folder), settings.weights, "cpu")
