@@ -5,16 +5,10 @@
 
     python downstream/flagship.py --crawl corpus/*.warc.gz --labelled clothes.tar --photographs photos --unseen others --output outputs/flagship
 
-Stages are commands of this project, as a person would type them. One that is done has its record in OUTPUT/stages, and is done again if its commands have changed;
-one that was interrupted continues by its commands' own means. So the same command again does what is left.
+Stages are commands of this project (downstream/stages.py); the same command again does what is left.
 """
 
-import logging
-import signal
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,16 +17,12 @@ import torch
 from pydantic import Field
 
 from downstream.photographs import list_photographs
-from lcl.commands import check_checkout, execute, free_port
-from lcl.core.config import commit, config, run_command
-from lcl.core.files import read_json, write_json
+from downstream.stages import Stage, Words, deepspeed, python, ray_job, run_stages
+from lcl.commands import check_checkout
+from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 from lcl.evals.image_sets import open_image_set
-from lcl.ray_head import RayHead, ray_head
 
-log = logging.getLogger(__name__)
-
-Words = tuple[str, ...]
 TASKS = ("rain", "noise", "motion_blur", "low_light", "mixed")  # that the one restorer is trained for
 MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
 
@@ -55,14 +45,6 @@ class FlagshipConfig:
     """Training processes; 0 takes one per GPU, or two on a CPU."""
     scale: Literal["full", "toy"] = "full"
     """toy: a few steps of the smallest models, to try the chain itself."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    name: str
-    says: str
-    commands: tuple[Words, ...]
-    needs_ray: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,20 +101,10 @@ TOY = Recipe(
 
 def main(settings: FlagshipConfig) -> None:
     set_up_logging()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Ray's head is stopped on the way out
     check_checkout()
     check_inputs(settings)
     output = Path(settings.output).resolve()
-    chosen = choose(list(stages_of(settings, output)), settings.stages)
-    left = [stage for stage in chosen if not is_done(stage, output)]
-    for stage in chosen:
-        if stage not in left:
-            log.info("=== %s: done", stage.name)
-    started = time.perf_counter()
-    for number, stage in enumerate(left, start=1):
-        log.info("=== %d of %d, %s: %s", number, len(left), stage.name, stage.says)
-        run_stage(stage, output)
-    log.info("=== %d stages in %.0f minutes: %s", len(left), (time.perf_counter() - started) / 60, output)
+    run_stages(choose(list(stages_of(settings, output)), settings.stages), output)
 
 
 def check_inputs(settings: FlagshipConfig) -> None:
@@ -164,15 +136,6 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
     def at(name: str) -> str:
         return str(output / name)
 
-    def python(script: str, *words: str) -> Words:
-        return (sys.executable, script, *words)
-
-    def deepspeed(script: str, *words: str) -> Words:
-        return ("deepspeed", "--num_gpus", str(ranks), "--master_port", PORT, script, *words)
-
-    def ray_job(script: str, *words: str) -> Words:
-        return ("ray", "job", "submit", "--address", RAY, "--working-dir", ".", "--", sys.executable, script, *words)
-
     yield Stage(
         "shards", "documents of images and text, from real pages and from pages around the labelled pictures",
         (
@@ -184,49 +147,27 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
     )  # fmt: skip
     shards = ("--data.shards", at("shards/pages"), at("shards/crawl"), "--data.weights", "0.8", "0.2")
     rows = ("--micro-rows", str(max(1, recipe.encoder_rows // ranks)))
-    yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *rows, *shards, "--output", at("encoder")),))
+    yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *rows, *shards, "--output", at("encoder"), ranks=ranks),))
     yield Stage("probes", "what the encoder knows of pictures that no page shows", tuple(
         python(f"lcl/eval_{name}.py", "--checkpoint", at("encoder"), "--data", labelled, "--output", at(f"results/{name}.json"), *(("--spec", at("pages/classes.json")) if name == "zero_shot" else ()))
         for name in recipe.probes
     ))  # fmt: skip
     codec = ("--model", at("codec/codec.safetensors"), "--photographs", unseen)
-    yield Stage("codec", "a codec of several rates", (deepspeed("downstream/train_codec.py", *recipe.codec, "--photographs", photographs, "--output", at("codec")),))
+    yield Stage("codec", "a codec of several rates", (deepspeed("downstream/train_codec.py", *recipe.codec, "--photographs", photographs, "--output", at("codec"), ranks=ranks),))
     yield Stage("codec_eval", "beside JPEG, WebP, AVIF and JPEG 2000, plain and refined", (
         python("downstream/eval_codec.py", *codec, "--output", at("codec_eval"), *recipe.codec_eval), python("downstream/eval_codec.py", *codec, "--output", at("codec_refined"), *recipe.refined),
     ))  # fmt: skip
     density = ("--model", at("density/density.safetensors"), "--source", unseen, "--output", at("density_eval"))
-    yield Stage("density", "a lossless coder", (deepspeed("downstream/train_density.py", *recipe.density, "--source.folder", photographs, "--output", at("density")),))
+    yield Stage("density", "a lossless coder", (deepspeed("downstream/train_density.py", *recipe.density, "--source.folder", photographs, "--output", at("density"), ranks=ranks),))
     yield Stage("density_eval", "beside PNG, WebP and JPEG XL", (python("downstream/eval_density.py", *density, *recipe.density_eval),))
     restorer = ("--fit.micro-items", str(max(1, recipe.restorer_items // ranks)), "--photographs", photographs, "--degradations.tasks", *TASKS, "--output", at("restorer"))
-    yield Stage("restorer", "one restorer for all of " + ", ".join(TASKS), (deepspeed("downstream/train_restorer.py", *recipe.restorer, *restorer),))
+    yield Stage("restorer", "one restorer for all of " + ", ".join(TASKS), (deepspeed("downstream/train_restorer.py", *recipe.restorer, *restorer, ranks=ranks),))
     yield Stage("restorer_eval", "beside classical filters", (
         python("downstream/eval_restorer.py", "--models", at("restorer/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", *TASKS, "--output", at("restorer_eval"), *recipe.restorer_eval),
     ))  # fmt: skip
     yield Stage("detector", "what spoils a picture, by the encoder", (
         python("downstream/train_detector.py", "--encoder", at("encoder"), "--photographs", photographs, "--output", at("detector"), *recipe.detector),
     ))  # fmt: skip
-
-
-RAY, PORT = "{ray}", "{port}"  # known when the command runs
-
-
-def is_done(stage: Stage, output: Path) -> bool:
-    record = output / "stages" / f"{stage.name}.json"
-    return record.exists() and read_json(record)["commands"] == [list(command) for command in stage.commands]
-
-
-def run_stage(stage: Stage, output: Path) -> None:
-    """Raises ValueError if one of its commands fails."""
-    output.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    head: AbstractContextManager[RayHead | None] = ray_head(output) if stage.needs_ray else nullcontext()
-    with head as ray:
-        for command in stage.commands:
-            known = {PORT: str(free_port()), RAY: "" if ray is None else ray.jobs}
-            execute([known.get(word, word) for word in command], variables=None if ray is None else ray.environment)
-    record = output / "stages" / f"{stage.name}.json"
-    record.parent.mkdir(exist_ok=True)
-    write_json(record, {"commands": stage.commands, "seconds": round(time.perf_counter() - started), "commit": commit()})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from downstream.flagship import PORT, RAY, FlagshipConfig, Stage, check_inputs, choose, is_done, run_stage, stages_of
+from downstream.flagship import FlagshipConfig, check_inputs, choose, stages_of
+from downstream.stages import PORT, RAY, Stage, is_done, run_stage
 from lcl.core.files import read_json
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.test_image_codec import picture
@@ -43,6 +44,15 @@ def test_a_stage_is_done_once_and_again_when_its_commands_change(tmp_path: Path)
     with pytest.raises(ValueError, match="ended with status 3"):
         run_stage(Stage("two", "nothing", ((sys.executable, "-c", "import sys; sys.exit(3)"),)), tmp_path)
     assert not (tmp_path / "stages" / "two.json").exists()
+    stopped = Stage("three", "nothing", ((sys.executable, "-c", ""),), makes=str(tmp_path / "model"))
+    with pytest.raises(ValueError, match="three was stopped before it made .*model; the same command again continues"):
+        run_stage(stopped, tmp_path)
+    assert not is_done(stopped, tmp_path)
+    (tmp_path / "model").touch()
+    run_stage(stopped, tmp_path)
+    assert is_done(stopped, tmp_path)
+    (tmp_path / "model").unlink()
+    assert not is_done(stopped, tmp_path)
 
 
 def test_stages_read_what_those_before_them_made(settings: FlagshipConfig, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Stages of a chain: commands of this project, as a person would type them, each stage done once.
+
+    stage --its commands, one after the other--> what it makes --> OUTPUT/stages/NAME.json: commands, seconds, commit
+
+One that is done has its record, and is done again if its commands have changed; one that was interrupted continues by its commands' own means. So the same command
+again does what is left.
+"""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from lcl.commands import execute, free_port
+from lcl.core.config import commit
+from lcl.core.files import read_json, write_json
+from lcl.ray_head import RayHead, ray_head
+
+log = logging.getLogger(__name__)
+
+Words = tuple[str, ...]
+RAY, PORT = "{ray}", "{port}"  # known when the command runs
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    says: str
+    commands: tuple[Words, ...]
+    needs_ray: bool = False
+    makes: str = ""
+    """A file without which it is not done: a training that is told to stop ends well, without its model."""
+
+
+def python(script: str, *words: str) -> Words:
+    return (sys.executable, script, *words)
+
+
+def deepspeed(script: str, *words: str, ranks: int) -> Words:
+    return ("deepspeed", "--num_gpus", str(ranks), "--master_port", PORT, script, *words)
+
+
+def ray_job(script: str, *words: str) -> Words:
+    return ("ray", "job", "submit", "--address", RAY, "--working-dir", ".", "--", sys.executable, script, *words)
+
+
+def run_stages(stages: Sequence[Stage], output: Path) -> None:
+    """Those that are not done, in their order. Raises ValueError as `run_stage`."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped on the way out
+    left = [stage for stage in stages if not is_done(stage, output)]
+    for stage in stages:
+        if stage not in left:
+            log.info("=== %s: done", stage.name)
+    started = time.perf_counter()
+    for number, stage in enumerate(left, start=1):
+        log.info("=== %d of %d, %s: %s", number, len(left), stage.name, stage.says)
+        run_stage(stage, output)
+    log.info("=== %d stages in %.0f minutes: %s", len(left), (time.perf_counter() - started) / 60, output)
+
+
+def is_done(stage: Stage, output: Path) -> bool:
+    record = output / "stages" / f"{stage.name}.json"
+    return record.exists() and read_json(record)["commands"] == [list(command) for command in stage.commands] and (not stage.makes or Path(stage.makes).exists())
+
+
+def run_stage(stage: Stage, output: Path) -> None:
+    """Raises ValueError if one of its commands fails, or was stopped before its end."""
+    output.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    head: AbstractContextManager[RayHead | None] = ray_head(output) if stage.needs_ray else nullcontext()
+    with head as ray:
+        for command in stage.commands:
+            known = {PORT: str(free_port()), RAY: "" if ray is None else ray.jobs}
+            execute([known.get(word, word) for word in command], variables=None if ray is None else ray.environment)
+    if stage.makes and not Path(stage.makes).exists():
+        raise ValueError(f"{stage.name} was stopped before it made {stage.makes}; the same command again continues from there")
+    record = output / "stages" / f"{stage.name}.json"
+    record.parent.mkdir(exist_ok=True)
+    write_json(record, {"commands": stage.commands, "seconds": round(time.perf_counter() - started), "commit": commit()})
