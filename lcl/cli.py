@@ -61,6 +61,7 @@ COMMANDS = {
     "density verify": ("downstream.density_verify", "whether every file of an archive comes back"),
     "density sample": ("downstream.density_sample", "new images from a density model, as a grid"),
     "density eval": ("downstream.eval_density", "likelihoods of unseen images, coded bits beside PNG, WebP and lzma, and samples"),
+    "fine-tune": ("downstream.fine_tune", "a codec, density model or restorer trained further on photographs of yours, and whether it gained"),
     "halve": ("downstream.halve_model", "a trained codec, density model, restorer or detector with weights in half precision"),
     "cluster render": ("cluster.render", "files for Slurm, hosts, Kubernetes and Docker from one profile"),
     "flagship": ("downstream.flagship", "the whole chain on crawls and photographs of yours: shards, encoder, codec, lossless coder, restorer, each evaluated"),

@@ -1,0 +1,180 @@
+"""Entry point: a codec, density model or restorer trained further on photographs of yours, and whether that gained anything on some that were held out.
+
+    python downstream/fine_tune.py codec --photographs mine --output outputs/mine                                   (from the weights that come with lcl)
+    python downstream/fine_tune.py restorer --photographs mine --model restorer.safetensors --output outputs/mine
+
+    photographs --by their hashes--> train, held out          model --eval_KIND on the held out--> before
+    model, train --train_KIND--> OUTPUT/training/KIND.safetensors --eval_KIND on the held out--> after --paired by photograph--> OUTPUT/report.json, report.md
+
+Each step is a command of this project (downstream/stages.py), with its config in OUTPUT/configs; the same command again does what is left.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from pydantic import Field
+from rich.table import Table
+
+from downstream.before_after import COLUMNS, Compared, compare, in_words, measures_of
+from downstream.fine_tune_plan import Kind, Plan, Wanted, crop_px, find_model, plan_of
+from downstream.held_out import Photograph, Split, link_to, read_folder, split
+from downstream.photographs import list_photographs, read_size
+from downstream.stages import Stage, deepspeed, python, run_stages
+from lcl.commands import check_checkout
+from lcl.core.config import claim_folder, config, run_command, to_dict
+from lcl.core.files import open_aside, read_json, sha256_of, write_json
+from lcl.core.logs import set_up_logging
+from lcl.evals.results import console
+from lcl.measured import write_result
+
+log = logging.getLogger(__name__)
+
+MOST_RANKS_ON_CPU = 2
+
+
+@config
+class FineTuneConfig:
+    kind: tyro.conf.Positional[Kind]
+    """What the model is."""
+    photographs: str
+    """Folder of photographs, which stay as they are."""
+    output: str = "outputs/fine_tuned"
+    """Folder for the files of weights, results and report; the same command again does what is left."""
+    model: str = ""
+    """The weights to start from: a file of `lcl train`, or its run's folder; empty: those that come with lcl, where there are some of the kind."""
+    encoder: str = ""
+    """The encoder (checkpoint, run or export) that the model was trained with, where it was."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Part of the photographs that is measured on and not trained on; three in any case."""
+    steps: Annotated[int, Field(ge=1)] = 300
+    """Of the training."""
+    learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """At its peak; 0: a tenth of what the kind's preset has for random weights."""
+    num_ranks: Annotated[int, Field(ge=0)] = 0
+    """Training processes; 0 takes one per GPU, or two on a CPU, less where a step does not divide."""
+    measured_px: Annotated[int, Field(ge=64)] = 512
+    """Codecs and restorers are measured on the middle of each held-out photograph, at most so wide and high."""
+
+
+def main(settings: FineTuneConfig) -> None:
+    set_up_logging()
+    check_checkout()
+    output, folder = Path(settings.output).resolve(), Path(settings.photographs).resolve()
+    if output.is_relative_to(folder):
+        raise ValueError(f"--output {settings.output} lies in --photographs {settings.photographs}: its pictures would be taken for photographs; give a folder elsewhere")
+    model = find_model(settings.kind, settings.model)
+    found = split(read_folder(folder), share=settings.held_out)
+    plan = plan_of(settings.kind, wanted_of(settings, found, model, output))
+    check_sizes([*found.train, *found.held_out], least_px=crop_px(settings.kind, plan))
+    claim(settings, output, model, found)
+    lay_out(settings.kind, plan, found, model, output)
+    run_stages(stages_of(settings.kind, plan, output), output)
+    report(settings, plan, found, output)
+
+
+def wanted_of(settings: FineTuneConfig, found: Split, model: Path, output: Path) -> Wanted:
+    """`model` is read where it is now, and trained from its copy."""
+    sizes = [read_size(one.path) for one in found.held_out]
+    return Wanted(
+        train=str(output / "photographs" / "train"), held_out=str(output / "photographs" / "held_out"), smallest_px=(min(width for width, _ in sizes), min(height for _, height in sizes)),
+        num_held_out=len(found.held_out), model=str(model), start_from=str(output / "before" / f"{settings.kind}.safetensors"), output=str(output / "training"),
+        encoder=str(Path(settings.encoder).resolve()) if settings.encoder else "", steps=settings.steps, learning_rate=settings.learning_rate, num_ranks=settings.num_ranks,
+        most_ranks=torch.cuda.device_count() or MOST_RANKS_ON_CPU, measured_px=settings.measured_px,
+    )  # fmt: skip
+
+
+def check_sizes(photographs: Sequence[Photograph], *, least_px: int) -> None:
+    """Raises ValueError for one that is smaller than what the training cuts, before anything is measured."""
+    for one in photographs:
+        width, height = read_size(one.path)
+        if min(width, height) < least_px:
+            raise ValueError(f"{one.path} has {width} x {height} px, and this model trains on squares of {least_px} px: give a folder without it")
+
+
+def claim(settings: FineTuneConfig, output: Path, model: Path, found: Split) -> None:
+    """Raises ValueError for an output that was begun with another model, with other photographs or with other settings."""
+    photographs = hashlib.sha256(" ".join(one.sha256 for one in [*found.train, *found.held_out]).encode()).hexdigest()
+    inputs = {"weights": sha256_of(model), "contents": photographs}
+    output.mkdir(parents=True, exist_ok=True)
+    if (output / "run.json").exists():
+        earlier = read_json(output / "run.json")
+        for name, given in (("weights", f"--model {model}"), ("contents", f"--photographs {settings.photographs}")):
+            if name in earlier and earlier[name] != inputs[name]:
+                raise ValueError(f"--output {output} was begun with other {'weights' if name == 'weights' else 'photographs'} than {given}: give another --output, or those again")
+    claim_folder(output, settings, free=("photographs", "model", "output"), what="fine-tuning", **inputs)
+
+
+def lay_out(kind: Kind, plan: Plan, found: Split, model: Path, output: Path) -> None:
+    """Links to the photographs, a copy of the model that nobody replaces meanwhile, and the configs of the commands."""
+    link_to(found.train, output / "photographs" / "train")
+    link_to(found.held_out, output / "photographs" / "held_out")
+    for name in ("before", "configs"):
+        (output / name).mkdir(exist_ok=True)
+    copy = output / "before" / f"{kind}.safetensors"
+    if not copy.exists():
+        with open_aside(copy) as file:
+            file.write(model.read_bytes())
+    write_json(output / "configs" / "training.json", to_dict(plan.training))
+    for name, folder in (("before", "before"), ("after", "training")):
+        weights = str(output / folder / f"{kind}.safetensors")
+        write_json(output / "configs" / f"{name}.json", {**plan.evaluation, plan.models_key: [weights] if plan.models_key == "models" else weights, "output": str(output / "results" / name)})
+
+
+def stages_of(kind: Kind, plan: Plan, output: Path) -> list[Stage]:
+    """The evaluation comes first: what is wrong with it is known before the training."""
+
+    def evaluation(name: str, says: str) -> Stage:
+        return Stage(name, says, (python(f"downstream/eval_{kind}.py", *configured(name)),), makes=str(output / "results" / name / plan.result))
+
+    def configured(name: str) -> tuple[str, str]:
+        return ("--config", str(output / "configs" / f"{name}.json"))
+
+    train = deepspeed(f"downstream/train_{kind}.py", *configured("training"), ranks=plan.num_ranks)
+    return [
+        evaluation("before", "the model as it is, on the photographs held out"),
+        Stage("training", "from these weights, on the others", (train,), makes=str(output / "training" / f"{kind}.safetensors")),
+        evaluation("after", "the new model, on the photographs held out"),
+    ]
+
+
+def report(settings: FineTuneConfig, plan: Plan, found: Split, output: Path) -> None:
+    before, after = (read_json(output / "results" / name / plan.result)["measured"] for name in ("before", "after"))
+    links = [path.name for path in list_photographs(output / "photographs" / "held_out")]
+    measures, unsaid = measures_of(settings.kind, before, after, links)
+    compared = [compare(measure) for measure in measures]
+    words, weights = in_words(compared), output / "training" / f"{settings.kind}.safetensors"
+    measured: dict[str, Any] = {
+        "kind": settings.kind, "weights": {"before": sha256_of(output / "before" / weights.name), "after": sha256_of(weights), "file": str(weights)}, "said": words, "unsaid": unsaid,
+        "measures": [one.record() for one in compared], "num_train": len(found.train), "held_out": {one.link: str(one.path) for one in found.held_out},
+    }  # fmt: skip
+    write_result(output / "report.json", settings, measured)
+    with open_aside(output / "report.md") as file:
+        file.write(as_markdown(settings, found, compared, words, unsaid, weights).encode())
+    table = Table(title=f"{settings.kind}: means over {len(found.held_out)} photographs held out, {len(found.train)} trained on", title_justify="left")
+    for column in COLUMNS:
+        table.add_column(column)
+    for one in compared:
+        table.add_row(*one.cells())
+    console().print(table)
+    for line in unsaid:
+        log.warning("%s", line)
+    log.info("%s", words)
+    log.info("%s: report.json, report.md; the new weights: %s", output, weights)
+
+
+def as_markdown(settings: FineTuneConfig, found: Split, compared: Sequence[Compared], words: str, unsaid: Sequence[str], weights: Path) -> str:
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *(one.cells() for one in compared)]
+    lines = [f"# A {settings.kind} fine-tuned on photographs", "", words, "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    lines += [f"Means over {len(found.held_out)} photographs that were held out; {len(found.train)} were trained on, {settings.steps} steps. Differences are paired by photograph, with 95 % intervals by bootstrap over photographs.", ""]
+    lines += [f"- {line}" for line in unsaid] + ([""] if unsaid else [])
+    lines += [f"The new weights: `{weights}`.", "", "Held out:", "", *(f"- {one.path} ({one.link})" for one in found.held_out)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_command(FineTuneConfig, main, description=__doc__.splitlines()[0])
