@@ -45,7 +45,8 @@ def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
     rows = done_rows(TABLES, folder, script="density.py")
     parts = [
-        f"One comparison was named before any row was computed: the bound with *{PRIMARY}* against that of the linear schedule, on each kind of data. The others are for orientation: of so many intervals some miss zero by chance."
+        f"One comparison was named before any row was computed: the bound with *{PRIMARY}* against that of the linear schedule, on each kind of data. The others are for orientation: of so many intervals some miss zero by chance. "
+        "The T steps stand at evenly spread times in all rows, for to choose them, as the codec does, is to choose a schedule."
     ]
     for data, title in TITLES.items():
         found = seeds_of(rows, data)
