@@ -35,7 +35,7 @@ Task = Literal["rain", "noise", "low_light", "mixed"]
 TASKS: tuple[Task, ...] = get_args(Task)
 SEEDS = 3
 CROP_PX = 128  # of what is measured: the middle of each picture
-EARLY = 0.125   # of T: a second step at which a state says more of the picture than at T / 2, as published; no training differs by it
+EARLY = 0.125   # of T: where the preset has its second step, at which a state says more of the picture than at T / 2, as published
 NOT_FINITE = "is not finite"  # in what a training says that diverged
 STRONGER: dict[Task, dict[str, tuple[float, float]]] = {  # than any of the training, which has the presets' strengths
     "rain": {"rain-streaks": (800.0, 1600.0)},
@@ -53,9 +53,10 @@ class RunConfig:
     kind: Literal["classical", "regression", "ir_sde", "ir_cm"] = "ir_cm"
     """classical: the degraded picture and filters, without a training."""
     form: Literal["residual", "noise"] = "residual"
-    boundary: Literal["time", "noise", "mu"] = "time"
-    times: tuple[float, ...] = ()
+    boundary: Literal["time", "noise", "mu"] = "mu"
+    times: tuple[float, ...] = (EARLY,)
     """Of the second and later steps; none: 1/2, 1/4 ..."""
+    renoise: float = 0.0
     distance: Literal["squared", "huber", "absolute"] = "squared"
     stages: Literal["one", "two"] = "one"
     consistency_weight: float = 1.0
@@ -63,8 +64,8 @@ class RunConfig:
     perceptual_weight: float = 0.0
     """Of the features of the trained encoder, which is not the judge."""
     end_fraction: float = 0.5
-    sampled_fraction: float = 0.0
-    own_fraction: float = 0.0
+    sampled_fraction: float = 1.0
+    own_fraction: float = 1.0
     teacher_decay: float = 0.0
     encoder: Literal["none", "trained", "random"] = "none"
     """Whether one guides the network, and with which weights."""
@@ -75,26 +76,30 @@ class RunConfig:
 
 
 BASE = RunConfig()
-METHODS = {"regression": replace(BASE, kind="regression"), "IR-SDE": replace(BASE, kind="ir_sde", form="noise"), "IR-CM": BASE}
-CLEAN_SDE = replace(BASE, kind="ir_sde")
+PATH = replace(BASE, boundary="time", times=(), renoise=1.0, sampled_fraction=0.0, own_fraction=0.0)
+"""States of the path from degraded to clean, and later steps at T / 2, T / 4 with fresh noise, as published."""
+METHODS = {"regression": replace(BASE, kind="regression"), "IR-SDE": replace(PATH, kind="ir_sde", form="noise"), "IR-CM": BASE, "IR-CM of the path": PATH}
+CLEAN_SDE = replace(PATH, kind="ir_sde")
 """IR-SDE whose network predicts x_0, on rain."""
-UNSTABLE = {  # of IR-CM, on rain, with every seed, for the share of them that diverges
-    "no origin loss": replace(BASE, origin_weight=0.0),
-    "no consistency term": replace(BASE, consistency_weight=0.0),
-    "noise in place of the residual": replace(BASE, form="noise"),
-    "two stages": replace(BASE, stages="two"),
+UNSTABLE = {  # of the path, on rain, with every seed, for the share of them that diverges
+    "of the path, no origin loss": replace(PATH, origin_weight=0.0),
+    "of the path, no consistency term": replace(PATH, consistency_weight=0.0),
+    "of the path, noise in place of the residual": replace(PATH, form="noise"),
+    "of the path, two stages": replace(PATH, stages="two"),
 }
 ABLATIONS = UNSTABLE | {  # and with one
-    "boundary by noise": replace(BASE, boundary="noise"),
-    "boundary around mu": replace(BASE, boundary="mu"),
-    "a quarter of the states at times of sampling": replace(BASE, sampled_fraction=0.25),
-    "half of the states of its own estimate": replace(BASE, own_fraction=0.5),
-    "around mu, second step at T / 8, own estimate": replace(BASE, boundary="mu", times=(EARLY,), own_fraction=0.5),
+    "of the path, boundary by noise": replace(PATH, boundary="noise"),
+    "of the path, a quarter of the states at times of sampling": replace(PATH, sampled_fraction=0.25),
+    "fresh noise": replace(BASE, renoise=1.0),
+    "boundary by time": replace(BASE, boundary="time"),
+    "true states in the place of its own": replace(BASE, own_fraction=0.0),
+    "second step at T / 2": replace(BASE, times=(0.5,)),
+    "no consistency term": replace(BASE, consistency_weight=0.0),
     "a perceptual term": replace(BASE, perceptual_weight=0.125),
     "no states more at T": replace(BASE, end_fraction=0.0),
     "a quarter of the states at T": replace(BASE, end_fraction=0.25),
     "average as teacher": replace(BASE, teacher_decay=0.99),
-    "as published": replace(BASE, form="noise", distance="absolute", stages="two", end_fraction=0.0),  # but for its start from IR-SDE
+    "as published": replace(PATH, form="noise", distance="absolute", stages="two", end_fraction=0.0),  # but for its start from IR-SDE
 }
 ENCODERS: dict[str, RunConfig] = {"trained encoder": replace(BASE, encoder="trained"), "random encoder": replace(BASE, encoder="random")}
 
@@ -154,8 +159,6 @@ def run_row(row: RunConfig, settings: StudyConfig) -> None:
         method = replace(row, task=BASE.task, seed=BASE.seed, steps=BASE.steps)
         if method in (METHODS["regression"], METHODS["IR-CM"]) and not row.seed:
             measured["stronger"] = evaluated(row, run, settings, part="stronger")
-        if method == METHODS["IR-CM"]:
-            measured["early"] = evaluated(row, run, settings, part="early")
     write_result(Path(settings.results) / f"{name_of(row)}.json", row, measured | {"seconds": time.perf_counter() - started})
     shutil.rmtree(run, ignore_errors=True)
 
@@ -179,16 +182,17 @@ def training_options(row: RunConfig, run: Path, settings: StudyConfig) -> list[A
         "--objective.kind": row.kind, "--objective.distance": row.distance, "--objective.stages": row.stages, "--objective.origin-weight": row.origin_weight,
         "--objective.end-fraction": row.end_fraction, "--objective.teacher-decay": row.teacher_decay, "--objective.perceptual-weight": row.perceptual_weight,
         "--objective.consistency-weight": row.consistency_weight, "--objective.sampled-fraction": row.sampled_fraction, "--objective.own-fraction": row.own_fraction,
+        "--model.renoise": row.renoise,
     }  # fmt: skip
     if row.encoder != "none":
         options |= {"--encoder": encoder_path(row.encoder, settings), "--model.guide.parts": "both"}
     elif row.perceptual_weight:
         options |= {"--encoder": encoder_path("trained", settings)}
-    return [word for pair in options.items() for word in pair] + (["--model.times", *row.times] if row.times else [])
+    return [*(word for pair in options.items() for word in pair), "--model.times", *row.times]
 
 
-def evaluated(row: RunConfig, run: Path, settings: StudyConfig, *, part: Literal["rows", "stronger", "early"] = "rows") -> list[dict[str, Any]]:
-    """What `lcl eval restorer` says of the row's restorer, or of the filters, without single pictures; `stronger` than in its training; with an `early` second step."""
+def evaluated(row: RunConfig, run: Path, settings: StudyConfig, *, part: Literal["rows", "stronger"] = "rows") -> list[dict[str, Any]]:
+    """What `lcl eval restorer` says of the row's restorer, or of the filters, without single pictures; `stronger` than in its training."""
     report = run / part
     options = {
         "--photographs": settings.unseen, "--output": report, "--degradations.tasks": row.task, "--crop-px": 48 if settings.toy else CROP_PX,
@@ -197,11 +201,9 @@ def evaluated(row: RunConfig, run: Path, settings: StudyConfig, *, part: Literal
     words = [word for pair in options.items() for word in pair]
     words += ["--baselines", *(("identity", "non-local means", "CLAHE", "Wiener") if row.kind == "classical" else ("identity",))]
     if row.kind != "classical":
-        words += ["--models", run / "restorer.safetensors", "--steps", *{"rows": (1, 2, 4), "stronger": (1, 2), "early": (2,)}[part]]
+        words += ["--models", run / "restorer.safetensors", "--steps", *{"rows": (1, 2, 4), "stronger": (1, 2)}[part]]
     if row.encoder != "none":
         words += ["--encoder", encoder_path(row.encoder, settings)]
-    if part == "early":
-        words += ["--times", EARLY]
     if part == "stronger":
         words += [word for name, ends in STRONGER[row.task].items() for word in (f"--degradations.{name}", *ends)]
     command("downstream/eval_restorer.py", *words)

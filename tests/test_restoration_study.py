@@ -31,11 +31,18 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_rows_are_different_and_ablations_change_what_they_name(study: Any) -> None:
     names = [study.rows.name_of(row) for table in study.rows.TABLES.values() for row in table]
-    assert len(set(names)) == len(names) == 4 + 39 + 16 + (4 * 3 + 10)
-    base = study.rows.BASE
+    assert len(set(names)) == len(names) == 4 + 51 + 16 + (4 * 3 + 12)
     for name, row in {**study.rows.ABLATIONS, **study.rows.ENCODERS}.items():
+        base = study.rows.PATH if name.startswith(("of the path", "as published")) else study.rows.BASE
         changed = [field.name for field in fields(row) if getattr(row, field.name) != getattr(base, field.name)]
-        assert len(changed) == {"as published": 4, "around mu, second step at T / 8, own estimate": 3}.get(name, 1), name
+        assert len(changed) == {"as published": 4}.get(name, 1), name
+
+
+def test_the_rows_own_way_is_that_of_the_preset(study: Any) -> None:
+    base, model, objective = study.rows.BASE, PRESETS["small"].model, PRESETS["small"].objective
+    assert (base.form, base.boundary, base.times, base.renoise) == (model.form, model.boundary, model.times, model.renoise)
+    names = ("distance", "stages", "consistency_weight", "origin_weight", "end_fraction", "sampled_fraction", "own_fraction", "teacher_decay")
+    assert all(getattr(base, name) == getattr(objective, name) for name in names)
 
 
 def test_every_rows_training_is_one_that_the_command_takes(study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +59,7 @@ def test_every_rows_training_is_one_that_the_command_takes(study: Any, tmp_path:
         looks = row.encoder != "none" or row.perceptual_weight > 0
         assert (config.objective.kind, config.degradations.tasks, bool(config.encoder), config.model.times) == (row.kind, (row.task,), looks, row.times)
         assert config.uses_perceptual == (row.perceptual_weight > 0) and (config.model.guide.parts == "both") == (row.encoder != "none")
-    assert len(taken) == 6 + 1 + 4 + 14 and len({(config.model.network, config.crop_px, config.fit.steps, config.fit.batch_items, config.optimizer) for config in taken}) == 1
+    assert len(taken) == 8 + 1 + 4 + 16 and len({(config.model.network, config.crop_px, config.fit.steps, config.fit.batch_items, config.optimizer) for config in taken}) == 1
 
 
 def made(row: Any, *, psnr_db: float, diverged: bool = False) -> dict[str, Any]:
@@ -64,16 +71,16 @@ def made(row: Any, *, psnr_db: float, diverged: bool = False) -> dict[str, Any]:
     steps = {"classical": {}, "regression": {"1 step": 0}, "ir_sde": {"100 steps": 2}, "ir_cm": {"1 step": 0, "2 steps": 1, "4 steps": 2}}[row.kind]
     rows = [one("identity", 20.0, 0.001)] + [one(f"restorer, {row.kind}, {name}", psnr_db + more, 0.05 * float(name.split()[0])) for name, more in steps.items()]
     rows += [one("restorer, no encoder, ir_cm, 1 step", 0.0, 1.0)] * (row.encoder != "none") + [one("CLAHE", 15.0, 0.1)] * (row.kind == "classical")
-    early = one("restorer, ir_cm, 2 steps", psnr_db, 0.1)
-    early["quality"] |= {"gmsd": 0.05, "haarpsi": 0.6}
-    return {"diverged": True} if diverged else {"diverged": False, "rows": rows, "stronger": rows, "early": [early]}
+    if row.own_fraction and row.kind == "ir_cm":
+        rows[2]["quality"] |= {"gmsd": 0.05, "haarpsi": 0.6}
+    return {"diverged": True} if diverged else {"diverged": False, "rows": rows, "stronger": rows}
 
 
 def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path) -> None:
     """Gains of the encoder: 0.5 dB with a spread of 0.1, so more than it; of the random one 0.1. One ablation diverges, by its loss once and by its quality once."""
     folder = tmp_path / "restoration"
     folder.mkdir()
-    weak = study.rows.ABLATIONS["no origin loss"]
+    weak = study.rows.ABLATIONS["of the path, no origin loss"]
     for row in (row for table in study.rows.TABLES.values() for row in table):
         gain = {"none": 0.0, "random": 0.1, "trained": 0.5}[row.encoder]
         psnr_db = {0: 30.0 + gain, 1: 30.1 + gain, 2: 30.2 + gain}[row.seed]
@@ -83,13 +90,13 @@ def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path) -> None:
         (folder / f"{study.rows.name_of(row)}.json").write_text(json.dumps({"measured": found}))
     study.page.main(study.page.PageConfig(results=str(folder)))
     text = (tmp_path / "restoration.md").read_text()
-    assert "| rain | +10.10: yes | +15.10: yes | +0.00: yes | 100: yes | +0.0000, +0.0000: no | +0.1000, -0.0500: yes |" in text
+    assert "| rain | +10.10: yes | +15.10: yes | +0.00: yes | 100: yes | +0.1000, -0.0500: yes | +0.0000, +0.0000: no |" in text
     assert "| IR-SDE of x_0, 100 steps | 3 | 32.10 (32.00 to 32.20) |" in text and text.count("IR-SDE of x_0") == 1
     assert "| degraded | 1 | 20.00 |" in text and "| CLAHE | 1 | 15.00 |" in text
     assert "| IR-CM, 1 step | 3 | 30.10 (30.00 to 30.20) | 31.10 (31.00 to 31.20) | 0.8000 | 0.1000 | 0.5000 | 0.2000 | 0.05 | 100 |" in text
     assert "| IR-SDE, 100 steps | 3 | 32.10 (32.00 to 32.20) |" in text
     assert "| noise | 1 | 3 | 30.10 (30.00 to 30.20) | +0.50 | yes | +0.10 | no |" in text
-    assert "| no origin loss | 3 | 2 of 3 | 24.50 (19.00 to 30.00) |" in text and "| two stages | 3 | 0 of 3 | 30.10 (30.00 to 30.20) | 31.10 (" in text
+    assert "| of the path, no origin loss | 3 | 2 of 3 | 24.50 (19.00 to 30.00) |" in text and "| of the path, two stages | 3 | 0 of 3 | 30.10 (30.00 to 30.20) | 31.10 (" in text
     assert "| rain | 20.00 | 30.10 (30.00 to 30.20) | 30.10 (30.00 to 30.20) | 31.10 (31.00 to 31.20) |" in text and (folder / "quality.svg").exists()
 
 
@@ -144,4 +151,4 @@ def test_rows_from_pictures_to_numbers(study: Any, run: Run, tmp_path: Path) -> 
     assert result.returncode == 0, result.stderr
     measured = read_json(tmp_path / "results" / f"{row}.json")["measured"]
     assert [one["unseen"] for one in measured["stronger"]] == ["", *["strength"] * 2]
-    assert [one["method"] for one in measured["early"]] == ["identity", "restorer, ir_cm, 2 steps"] and measured["early"][1]["quality"] != measured["rows"][2]["quality"]
+    assert [one["method"] for one in measured["rows"]] == ["identity", *(f"restorer, ir_cm, {steps}" for steps in ("1 step", "2 steps", "4 steps"))]

@@ -242,6 +242,11 @@ def test_times_of_later_steps() -> None:
     assert [float(t) for t, _ in seen] == [100, 12.5]
     torch.testing.assert_close(seen[0][1], degraded + REVERTING.deviation(times(100.0)) * first)
     torch.testing.assert_close(seen[1][1], REVERTING.state(clean, degraded, times(12.5), second))
+    for part in (0.0, 0.5):  # of the noise, in later steps alone
+        seen.clear()
+        consistency_steps(REVERTING, known, degraded, torch.Generator().manual_seed(3), num_steps=2, times=(0.125,), renoise=part)
+        torch.testing.assert_close(seen[0][1], degraded + REVERTING.deviation(times(100.0)) * first)
+        torch.testing.assert_close(seen[1][1], REVERTING.state(clean, degraded, times(12.5), part * second))
     for wrong in ((0.25, 0.5), (0.5, 0.5)):
         with pytest.raises(ValueError, match="--times is 0.* each smaller than the one before"):
             check_times(wrong, option="--times")

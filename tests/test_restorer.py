@@ -200,11 +200,11 @@ def test_states_at_the_times_of_sampling(times: tuple[float, ...], wanted: set[f
     torch.testing.assert_close(later - earlier, torch.ones(64), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["reverting", "denoising"])
-def test_states_of_the_networks_own_estimate_have_the_origin_loss_alone(kind: str) -> None:
-    """At a share of 1: a first step from T, then the state of its estimate with the noise that was drawn for it; no consistency term is left."""
+@pytest.mark.parametrize(("kind", "renoise"), [("reverting", 1.0), ("reverting", 0.0), ("denoising", 1.0), ("denoising", 0.25)])
+def test_states_of_the_networks_own_estimate_have_the_origin_loss_alone(kind: str, renoise: float) -> None:
+    """At a share of 1: a first step from T, then the state of its estimate with the part of the noise that sampling adds; no consistency term is left."""
     process, (clean, degraded), deviation = ProcessConfig(kind=kind, noise_255=70.0), pair(), torch.full((4,), 0.1)
-    network, model = Seen(), RestorerConfig(process=process)
+    network, model = Seen(), RestorerConfig(process=process, renoise=renoise)
     objective = RestorerObjective(network, model, ObjectiveConfig(own_fraction=1.0, end_fraction=0.0))
     torch.nn.init.constant_(network.leave.bias, 0.05)
     found = objective(clean, degraded, deviation, False, torch.Generator().manual_seed(0))
@@ -219,7 +219,7 @@ def test_states_of_the_networks_own_estimate_have_the_origin_loss_alone(kind: st
     with torch.no_grad():
         estimate = objective._f(objective.estimate(start, degraded, first), start, degraded, first)
     before = t < (100 if kind == "reverting" else first)
-    wanted = objective.process.state(estimate, objective.process.target(estimate, degraded), t, given)
+    wanted = objective.process.state(estimate, objective.process.target(estimate, degraded), t, renoise * given)
     assert before.any()
     torch.testing.assert_close(x_t[before], wanted[before], atol=1e-5, rtol=0)
 

@@ -41,6 +41,8 @@ class RestorerConfig:
     """Deviation of x_0 - mu in levels of 8 bits, for the boundary mu."""
     times: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     """Times of a consistency model's second and later steps, as parts of the first; those behind them halve the one before (none: 1/2, 1/4 ..., as published)."""
+    renoise: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Part of a state's noise that a consistency model's second and later steps add anew: all of it, as published, or with 0 none, so that they mend what the first found."""
     guide: GuideConfig = GuideConfig()
     """What the network takes from a pretrained encoder."""
 

@@ -10,7 +10,7 @@ x_t and x_s are neighbours on one probability-flow path, t the later: they have 
 of the network or of an average of it over the steps.
 
 States that later steps of sampling meet are not those of the path: they are made of an estimate, at few times. `own_fraction` of the states before T are made so too, of the
-network's own first step, without gradient, and have L_OG alone, for their path's start is no clean picture; `sampled_fraction` lie at the later times of sampling.
+network's own first step, without gradient, with the part of the noise that sampling adds anew (--model.renoise), and have L_OG alone, for their path's start is no clean picture; `sampled_fraction` lie at the later times of sampling.
 
 Stages of ir_cm: `two` begins with a linear one, whose states are the degraded picture and noise (mu = x_0 = degraded) while the target is clean, and goes on with
 states between degraded and clean; `one` has these alone.
@@ -158,7 +158,7 @@ class RestorerObjective(nn.Module):
         own, read = (which[:, None, None, None] for which in (first.own, first.read))
         x_0 = torch.where(own, first.estimate, degraded if linear else clean)
         mu = process.target(x_0, degraded)
-        x_t = process.state(x_0, mu, t, given)
+        x_t = process.state(x_0, mu, t, torch.where(own, self.model.renoise * given, given))
         added = self._added(degraded, kept, torch.where(read, first.estimate.clamp(0, 1), degraded))
         f = self._f(self.estimate(x_t, degraded, t, added), x_t, degraded, t)
         anchor = self._origin_loss(f, clean)

@@ -83,7 +83,7 @@ def restore(
                 return consistent(process, estimate(x, t), x, given, t, boundary=settings.boundary, spread_255=settings.spread_255)
 
             restored = consistency_steps(
-                process, f, given, generator, num_steps=num_steps, times=times or settings.times, deviation=deviation, between=read_again
+                process, f, given, generator, num_steps=num_steps, times=times or settings.times, renoise=settings.renoise, deviation=deviation, between=read_again
             )  # fmt: skip
     if not torch.isfinite(restored).all():
         raise ValueError("the restored picture is not finite: give fewer --steps, or train the model longer")

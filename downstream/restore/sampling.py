@@ -43,17 +43,17 @@ def shares_of_start(times: Sequence[float], num_steps: int) -> list[float]:
 
 
 def consistency_steps(
-    process: Process, consistent: Estimate, degraded: Images, generator: torch.Generator, *, num_steps: int, times: Sequence[float] = (), deviation: Times | None = None,
+    process: Process, consistent: Estimate, degraded: Images, generator: torch.Generator, *, num_steps: int, times: Sequence[float] = (), renoise: float = 1.0, deviation: Times | None = None,
     between: Callable[[Images], None] | None = None,
 ) -> Images:
-    """x_0 by a consistency function at `shares_of_start`, with fresh noise in between (IR-CM, Algorithm 3); `between` is shown each x_0 but the last."""
+    """x_0 by a consistency function at `shares_of_start`, with fresh noise in between (IR-CM, Algorithm 3), or `renoise` of it; `between` is shown each x_0 but the last."""
     x, first = start(process, degraded, generator, deviation=deviation)
     x_0 = consistent(x, first)
     for share in shares_of_start(times, num_steps)[1:]:
         if between is not None:
             between(x_0)
         t = first * share
-        x_0 = consistent(process.state(x_0, process.target(x_0, degraded), t, _normal(x, generator)), t)
+        x_0 = consistent(process.state(x_0, process.target(x_0, degraded), t, renoise * _normal(x, generator)), t)
     return x_0
 
 
