@@ -63,7 +63,7 @@ class RunConfig:
     origin_weight: float = 0.8
     perceptual_weight: float = 0.0
     """Of the features of the trained encoder, which is not the judge."""
-    end_fraction: float = 0.5
+    end_fraction: float = 0.75
     sampled_fraction: float = 1.0
     own_fraction: float = 1.0
     teacher_decay: float = 0.0
@@ -76,7 +76,7 @@ class RunConfig:
 
 
 BASE = RunConfig()
-PATH = replace(BASE, boundary="time", times=(), renoise=1.0, sampled_fraction=0.0, own_fraction=0.0)
+PATH = replace(BASE, boundary="time", times=(), renoise=1.0, end_fraction=0.5, sampled_fraction=0.0, own_fraction=0.0)
 """States of the path from degraded to clean, and later steps at T / 2, T / 4 with fresh noise, as published."""
 METHODS = {"regression": replace(BASE, kind="regression"), "IR-SDE": replace(PATH, kind="ir_sde", form="noise"), "IR-CM": BASE, "IR-CM of the path": PATH}
 CLEAN_SDE = replace(PATH, kind="ir_sde")
@@ -97,7 +97,7 @@ ABLATIONS = UNSTABLE | {  # and with one
     "no consistency term": replace(BASE, consistency_weight=0.0),
     "a perceptual term": replace(BASE, perceptual_weight=0.125),
     "no states more at T": replace(BASE, end_fraction=0.0),
-    "a quarter of the states at T": replace(BASE, end_fraction=0.25),
+    "half of the states at T": replace(BASE, end_fraction=0.5),
     "average as teacher": replace(BASE, teacher_decay=0.99),
     "as published": replace(PATH, form="noise", distance="absolute", stages="two", end_fraction=0.0),  # but for its start from IR-SDE
 }

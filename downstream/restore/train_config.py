@@ -83,7 +83,7 @@ class TrainRestorerConfig:
 
 # Later steps mend the network's own first one, which gains where those of the path lose (docs/restoration.md).
 MENDING = RestorerConfig(boundary="mu", times=(0.125,), renoise=0.0)
-OWN_STATES = ObjectiveConfig(sampled_fraction=1.0, own_fraction=1.0)
+OWN_STATES = ObjectiveConfig(end_fraction=0.75, sampled_fraction=1.0, own_fraction=1.0)
 SMALL = TrainRestorerConfig(
     crop_px=64, model=MENDING, objective=OWN_STATES,
     optimizer=FitOptimizerConfig(kind="muon", muon_ratio=1.0, learning_rate=3e-3, schedule=ScheduleConfig(warmup_steps=100, final_ratio=0.02), ema_decay=0.995),
