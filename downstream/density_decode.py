@@ -1,6 +1,6 @@
 """Entry point: the files of an archive, all that its whole chunks give.
 
-    python downstream/density_decode.py photos.lcld photos --model density.safetensors
+    python downstream/density_decode.py photos.lcld photos
 """
 
 import logging
@@ -15,6 +15,7 @@ from downstream.density.pictures import same_file
 from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
 from lcl.core.logs import progress_bar, set_up_logging
+from lcl.core.shipped import DENSITY, or_shipped
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class DecodeConfig:
     output: tyro.conf.Positional[str] = ""
     """Folder for the files; by default one beside the archive, of its name without .lcld."""
     model: str = ""
-    """The density model that wrote it; not needed for an archive that `lcl density info` says to need none."""
+    """The density model that wrote it; empty: the one that comes with lcl, or none for an archive that needs none."""
 
 
 def main(settings: DecodeConfig) -> None:
@@ -37,7 +38,7 @@ def main(settings: DecodeConfig) -> None:
     if target.is_file():
         raise ValueError(f"{target} is a file: give a folder for the files")
     archive = read(source.read_bytes())
-    trained = load_density(Path(settings.model)) if settings.model else None
+    trained = load_density(or_shipped(settings.model, DENSITY)) if settings.model or archive.model else None
     lost: list[str] = []
     with progress_bar("decoding", total=sum(piece.height * piece.width for chunk in archive.index.chunks if chunk.kind == "model" for piece in chunk.pieces)) as bar:
         for name, found in decode(archive, trained, advance=lambda pixels: bar.advance(pixels)):

@@ -1,6 +1,6 @@
 """Entry point: image files to one archive without loss, by a density model.
 
-    python downstream/density_encode.py photos photos.lcld --model density.safetensors
+    python downstream/density_encode.py photos photos.lcld
     python downstream/density_encode.py scan.tif --model density.safetensors --coding.steps 64
 """
 
@@ -18,6 +18,7 @@ from downstream.density.pictures import split, take_apart
 from lcl.core.config import config, run_command
 from lcl.core.files import files_below, open_aside
 from lcl.core.logs import progress_bar, set_up_logging
+from lcl.core.shipped import DENSITY, or_shipped
 from lcl.features import load_encoder
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ class EncodeConfig:
     """A file, or a folder of them; files that are no pictures are kept as they are."""
     output: tyro.conf.Positional[str] = ""
     """The archive (.lcld); beside the input by default. One that is there is replaced, any other file is not."""
-    model: str
-    """The density model, as train_density.py wrote it."""
+    model: str = ""
+    """The density model, as train_density.py wrote it; empty: the one that comes with lcl, of photographs."""
     encoder: str = ""
     """The frozen encoder (checkpoint, run or export), for a model whose context comes from it; decoding needs none."""
     coding: CodingConfig = CodingConfig()
@@ -54,7 +55,7 @@ def main(settings: EncodeConfig) -> None:
         raise ValueError(f"{target} is an input: give the archive another place")
     names = [path.name if source.is_file() else path.relative_to(source).as_posix() for path in paths]
     check_names(names)
-    trained = load_density(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
+    trained = load_density(or_shipped(settings.model, DENSITY), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
 
     def files() -> Iterator[tuple[str, bytes]]:
         """One after the other, so that a folder may be larger than the memory."""

@@ -17,6 +17,7 @@ from downstream.density.sampling import along_ode, ancestral, as_grid
 from downstream.origin_marks import Mark, save_marked
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
+from lcl.core.shipped import DENSITY, or_shipped
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +26,10 @@ Positive = Annotated[int, Field(ge=1)]
 
 @config
 class SampleConfig:
-    model: str
-    """The density model, as train_density.py wrote it."""
     output: str
     """The file of the picture (.png)."""
+    model: str = ""
+    """The density model, as train_density.py wrote it; empty: the one that comes with lcl, of photographs."""
     num: Positive = 64
     columns: Positive = 8
     method: Literal["ancestral", "ode"] = "ancestral"
@@ -47,7 +48,7 @@ def main(settings: SampleConfig) -> None:
     torch.set_num_threads(settings.threads)
     if Path(settings.output).suffix != ".png":
         raise ValueError(f"--output {settings.output}: give a name that ends in .png")
-    trained = load_density(Path(settings.model))
+    trained = load_density(or_shipped(settings.model, DENSITY))
     generator, side = torch.Generator().manual_seed(settings.seed), settings.size_px or trained.settings.size_px
     if settings.method == "ancestral":
         u, calls = ancestral(trained, settings.num, generator, num_steps=settings.steps, height=side, width=side), settings.steps

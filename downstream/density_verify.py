@@ -1,6 +1,6 @@
 """Entry point: decodes an archive and writes nothing: whether every file comes back, and, beside the originals, whether it is the same.
 
-    python downstream/density_verify.py photos.lcld --model density.safetensors --against photos
+    python downstream/density_verify.py photos.lcld --against photos
 """
 
 import logging
@@ -14,6 +14,7 @@ from downstream.density.model_file import load_density
 from downstream.density.pictures import same_file
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
+from lcl.core.shipped import DENSITY, or_shipped
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class VerifyConfig:
     input: tyro.conf.Positional[str]
     """The archive (.lcld)."""
     model: str = ""
-    """The density model that wrote it."""
+    """The density model that wrote it; empty: the one that comes with lcl, or none for an archive that needs none."""
     against: str = ""
     """Folder of the files that went in, or the one file."""
 
@@ -32,8 +33,9 @@ def main(settings: VerifyConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)  # as the encoder computed
     archive, other = read(Path(settings.input).read_bytes()), Path(settings.against)
+    trained = load_density(or_shipped(settings.model, DENSITY)) if settings.model or archive.model else None
     lost, different = [], []
-    for name, found in decode(archive, load_density(Path(settings.model)) if settings.model else None):
+    for name, found in decode(archive, trained):
         if isinstance(found, ValueError):
             lost.append(name)
             log.error("%s is lost: %s", name, found)

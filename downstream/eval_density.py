@@ -41,6 +41,7 @@ from downstream.origin_marks import Mark, save_marked
 from downstream.sight import Sight, SightConfig
 from lcl.core.config import config, run_command
 from lcl.core.logs import Bar, progress_bar, set_up_logging
+from lcl.core.shipped import DENSITY, or_shipped
 from lcl.evals.results import console
 from lcl.features import load_encoder
 from lcl.measured import write_result
@@ -52,12 +53,12 @@ Positive = Annotated[int, Field(ge=1)]
 
 @config
 class EvalDensityConfig:
-    model: str
-    """The density model, as train_density.py wrote it."""
     source: str
     """Folder of photographs that it was not trained on, from which squares are cut at even distances; or `digits`: the last 297 of scikit-learn."""
     output: str
     """Folder for the report."""
+    model: str = ""
+    """The density model, as train_density.py wrote it; empty: the one that comes with lcl, of photographs."""
     encoder: str = ""
     """The frozen encoder (checkpoint, run or export), for a model whose context comes from it."""
     num_images: Annotated[int, Field(ge=2)] = 297
@@ -84,7 +85,7 @@ class EvalDensityConfig:
 def main(settings: EvalDensityConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    trained = load_density(Path(settings.model), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
+    trained = load_density(or_shipped(settings.model, DENSITY), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
     trained.check_sight()
     sight = Sight(load_encoder(Path(settings.samples.encoder)), SightConfig(num_layers=1)) if settings.samples.encoder else None
     if sight is not None and 0 < settings.samples.num < 4:

@@ -9,8 +9,10 @@ from PIL import Image
 
 from downstream import codec_decode, codec_encode, halve_model
 from downstream.codec.measuring import psnr_db
+from downstream.origin_marks import read_mark
 from downstream.tensor_file import read_any_model, write_model
 from lcl.core import shipped
+from lcl.core.files import sha256_of
 from lcl.features import load_encoder
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.test_image_codec import picture
@@ -20,7 +22,7 @@ WEIGHTS = ROOT / "lcl" / "weights"
 
 def test_every_model_has_its_card_and_all_are_small() -> None:
     files, encoder = list(WEIGHTS.glob("*.safetensors")), WEIGHTS / shipped.ENCODER
-    assert {shipped.CODEC} <= {path.name for path in files} and sum(path.stat().st_size for path in WEIGHTS.rglob("*")) < 20e6
+    assert {shipped.CODEC, shipped.DENSITY} == {path.name for path in files} and sum(path.stat().st_size for path in WEIGHTS.rglob("*")) < 20e6
     for path in [*files, encoder]:
         card = path.with_suffix(".md").read_text()
         assert card.startswith(f"# {path.name}\n") and all(word in card for word in ("licence", "data", "hardware", "commit", "## Measured", "## Limits")), path.name
@@ -40,6 +42,21 @@ def test_a_picture_is_compressed_without_a_model_and_without_ray(run: Run, tmp_p
     assert result.returncode == 0, result.stderr
     before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("photo.png", "back.png"))
     assert psnr_db(before, after) > 20 and (tmp_path / "photo.lclc").stat().st_size < (tmp_path / "photo.png").stat().st_size / 4
+
+
+def test_pictures_are_kept_without_loss_and_drawn_without_a_model_and_without_ray(run: Run, tmp_path: Path) -> None:
+    Image.fromarray(picture(40, 50, seed=1)).save(tmp_path / "photo.png")
+    script = (
+        "import sys; from downstream import density_decode, density_encode, density_sample, density_verify; from downstream.density.archive_index import CodingConfig; "
+        "density_encode.main(density_encode.EncodeConfig(input='photo.png', output='photo.lcld', coding=CodingConfig(steps=2))); "
+        "density_decode.main(density_decode.DecodeConfig(input='photo.lcld', output='back')); density_verify.main(density_verify.VerifyConfig(input='photo.lcld', against='photo.png')); "
+        "density_sample.main(density_sample.SampleConfig(output='drawn.png', num=2, columns=2, steps=2)); "
+        "sys.exit(bool({'ray', 'deepspeed', 'transformers', 'sklearn'} & sys.modules.keys()))"
+    )
+    result = run("python", "-c", f"import os; os.chdir({str(tmp_path)!r}); {script}")
+    assert result.returncode == 0, result.stderr
+    assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("photo.png", "back/photo.png")))
+    assert read_mark((tmp_path / "drawn.png").read_bytes()).model_sha256 == sha256_of(WEIGHTS / shipped.DENSITY)
 
 
 def test_pictures_are_searched_without_an_encoder_and_without_ray(run: Run, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def decode(archive: Archive, trained: TrainedDensity | None, *, advance: Advance
     Raises ValueError before the first for another model than the one that wrote them. A stream of several files stays in memory until the last of them.
     """
     if archive.model and (trained is None or trained.hash != archive.model):
-        raise ValueError(f"the archive needs the model {archive.model:016x}, " + ("and none is given (--model)" if trained is None else f"and this one is {trained.hash:016x}"))
+        raise ValueError(f"the archive needs the model {archive.model:016x} (--model), and " + ("none is given" if trained is None else f"this one is {trained.hash:016x}"))
     coder = tile_coder(trained, archive.index.coding) if archive.model and trained is not None else None
     streams = [chunk for chunk in archive.index.chunks if chunk.kind == "model"]
     if trained is not None and any(piece.channels != trained.settings.channels for chunk in streams for piece in chunk.pieces):
