@@ -24,7 +24,7 @@ from downstream.density.pictures import Parts, Planes, join, put_together, split
 from downstream.density.plain import pack, pack_bytes, unpack, unpack_bytes
 from downstream.density.tiles import MAX_TILES, Coded, TileCoder
 
-MAGIC, VERSION = b"LCLD", 2
+MAGIC, VERSION = b"LCLD", 3
 HEADER = struct.Struct("<4sB3xQI")
 CRC = struct.Struct("<I")
 PROBED_TILES, TRIED_TILES = 8, 128  # of a stream of more tiles than the second, so many are tried before all are

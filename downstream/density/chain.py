@@ -3,13 +3,14 @@
     encode:  pop c ~ q(c|x);  pop z_0 ~ q(z_0|x);  push u by p(u|z_0);  for i = 1 .. T:  pop z_i ~ q(z_i|z_{i-1});  push z_{i-1} by p(z_{i-1}|z_i);    push z_T by N(0, 1);  push c
     decode:  the same lines from the last to the first, push and pop exchanged
 
-The latents z_i are whole numbers of a spacing of about a quarter of their noise. Encoder and decoder must find the same numbers to the bit: the network computes in float64, one shape of
+The latents z_i are whole numbers of a spacing of about a quarter of the narrower normal that they are coded with. Encoder and decoder must find the same numbers to the bit: the network computes in float64, one shape of
 batch after the other, its results are rounded to a grid, and all that follows is single additions and products of float64.
 """
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from downstream.density.diffusion import to_data
 from downstream.density.model_file import TrainedDensity
 from downstream.density.subsets import most_likely, suffix_table
 
-SPACINGS = 4.0         # to a deviation of the noise that a latent is drawn with
+SPACINGS = 4.0         # to a deviation of the narrower normal that a latent is coded with
 LEAST_CHANGE = 1e-4    # of the noise in a step, below which the spacing falls no further
 GAMMA_PARTS = 1 << 16  # to one: the grid of gamma
 EPS_PARTS = 1 << 8     # of eps_hat: an error of 1/512 costs nothing beside its own of about one
@@ -132,7 +133,7 @@ class Chain:
             return self._without_context[shape]
         path = self._model.path(self._context(subset, shape[0]), shape[2], shape[3])
         gammas = [np.round(path(torch.full((shape[0],), t, dtype=torch.float64)).numpy() * GAMMA_PARTS) / GAMMA_PARTS for t in self._times]
-        levels = [_first_level(gammas[0])] + [_level(before, after) for before, after in zip(gammas, gammas[1:], strict=False)]
+        levels = _levels_of(gammas)
         if subset is None:
             self._without_context = {shape: levels}
         return levels
@@ -189,21 +190,21 @@ def _units(mean: Values, scale: Values, spacing: Values, shape: tuple[int, ...])
     return np.broadcast_to(mean / spacing, shape).flatten(), np.broadcast_to(scale, shape).flatten()
 
 
-def _first_level(gamma: Values) -> Level:
-    deviation = np.sqrt(_sigmoid(gamma))
-    spacing, nothing = _spacing(deviation), np.zeros_like(gamma)
-    return Level(gamma, spacing, _single(np.sqrt(_sigmoid(-gamma))), _single(deviation / spacing), nothing, nothing, nothing)
-
-
-def _level(before: Values, after: Values) -> Level:
-    change = np.maximum(-np.expm1(before - after), 0)  # c of `diffusion.reverse_step`
-    deviation = np.sqrt(_sigmoid(after))
-    spacing = _spacing(deviation * np.sqrt(np.maximum(change, LEAST_CHANGE)))
-    ratio = np.sqrt(_sigmoid(-before) / _sigmoid(-after))
-    return Level(
-        after, spacing, _single(1 / ratio), _single(np.maximum(deviation * np.sqrt(change) / spacing, 1e-3)), _single(ratio), _single(ratio * deviation * change),
-        _single(np.maximum(_sigmoid(before) * change, 1e-12)),
-    )  # fmt: skip
+def _levels_of(gammas: list[Values]) -> list[Level]:
+    """A grid is as fine as the narrower of the two normals that its latent is coded with: the step to it, and the step back to it from the next time."""
+    steps = [np.maximum(-np.expm1(before - after), 0) for before, after in pairwise(gammas)]  # c of `diffusion.reverse_step`
+    narrower = [np.minimum(*pair) for pair in pairwise([np.ones_like(gammas[0]), *steps, np.ones_like(gammas[0])])]
+    deviations = [np.sqrt(_sigmoid(gamma)) for gamma in gammas]
+    spacings = [_spacing(deviation * np.sqrt(np.maximum(change, LEAST_CHANGE))) for deviation, change in zip(deviations, narrower, strict=True)]
+    nothing = np.zeros_like(gammas[0])
+    levels = [Level(gammas[0], spacings[0], _single(np.sqrt(_sigmoid(-gammas[0]))), _single(deviations[0] / spacings[0]), nothing, nothing, nothing)]
+    for (before, after), change, deviation, spacing in zip(pairwise(gammas), steps, deviations[1:], spacings[1:], strict=True):
+        ratio = np.sqrt(_sigmoid(-before) / _sigmoid(-after))
+        levels.append(Level(
+            after, spacing, _single(1 / ratio), _single(np.maximum(deviation * np.sqrt(change) / spacing, 1e-3)), _single(ratio), _single(ratio * deviation * change),
+            _single(np.maximum(_sigmoid(before) * change, 1e-12)),
+        ))  # fmt: skip
+    return levels
 
 
 def _spacing(deviation: Values) -> Values:
