@@ -23,7 +23,7 @@ from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 from lcl.evals.image_sets import open_image_set
 
-TASKS = ("rain", "noise", "motion_blur", "low_light", "mixed")  # that the one restorer is trained for
+TASKS = ("rain", "noise", "motion_blur", "low_light", "mixed")  # a restorer for each: one for all was worse than the blurred pictures themselves (docs/flagship.md)
 MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
 
 
@@ -75,8 +75,8 @@ FULL = Recipe(
     codec=("--preset", "small"),
     codec_eval=("--profiles", "fast", "portable"),
     refined=("--crop-px", "256", "--max-photographs", "6", "--refine", "500"),
-    density=("--preset", "small"),
-    density_eval=("--num-images", "100", "--coding-steps", "8", "16", "32", "--coded-px", "128", "--coded-images", "6"),
+    density=("--preset", "small", "--fit.steps", "6000"),
+    density_eval=("--num-images", "100", "--coding-steps", "16", "32", "64", "--coded-px", "128", "--coded-images", "6"),
     restorer=("--preset", "small"),
     restorer_items=8,
     restorer_eval=("--crop-px", "256", "--steps", "1", "2"),
@@ -160,10 +160,13 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
     density = ("--model", at("density/density.safetensors"), "--source", unseen, "--output", at("density_eval"))
     yield Stage("density", "a lossless coder", (deepspeed("downstream/train_density.py", *recipe.density, "--source.folder", photographs, "--output", at("density"), ranks=ranks),))
     yield Stage("density_eval", "beside PNG, WebP and JPEG XL", (python("downstream/eval_density.py", *density, *recipe.density_eval),))
-    restorer = ("--fit.micro-items", str(max(1, recipe.restorer_items // ranks)), "--photographs", photographs, "--degradations.tasks", *TASKS, "--output", at("restorer"))
-    yield Stage("restorer", "one restorer for all of " + ", ".join(TASKS), (deepspeed("downstream/train_restorer.py", *recipe.restorer, *restorer, ranks=ranks),))
-    yield Stage("restorer_eval", "beside classical filters", (
-        python("downstream/eval_restorer.py", "--models", at("restorer/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", *TASKS, "--output", at("restorer_eval"), *recipe.restorer_eval),
+    items = ("--fit.micro-items", str(max(1, recipe.restorer_items // ranks)))
+    yield Stage("restorers", "one for each of " + ", ".join(TASKS), tuple(
+        deepspeed("downstream/train_restorer.py", *recipe.restorer, *items, "--photographs", photographs, "--degradations.tasks", task, "--output", at(f"restorers/{task}"), ranks=ranks) for task in TASKS
+    ))  # fmt: skip
+    yield Stage("restorers_eval", "beside classical filters", tuple(
+        python("downstream/eval_restorer.py", "--models", at(f"restorers/{task}/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", task, "--output", at(f"restorers_eval/{task}"), *recipe.restorer_eval)
+        for task in TASKS
     ))  # fmt: skip
     yield Stage("detector", "what spoils a picture, by the encoder", (
         python("downstream/train_detector.py", "--encoder", at("encoder"), "--photographs", photographs, "--output", at("detector"), *recipe.detector),
