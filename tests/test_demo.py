@@ -67,12 +67,19 @@ def photographs(tmp_path: Path) -> Path:
 def run_block(run: Run, heading: str, folder: Path, toy: dict[str, str]) -> int:
     """Runs the commands under a heading as printed, but for the words of `toy` and in a folder; returns how many they are."""
     commands = readme_block(heading)
-    names = ("photos", "unseen", "photo", "back", "restored", "outputs")
+    names = ("photos", "unseen", "photo", "back", "restored", "outputs", "features", "near")
     for command in commands:
         words = [str(folder / word) if word.partition("/")[0].partition(".")[0] in names else toy.get(word, word) for word in shlex.split(command, comments=True)]
         result = run(*(words[:1] + ["--master_port", free_port(), *words[1:]] if words[0] == "deepspeed" else words), DS_ACCELERATOR="cpu")
         assert result.returncode == 0, f"{command}\n{result.stderr}"
     return len(commands)
+
+
+def test_use_it_at_once_as_the_readme_says(run: Run, photographs: Path) -> None:
+    assert run_block(run, "Use it at once", photographs, {"16": "2"}) == 6
+    assert "1.png" in (photographs / "near.html").read_text()
+    with Image.open(photographs / "photo.png") as photo, Image.open(photographs / "back/photo.png") as back:
+        assert photo.tobytes() == back.tobytes()
 
 
 def test_compress_photographs_as_the_readme_says(run: Run, photographs: Path) -> None:
