@@ -128,7 +128,8 @@ def test_rows_from_pictures_to_numbers(run: Run, tmp_path: Path) -> None:
                 Image.fromarray(picture(60, 50, seed=number) // (1 if label == "bright" else 3)).save(tmp_path / "labelled" / split / label / f"{number}.png")
     for folder in ("photographs", "unseen"):
         (tmp_path / folder).mkdir()
-        Image.fromarray(picture(140, 150, seed=len(folder))).save(tmp_path / folder / "0.png")
+        for number in range(2):
+            Image.fromarray(picture(140, 150, seed=number + len(folder))).save(tmp_path / folder / f"{number}.png")
     encoder = checkpoint_of(random_model(SQUARE), tmp_path / "encoder" / "step-000001")
     study = (
         "python", "studies/density.py", "--photographs", tmp_path / "photographs", "--test-photographs", tmp_path / "unseen", "--photos", tmp_path / "labelled", "--encoder", encoder,
