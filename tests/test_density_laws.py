@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from downstream.density.coding_times import cheapest_times, cheapest_way, evenly, of_steps, step_costs
+from downstream.density.coding_times import cheapest_times, shortest_path, evenly, of_steps, step_costs
 from downstream.density.diffusion import (
     alpha,
     antithetic_times,
@@ -109,17 +109,17 @@ def test_a_step_costs_what_the_bound_says() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(times=st.integers(2, 8), data=st.data(), seed=st.integers(0, 999))
-def test_the_cheapest_way_by_enumeration(times: int, data: st.DataObject, seed: int) -> None:
+def test_the_shortest_path_by_enumeration(times: int, data: st.DataObject, seed: int) -> None:
     steps = data.draw(st.integers(1, times - 1))
     costs = torch.rand(times, times, generator=rng(seed), dtype=torch.float64).triu(1) + torch.full((times, times), math.inf, dtype=torch.float64).tril()
     costs[costs.isnan()] = math.inf
     ways = [(0, *between, times - 1) for between in itertools.combinations(range(1, times - 1), steps - 1)]
     price = {way: sum(float(costs[s, t]) for s, t in itertools.pairwise(way)) for way in ways}
-    assert price[tuple(cheapest_way(costs, steps))] == pytest.approx(min(price.values()))
+    assert price[tuple(shortest_path(costs, steps))] == pytest.approx(min(price.values()))
 
 
 def test_times_of_any_number_of_steps() -> None:
-    """Those of the cheapest way, or between them; long steps where a network knows nothing and where all is cheap, short ones between."""
+    """Those of the shortest path, or between them; long steps at both ends, where the error is near 1 and near 0."""
     gamma = torch.linspace(-13.3, 5.0, 65)[:, None]
     found = cheapest_times(gamma, torch.sigmoid(-(gamma + 2)))
     assert len(found) == 17 and found[0] == 0 and found[-1] == 1 and (found.diff() > 0).all() and found.diff().argmin() not in (0, 15)

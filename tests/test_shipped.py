@@ -31,15 +31,19 @@ def test_every_model_has_its_card_and_all_are_small() -> None:
     assert load_encoder(encoder).fingerprint in (encoder / "README.md").read_text()
 
 
+def assert_runs_without(run: Run, folder: Path, script: str, modules: set[str]) -> None:
+    """In a process of its own, in `folder`, which imports none of the modules."""
+    result = run("python", "-c", f"import os, sys; os.chdir({str(folder)!r}); {script}sys.exit(bool({modules!r} & sys.modules.keys()))")
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_picture_is_compressed_without_a_model_and_without_ray(run: Run, tmp_path: Path) -> None:
     Image.fromarray(picture(80, 100, seed=1)).save(tmp_path / "photo.png")
     script = (
-        "import sys; from downstream import codec_encode, codec_decode; "
+        "from downstream import codec_encode, codec_decode; "
         "codec_encode.main(codec_encode.EncodeConfig(input='photo.png')); codec_decode.main(codec_decode.DecodeConfig(input='photo.lclc', output='back.png')); "
-        "sys.exit(bool({'ray', 'deepspeed', 'transformers', 'sklearn'} & sys.modules.keys()))"
     )
-    result = run("python", "-c", f"import os; os.chdir({str(tmp_path)!r}); {script}")
-    assert result.returncode == 0, result.stderr
+    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn"})
     before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("photo.png", "back.png"))
     assert psnr_db(before, after) > 20 and (tmp_path / "photo.lclc").stat().st_size < (tmp_path / "photo.png").stat().st_size / 4
 
@@ -47,14 +51,12 @@ def test_a_picture_is_compressed_without_a_model_and_without_ray(run: Run, tmp_p
 def test_pictures_are_kept_without_loss_and_drawn_without_a_model_and_without_ray(run: Run, tmp_path: Path) -> None:
     Image.fromarray(picture(40, 50, seed=1)).save(tmp_path / "photo.png")
     script = (
-        "import sys; from downstream import density_decode, density_encode, density_sample, density_verify; from downstream.density.archive_index import CodingConfig; "
+        "from downstream import density_decode, density_encode, density_sample, density_verify; from downstream.density.archive_index import CodingConfig; "
         "density_encode.main(density_encode.EncodeConfig(input='photo.png', output='photo.lcld', coding=CodingConfig(steps=2))); "
         "density_decode.main(density_decode.DecodeConfig(input='photo.lcld', output='back')); density_verify.main(density_verify.VerifyConfig(input='photo.lcld', against='photo.png')); "
         "density_sample.main(density_sample.SampleConfig(output='drawn.png', num=2, columns=2, steps=2)); "
-        "sys.exit(bool({'ray', 'deepspeed', 'transformers', 'sklearn'} & sys.modules.keys()))"
     )
-    result = run("python", "-c", f"import os; os.chdir({str(tmp_path)!r}); {script}")
-    assert result.returncode == 0, result.stderr
+    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn"})
     assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("photo.png", "back/photo.png")))
     assert read_mark((tmp_path / "drawn.png").read_bytes()).model_sha256 == sha256_of(WEIGHTS / shipped.DENSITY)
 
@@ -64,12 +66,10 @@ def test_pictures_are_searched_without_an_encoder_and_without_ray(run: Run, tmp_
     for seed in range(4):
         Image.fromarray(picture(40, 50, seed=seed)).save(tmp_path / "photos" / f"{seed}.png")
     script = (
-        "import sys; from lcl.use.embedding import EmbedConfig, embed; from lcl.use.search_page import SearchConfig, search; "
+        "from lcl.use.embedding import EmbedConfig, embed; from lcl.use.search_page import SearchConfig, search; "
         "embed(EmbedConfig(input=('photos',), output='features')); search(SearchConfig(features='features', output='search.html', queries=('photos/1.png',))); "
-        "sys.exit(bool({'ray', 'deepspeed'} & sys.modules.keys()))"
     )
-    result = run("python", "-c", f"import os; os.chdir({str(tmp_path)!r}); {script}")
-    assert result.returncode == 0, result.stderr
+    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed"})
     assert all(f"{seed}.png" in (tmp_path / "search.html").read_text() for seed in range(4))
 
 

@@ -1,9 +1,9 @@
 """At which times a codec of T steps stands: where its bound is least, not evenly spread.
 
-    error of the network at many times --cost of a step between any two of them--> the cheapest way of KNOTS steps from 0 to 1 --straight lines between--> times of any T
+    error of the network at many times --cost of a step between any two of them--> the shortest path of KNOTS steps from 0 to 1 --straight lines between--> times of any T
 
 A step whose variance holds the error e of the network costs 1/2 log(1 + (e^{gamma_t - gamma_s} - 1) e) for each pixel in the mean (`diffusion.calibrated_step_nats`), whatever lies between s and t: so the
-cheapest way is found step by step (Watson et al., arXiv:2106.03802). It matters for few steps: near t = 0 the network knows nothing and one long step costs as much as many short ones; near t = 1 all are cheap.
+path of least cost is found by dynamic programming (Watson et al., arXiv:2106.03802). Where e is 1 one long step costs as much as many short ones; elsewhere more.
 """
 
 import numpy as np
@@ -30,8 +30,8 @@ def of_steps(times: Times, num_steps: int) -> Float[np.ndarray, " one_more"]:
 
 def cheapest_times(gamma: Float[Tensor, "times pixels"], squared_error: Float[Tensor, "times pixels"]) -> Times:
     """For a network of that error, at evenly spread times from 0 to 1."""
-    way = cheapest_way(step_costs(gamma.double(), squared_error.double()), KNOTS)
-    return torch.tensor(way) / (len(gamma) - 1)
+    path = shortest_path(step_costs(gamma.double(), squared_error.double()), KNOTS)
+    return torch.tensor(path) / (len(gamma) - 1)
 
 
 def step_costs(gamma: Float[Tensor, "times pixels"], squared_error: Float[Tensor, "times pixels"]) -> Float[Tensor, "times times"]:
@@ -42,14 +42,14 @@ def step_costs(gamma: Float[Tensor, "times pixels"], squared_error: Float[Tensor
     return costs
 
 
-def cheapest_way(costs: Float[Tensor, "times times"], num_steps: int) -> list[int]:
-    """From the first time to the last."""
+def shortest_path(costs: Float[Tensor, "times times"], num_steps: int) -> list[int]:
+    """Places of the times, from the first to the last, that so many steps between them cost least."""
     cost, steps = torch.full((len(costs),), torch.inf, dtype=costs.dtype), []
     cost[0] = 0
     for _ in range(num_steps):
         cost, before = (cost[:, None] + costs).min(dim=0)
         steps.append(before)
-    way = [len(costs) - 1]
+    path = [len(costs) - 1]
     for before in reversed(steps):
-        way.append(int(before[way[-1]]))
-    return way[::-1]
+        path.append(int(before[path[-1]]))
+    return path[::-1]
