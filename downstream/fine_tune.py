@@ -46,9 +46,11 @@ class FineTuneConfig:
     output: str = "outputs/fine_tuned"
     """Folder for the files of weights, results and report; the same command again does what is left."""
     model: str = ""
-    """The weights to start from: a file of `lcl train`, or its run's folder; empty: those that come with lcl, where there are some of the kind."""
+    """The weights to start from: a file of `lcl train`, or its run's folder; empty: those that come with lcl."""
     encoder: str = ""
     """The encoder (checkpoint, run or export) that the model was trained with, where it was."""
+    task: str = ""
+    """Of restorers that come with lcl, the one to start from: rain, noise ..."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Part of the photographs that is measured on and not trained on; three in any case."""
     steps: Annotated[int, Field(ge=1)] = 300
@@ -67,7 +69,7 @@ def main(settings: FineTuneConfig) -> None:
     output, folder = Path(settings.output).resolve(), Path(settings.photographs).resolve()
     if output.is_relative_to(folder):
         raise ValueError(f"--output {settings.output} lies in --photographs {settings.photographs}: its pictures would be taken for photographs; give a folder elsewhere")
-    model = find_model(settings.kind, settings.model)
+    model = find_model(settings.kind, settings.model, task=settings.task)
     found = split(read_folder(folder), share=settings.held_out)
     plan = plan_of(settings.kind, wanted_of(settings, found, model, output))
     check_sizes([*found.train, *found.held_out], least_px=crop_px(settings.kind, plan))

@@ -23,7 +23,7 @@ from downstream.restore.objective import ObjectiveConfig as RestorerObjectiveCon
 from downstream.restore.train_config import PRESETS as RESTORER_PRESETS
 from downstream.tensor_file import model_file, read_any_model
 from lcl.core.config import from_dict
-from lcl.core.shipped import or_shipped
+from lcl.core.shipped import or_shipped, shipped_restorers
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +75,23 @@ class Plan:
     """The file that it writes."""
 
 
-def find_model(kind: Kind, given: str) -> Path:
-    """The model's file: that given, that of the run given, or that which comes with the package. Raises ValueError for one of another kind."""
-    path = model_file(or_shipped(given, f"{kind}.safetensors"), made_by=f"lcl train {kind}")
+def find_model(kind: Kind, given: str, *, task: str = "") -> Path:
+    """The model's file: that given, that of the run given, or that which comes with the package, of restorers the one for the task. Raises ValueError for one of another kind."""
+    if task and (given or kind != "restorer"):
+        raise ValueError(f"--task {task} chooses among the restorers that come with lcl: leave it out with a {'--model' if given else kind}")
+    shipped = _shipped_restorer(task) if kind == "restorer" and not given else or_shipped(given, f"{kind}.safetensors")
+    path = model_file(shipped, made_by=f"lcl train {kind}")
     found = SCHEMAS.get(read_any_model(path).metadata["schema"])
     if found not in (kind, None):  # of another version its own reader says so
         raise ValueError(f"--model {path} is a {found} model, not a {kind} model: give `lcl fine-tune {found}`, or another --model")
     return path
+
+
+def _shipped_restorer(task: str) -> Path:
+    found = shipped_restorers()
+    if task not in found:
+        raise ValueError(f"--task {task or 'is empty'}: restorers of {', '.join(found)} come with lcl; name one, or give --model")
+    return found[task]
 
 
 def plan_of(kind: Kind, wanted: Wanted) -> Plan:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from downstream.fit import FitConfig, FitOptimizerConfig, fit
 from downstream.photographs import Crops, list_photographs, to_tensor
-from downstream.restore.degradations import DegradationConfig, degrade_window, reach_px
+from downstream.restore.degradations import PARTS, DegradationConfig, degrade_window, reach_px
 from downstream.restore.detector import CLEAN, Detector, DetectorConfig, DetectorObjective, psnr_of, save_detector
 from lcl.core.config import commit, config, run_command, to_dict
 from lcl.core.logs import set_up_logging
@@ -36,7 +36,7 @@ class TrainDetectorConfig:
     """Folder of clean photographs, which are degraded as they come."""
     output: str = "outputs/detector"
     """Folder of the run; the same command again resumes it."""
-    degradations: DegradationConfig = DegradationConfig(tasks=("rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale"))
+    degradations: DegradationConfig = DegradationConfig(tasks=PARTS)
     crop_px: Annotated[int, Field(ge=8)] = 64
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Blocks of the encoder whose tokens are read; none: those at a quarter, at half and the last."""

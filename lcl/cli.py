@@ -53,6 +53,7 @@ COMMANDS = {
     "train detector": ("downstream.train_detector", "train a head on an encoder to say what spoils pictures"),
     "detect": ("downstream.detect_degradation", "what spoils pictures, and how much, by a trained detector"),
     "restore": ("downstream.restore_images", "restore spoilt pictures with a trained restorer"),
+    "eval detector": ("downstream.eval_detector", "how often a detector names what spoils photographs"),
     "eval restorer": ("downstream.eval_restorer", "quality, seconds and memory of restorers beside classical filters"),
     "train density": ("downstream.train_density", "train a density model, a diffusion model with a learned noise schedule"),
     "density encode": ("downstream.density_encode", "image files to one archive without loss, by a density model"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from downstream.density.coding_times import cheapest_times, shortest_path, evenly, of_steps, step_costs
+from downstream.density.coding_times import cheapest_times, evenly, of_steps, shortest_path, step_costs
 from downstream.density.diffusion import (
     alpha,
     antithetic_times,

@@ -1,14 +1,16 @@
 """The detector: its head is trained and its encoder is not, it tells noise from a clean picture, and it knows its encoder."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from downstream import detect_degradation
+from downstream import detect_degradation, eval_detector
 from downstream.detect_degradation import DetectConfig
+from downstream.eval_detector import EvalDetectorConfig
 from downstream.photographs import Crops, list_photographs
 from downstream.restore.degradations import DegradationConfig
 from downstream.restore.detector import MOST_DB, Detector, DetectorConfig, detect, load_detector, psnr_of, save_detector
@@ -117,3 +119,26 @@ def test_trained_and_used_by_command(photographs: Path, tmp_path: Path, capsys: 
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5) and 0 <= found["psnr_db"] <= MOST_DB
     with pytest.raises(ValueError, match="give --encoder"):
         TrainDetectorConfig().check()
+
+
+def test_measured_on_photographs_not_seen(photographs: Path, tmp_path: Path) -> None:
+    """A detector that calls everything noise is right of the noisy pictures alone."""
+    checkpoint = made_checkpoint(tmp_path / "step-000007")
+    encoder = load_encoder(checkpoint)
+    detector = Detector(DetectorConfig(tasks=("clean", "noise", "low_light"), crop_px=16), encoder)
+    with torch.no_grad():
+        detector.head[3].weight.zero_()
+        detector.head[3].bias.copy_(torch.tensor([0.0, 6.0, 0.0, 0.0]))  # and half of 50 dB
+    save_detector(tmp_path / "noise.safetensors", detector, detector.state_dict(), {})
+    settings = EvalDetectorConfig(
+        model=str(tmp_path / "noise.safetensors"), encoder=str(checkpoint), photographs=str(photographs), output=str(tmp_path / "out"), degradations=DegradationConfig(tasks=("noise", "low_light"))
+    )
+    eval_detector.main(settings)
+    measured, num = json.loads((tmp_path / "out" / "detector.json").read_text())["measured"], len(list(photographs.iterdir()))
+    assert measured["taken_for"] == {task: {"noise": num} for task in ("noise", "low_light", "clean")} and measured["photographs"] == num
+    assert measured["accuracy"]["value"] == pytest.approx(1 / 3) and measured["accuracy"]["low"] < 1 / 3 < measured["accuracy"]["high"]
+    noisy = eval_detector.made_cases(photographs, settings.degradations, seed=0, limit=0, crop_px=0)
+    clean_off, others_off = MOST_DB / 2, [abs(MOST_DB / 2 - eval_detector.decibels(case)) for case in noisy]
+    assert measured["decibels_off"]["value"] == pytest.approx((clean_off * num + sum(others_off)) / (3 * num), abs=1e-3)
+    with pytest.raises(ValueError, match="does not know rain, but clean, noise, low_light"):
+        eval_detector.main(replace(settings, degradations=DegradationConfig(tasks=("rain",))))

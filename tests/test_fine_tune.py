@@ -292,7 +292,9 @@ def test_mistakes_are_said_before_anything_runs(photographs: Path, tmp_path: Pat
         Image.fromarray(picture(60, 200, seed=number)).save(tmp_path / "small" / f"{number}.png")
     for wrong, said in (
         (replace(codec, kind="density"), "is a codec model, not a density model: give `lcl fine-tune codec`"),
-        (replace(codec, kind="restorer", model=""), "no model is named, and restorer.safetensors is not among the weights"),
+        (replace(codec, kind="restorer", model=""), "--task is empty: restorers of .*rain.* come with lcl; name one, or give --model"),
+        (replace(codec, kind="restorer", model="", task="snow"), "--task snow: restorers of .*rain.* come with lcl"),
+        (replace(codec, task="rain"), "--task rain chooses among the restorers that come with lcl: leave it out"),
         (replace(codec, model="gone.safetensors"), "gone.safetensors: no such file"),
         (replace(codec, photographs=str(tmp_path / "none")), "holds no photographs"),
         (replace(codec, photographs=str(photographs / "more")), "of 3 different photographs 3 would be held out and 0 trained on"),

@@ -12,7 +12,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from lcl.core.config import config
 Picture = Float[Tensor, "3 height width"]
 Part = Literal["rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale"]
 Task = Literal[Part, "mixed"]
+PARTS: tuple[Part, ...] = get_args(Part)
 Range = tuple[float, float]
 """From and to; a strength is drawn evenly in between."""
 EIGHTHS = 8  # of a factor of scale: the two grids of pixels meet again after that many small ones
