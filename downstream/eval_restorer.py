@@ -36,7 +36,7 @@ from downstream.restore.model_file import Device, Restorer, load_restorer
 from downstream.restore.quality import measure
 from downstream.restore.restoring import STEPS, restore
 from downstream.restore.sampling import check_times
-from downstream.restore.sheet import draw_sheet
+from downstream.sheet import draw_sheet
 from lcl.core.config import config, run_command
 from lcl.core.logs import progress_bar, set_up_logging
 from lcl.evals.results import console

@@ -62,6 +62,7 @@ COMMANDS = {
     "density verify": ("downstream.density_verify", "whether every file of an archive comes back"),
     "density sample": ("downstream.density_sample", "new images from a density model, as a grid"),
     "density eval": ("downstream.eval_density", "likelihoods of unseen images, coded bits beside PNG, WebP and lzma, and samples"),
+    "gallery": ("downstream.gallery", "what the trained models make of photographs of yours, on one page to look at"),
     "fine-tune": ("downstream.fine_tune", "a codec, density model or restorer trained further on photographs of yours, and whether it gained"),
     "halve": ("downstream.halve_model", "a trained codec, density model, restorer or detector with weights in half precision"),
     "cluster render": ("cluster.render", "files for Slurm, hosts, Kubernetes and Docker from one profile"),

@@ -42,10 +42,11 @@ def pair_cases(folder: Path, *, limit: int, crop_px: int) -> list[Case]:
 
 def made_cases(folder: Path, settings: DegradationConfig, *, seed: int, limit: int, crop_px: int) -> list[Case]:
     """Each photograph under each task; the same for the same seed and photograph, whichever others are there."""
-    return _cases(list_photographs(folder)[: limit or None], settings, seed=seed, crop_px=crop_px)
+    return cases_of(list_photographs(folder)[: limit or None], settings, seed=seed, crop_px=crop_px)
 
 
-def _cases(files: Sequence[Path], settings: DegradationConfig, *, seed: int, crop_px: int) -> list[Case]:
+def cases_of(files: Sequence[Path], settings: DegradationConfig, *, seed: int, crop_px: int) -> list[Case]:
+    """Each file under each task."""
     cases = []
     for path in files:
         pixels = read_photograph(path)
@@ -67,7 +68,7 @@ def frame_cases(folder: Path, settings: DegradationConfig, *, seed: int, limit: 
 
     Raises ValueError for a single frame, and for frames of several sizes.
     """
-    cases = _cases(in_natural_order(list_photographs(folder))[: limit or None], halfway(settings), seed=seed, crop_px=crop_px)
+    cases = cases_of(in_natural_order(list_photographs(folder))[: limit or None], halfway(settings), seed=seed, crop_px=crop_px)
     sizes = {case.clean.shape: case.name for case in cases}
     if len(sizes) > 1:
         raise ValueError(f"{folder}: frames {' and '.join(list(sizes.values())[:2])} have different sizes; frames of one video have one")

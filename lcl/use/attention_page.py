@@ -70,7 +70,7 @@ def write_attention_page(settings: AttentionMapsConfig) -> tuple[Path, int, int]
     files = find_images(settings.images)
     model = load_encoder(or_shipped(settings.encoder, ENCODER), weights=settings.weights)
     chosen = [files[place] for place in np.linspace(0, len(files) - 1, min(settings.num_images, len(files))).round().astype(int)]
-    inputs = [_read(file, model) for file in chosen]  # all of them before anything is written
+    inputs = [read_input(file, model) for file in chosen]  # all of them before anything is written
     cards = []
     with folder_aside(folder) as aside:
         for number, (file, image) in enumerate(zip(chosen, inputs, strict=True), 1):
@@ -97,11 +97,12 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def _read(file: Path, model: VisionModel) -> ImageInput:
+def read_input(file: Path, model: VisionModel) -> ImageInput:
+    """Raises ValueError for a file that is no image."""
     try:
         return model.settings.vision.evaluation_input(file.read_bytes())
     except Rejected as rejected:
-        raise ValueError(f"--images {file} cannot be read as an image ({rejected})") from rejected
+        raise ValueError(f"{file} cannot be read as an image ({rejected})") from rejected
 
 
 @torch.no_grad()

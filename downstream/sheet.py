@@ -16,10 +16,12 @@ Row = Sequence[tuple[str, UInt8[np.ndarray, "height width 3"]]]
 
 
 def draw_sheet(rows: Sequence[Row], path: Path, mark: Mark | None) -> None:
+    """Writes a PNG, or what else the name ends in: .jpg, .webp."""
     images = [_joined([_cell(label, pixels) for label, pixels in row], across=True) for row in rows]
     whole = _joined(images, across=False)
+    form = Image.registered_extensions()[path.suffix]
     with open_aside(path) as file:
-        whole.save(file, "PNG", **({} if mark is None else saving_options("PNG", mark)))
+        whole.save(file, form, quality=90, **({} if mark is None else saving_options(form, mark)))
 
 
 def _cell(label: str, pixels: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
