@@ -80,7 +80,8 @@ def report(settings: EvalDetectorConfig, cases: list[Case], found: list[Detected
     taken_for = {task: dict(Counter(one.task for one, case in zip(found, cases, strict=True) if case.task == task).most_common()) for task in dict.fromkeys(case.task for case in cases)}
     accuracy, decibels_off = clustered_share(right, names, of="photographs"), clustered_bootstrap(off, names, of="photographs")
     output = Path(settings.output)
-    write_result(output / "detector.json", settings, {"accuracy": asdict(accuracy), "decibels_off": asdict(decibels_off), "photographs": len(set(names)), "taken_for": taken_for})
+    pictures = [{"picture": case.name, "task": case.task, "found": one.task, "psnr_db": one.psnr_db} for one, case in zip(found, cases, strict=True)]
+    write_result(output / "detector.json", settings, {"accuracy": asdict(accuracy), "decibels_off": asdict(decibels_off), "photographs": len(set(names)), "taken_for": taken_for, "pictures": pictures})
     table = Table(title=f"{accuracy.value:.1%} of {len(cases)} pictures named rightly ({accuracy.low:.1%} to {accuracy.high:.1%}), {decibels_off.value:.1f} dB off in the mean", title_justify="left")
     for column in ("what it is", "named rightly", "taken for"):
         table.add_column(column)
