@@ -1,6 +1,6 @@
 """Entry point: restores a picture, or a folder of them, without ground truth.
 
-    python downstream/restore_images.py photo.jpg restored.png                                                      (by the models that come with lcl)
+    python downstream/restore_images.py photo.jpg restored.png --task rain                                          (by the models that come with lcl)
     python downstream/restore_images.py photos restored --model restorer.safetensors --steps 2 --uncertainty 8
     python downstream/restore_images.py photos restored --model rain.safetensors noise.safetensors --detector detector.safetensors --encoder outputs/lcl
 
@@ -34,7 +34,7 @@ from downstream.restore.sampling import Method, check_times, shares_of_start
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS
 from lcl.core.logs import set_up_logging
-from lcl.core.shipped import DETECTOR, ENCODER, or_shipped, shipped_restorers
+from lcl.core.shipped import shipped_restorers
 from lcl.features import load_encoder
 
 UNCERTAINTY_SCALE = 10  # a grey level of the map is a tenth of a level of deviation
@@ -56,9 +56,9 @@ class RestoreConfig:
     no_encoder: bool = False
     """Restore without what it sees: a model learned that too, on a share of its training pictures."""
     task: str = "auto"
-    """What is to be undone; auto: what the detector finds in each picture, or, without one, whatever the only model was trained for."""
+    """What is to be undone; auto: what the detector finds in each picture, or, without one, whatever the only model was trained for; of those that come with lcl, name one."""
     detector: str = ""
-    """A trained detector, as train_detector.py wrote it, which finds each picture's task; none, where no model is named either: the one that comes with lcl."""
+    """A trained detector, as train_detector.py wrote it, which finds each picture's task."""
     steps: Annotated[int, Field(ge=0)] = 0
     """1 to 4 of a consistency model, about 100 of IR-SDE; 0: 1, or 100."""
     times: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
@@ -83,11 +83,11 @@ class RestoreConfig:
 def main(settings: RestoreConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    settings = with_shipped(settings)
     check(settings)
     encoder = load_encoder(settings.encoder) if settings.encoder else None
     guiding = None if settings.no_encoder else encoder
-    models = [load_restorer(Path(path), device=settings.device, encoder=guiding, needs_encoder=not settings.no_encoder) for path in settings.model]
+    paths = settings.model or shipped_restorers().values()
+    models = [load_restorer(Path(path), device=settings.device, encoder=guiding, needs_encoder=not settings.no_encoder) for path in paths]
     for trained in models:
         check_model(settings, trained)
     if encoder is not None and not settings.detector and all(trained.encoder is None for trained in models):
@@ -95,16 +95,6 @@ def main(settings: RestoreConfig) -> None:
     choose = Choice(models, task=settings.task, detector=load_detector(Path(settings.detector), encoder) if settings.detector else None)
     pairs = pairs_of(Path(settings.input), Path(settings.output or settings.out), endings=ENDINGS, ending=settings.ending)
     convert(pairs, partial(restore_file, choose=choose, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
-
-
-def with_shipped(settings: RestoreConfig) -> RestoreConfig:
-    """Where no model is named: with those that come with lcl and, to choose between them, with its detector and encoder."""
-    if settings.model:
-        return settings
-    settings = replace(settings, model=tuple(str(path) for path in shipped_restorers().values()))
-    if settings.task != "auto" or settings.detector:
-        return settings
-    return replace(settings, detector=str(or_shipped("", DETECTOR)), encoder=str(or_shipped(settings.encoder, ENCODER)))
 
 
 def check(settings: RestoreConfig) -> None:

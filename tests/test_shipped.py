@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream import codec_decode, codec_encode, halve_model
+from downstream import codec_decode, codec_encode, halve_model, restore_images
 from downstream.codec.measuring import psnr_db
 from downstream.flagship import TASKS
 from downstream.origin_marks import read_mark
@@ -23,7 +23,7 @@ WEIGHTS = ROOT / "lcl" / "weights"
 
 def test_every_model_has_its_card_and_all_are_small() -> None:
     files, encoder, restorers = list(WEIGHTS.glob("*.safetensors")), WEIGHTS / shipped.ENCODER, shipped.shipped_restorers()
-    assert {shipped.CODEC, shipped.DENSITY, shipped.DETECTOR} == {path.name for path in files} and sum(path.stat().st_size for path in WEIGHTS.rglob("*")) < 20e6
+    assert {shipped.CODEC, shipped.DENSITY} == {path.name for path in files} and sum(path.stat().st_size for path in WEIGHTS.rglob("*")) < 20e6
     for path in [*files, encoder, WEIGHTS / shipped.RESTORERS]:
         card = path.with_suffix(".md").read_text()
         assert card.startswith(f"# {path.name}\n") and all(word in card for word in ("licence", "data", "hardware", "commit", "## Measured", "## Limits")), path.name
@@ -67,20 +67,17 @@ def test_pictures_are_kept_without_loss_and_drawn_without_a_model_and_without_ra
 
 
 def test_a_picture_is_restored_without_a_model_and_without_ray(run: Run, tmp_path: Path) -> None:
-    """By the restorer for the task that is said, and by the one for what the detector finds."""
     noisy = picture(100, 120, seed=1) + np.random.default_rng(0).normal(0, 45, (100, 120, 3))
     Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8)).save(tmp_path / "photo.png")
     script = (
-        "from downstream import detect_degradation, restore_images; "
-        "detect_degradation.main(detect_degradation.DetectConfig(input='photo.png')); "
-        "restore_images.main(restore_images.RestoreConfig(input='photo.png', output='rain.png', task='rain')); "
-        "restore_images.main(restore_images.RestoreConfig(input='photo.png', output='auto.png')); "
+        "from downstream import restore_images; restore_images.main(restore_images.RestoreConfig(input='photo.png', output='back.png', task='noise')); "
     )
     assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn"})
-    for name, task in (("rain", "rain"), ("auto", "noise")):
-        assert read_mark((tmp_path / f"{name}.png").read_bytes()).model_sha256 == sha256_of(shipped.shipped_restorers()[task])
-    before, after = (psnr_db(picture(100, 120, seed=1), np.asarray(Image.open(tmp_path / name))) for name in ("photo.png", "auto.png"))
+    assert read_mark((tmp_path / "back.png").read_bytes()).model_sha256 == sha256_of(shipped.shipped_restorers()["noise"])
+    before, after = (psnr_db(picture(100, 120, seed=1), np.asarray(Image.open(tmp_path / name))) for name in ("photo.png", "back.png"))
     assert after > before + 3
+    with pytest.raises(ValueError, match=r"say the task \(low_light, mixed, motion_blur, noise, rain\)"):
+        restore_images.main(restore_images.RestoreConfig(input=str(tmp_path / "photo.png"), output=str(tmp_path / "none.png")))
 
 
 def test_pictures_are_searched_without_an_encoder_and_without_ray(run: Run, tmp_path: Path) -> None:

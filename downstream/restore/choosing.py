@@ -15,7 +15,7 @@ class Choice:
         """Raises ValueError for a task that no model was trained for, and for several models between which nothing chooses."""
         self.models, self.task, self.detector = models, task, detector
         if task == "auto" and detector is None and len(models) > 1:
-            raise ValueError("--task auto chooses between several models by what a detector finds: give --detector and --encoder, or the task, or one model")
+            raise ValueError(f"--task auto chooses between several models by what a detector finds: say the task ({', '.join(self._known())}), or give --detector and --encoder, or one model")
         if task != "auto":
             self._trained_for(task, said=f"--task {task}")
 
@@ -35,5 +35,7 @@ class Choice:
         for trained in self.models:
             if task in trained.tasks:
                 return trained
-        known = dict.fromkeys(one for trained in self.models for one in trained.tasks)
-        raise ValueError(f"{said}, and no model here was trained for that, but for {', '.join(known)}")
+        raise ValueError(f"{said}, and no model here was trained for that, but for {', '.join(self._known())}")
+
+    def _known(self) -> list[str]:
+        return list(dict.fromkeys(task for trained in self.models for task in trained.tasks))
