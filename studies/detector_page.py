@@ -61,8 +61,9 @@ def difference(rows: Mapping[str, Measured]) -> str:
     if not seeds:
         return ""
     found = paired([trained[seed] for seed in seeds], [random[seed] for seed in seeds])
-    shown = "shown" if found.low > 0 else "a loss is shown" if found.high < 0 else "not shown"
-    return f"The trained encoder names {found.value:+.1%} more rightly (95 % interval {found.low:+.1%} to {found.high:+.1%}, bootstrap over photographs, {len(seeds)} seeds): **{shown}**."
+    shown = "a gain is shown" if found.low > 0 else "a loss is shown" if found.high < 0 else "no difference is shown"
+    value, low, high = (100 * one for one in (found.value, found.low, found.high))
+    return f"Trained less random, on the same pictures: {value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, bootstrap over photographs, {len(seeds)} seeds): **{shown}**."
 
 
 def by_task(rows: Mapping[str, Measured]) -> str:

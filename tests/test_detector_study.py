@@ -52,7 +52,7 @@ def test_the_page_pairs_by_picture_and_seed(study: Any, tmp_path: Path) -> None:
             (tmp_path / f"{study.page.name_of(study.rows.RunConfig(encoder=weights, seed=seed))}.json").write_text(json.dumps({"measured": measured(right)}))
     study.page.main(study.page.PageConfig(results=str(tmp_path)))
     text = (tmp_path.parent / f"{tmp_path.name}.md").read_text()
-    assert "names +50.0% more rightly (95 % interval +50.0% to +50.0%, bootstrap over photographs, 3 seeds): **shown**" in text
+    assert "+50.0 points (95 % interval +50.0 to +50.0, bootstrap over photographs, 3 seeds): **a gain is shown**" in text
     assert "| noise | 100% | 0% | haze 0 |" in text and "| random | 2 | 50.0% | 10.0% to 90.0% | 2.50 |" in text
     mixed = study.page.paired([measured([True, False, False, True])], [measured([False, True, True, False])])
     assert mixed.value == 0 and mixed.low <= 0 <= mixed.high
