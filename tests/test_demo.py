@@ -147,7 +147,7 @@ def test_default_folders() -> None:
     assert default_output([Path("/x/my crawl.2024.warc.gz"), Path("other.warc")]) == "demo-my-crawl"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/shard-format.md", "cluster/README.md", "downstream/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/shard-format.md", "cluster/README.md", "downstream/README.md", "docs/tutorial.md"])
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()) if not target.startswith("http")]
