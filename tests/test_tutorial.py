@@ -82,7 +82,7 @@ def check(command: str, outputs: Path) -> None:
     elif command.startswith("lcl report"):
         assert ("linear probe" in (outputs / "index.html").read_text()) == ("--results" in command)
     elif command.startswith("lcl attention-maps"):
-        assert all((outputs / name).exists() for name in ("features/features.json", "search.html", "six.html", "attention.html"))
+        assert all((outputs / name).exists() for name in ("features/features.json", "search.html", "six.html", "paint.html", "attention.html"))
     elif command.startswith("lcl export"):
         assert "linear probe" in (outputs / "export/README.md").read_text()
     elif command.startswith("lcl codec decode"):
