@@ -11,7 +11,7 @@ import torch
 
 from lcl.distributed import sum_over_ranks
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # USR1: Slurm's --signal=USR1@120
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # USR1: Slurm's --signal=USR1@120; INT: Ctrl-C
 
 
 class SaveTimes:
@@ -44,12 +44,14 @@ class Agreed(NamedTuple):
 
 
 class StopRequest:
-    """Whether any rank was told to stop. The handler only notes it: it may run in the middle of anything."""
+    """Whether any rank was told to stop. The handler only notes it: it may run in the middle of anything. A second Ctrl-C ends the process at once."""
 
     def __init__(self) -> None:
         self._asked = False
 
     def note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._asked:
+            raise KeyboardInterrupt
         self._asked = True
 
     def agree(self, *, failed: bool, late: bool, device: torch.device) -> Agreed:
@@ -59,7 +61,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Takes SIGTERM and SIGUSR1 while the block runs. The launcher's pipes may be gone by then, so SIGPIPE must not end the process."""
+    """Takes SIGTERM, SIGUSR1 and Ctrl-C while the block runs. The launcher's pipes may be gone by then, so SIGPIPE must not end the process."""
     request = StopRequest()
     before = {number: signal.signal(number, request.note) for number in SIGNALS}
     try:

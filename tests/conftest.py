@@ -35,7 +35,7 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)
 
 
-STARTS_RAY = ("test_build_kill", "test_build_shards", "test_demo", "test_embed", "test_fetch_ray", "test_find_duplicates")
+STARTS_RAY = ("test_build_kill", "test_build_shards", "test_demo", "test_embed", "test_fetch_ray", "test_find_duplicates", "test_tutorial")
 
 
 class ByFile(LoadScopeScheduling):

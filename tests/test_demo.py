@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import time
 from pathlib import Path
@@ -10,23 +9,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lcl.commands import free_port
 from lcl.core.files import read_json
 from lcl.core.shards import ShardSet
 from lcl.demo import DemoConfig, default_output
 from tests.conftest import ROOT, Run, assert_one_line_error
+from tests.printed_commands import blocks_of, commands_of, run_command
 from tests.test_image_codec import picture
 
 CANARY = "canary0123456789abcdefCANARY"  # what no log, config or report may hold
 README = (ROOT / "README.md").read_text()
-TOY = {"lcl sample-crawl": ["--num-pages", "24", "--num-labelled-train", "40", "--num-labelled-test", "20"], "lcl pretrain": ["--preset", "toy"]}
 
 
 def readme_block(heading: str) -> list[str]:
     """The commands of the first bash block under a heading."""
-    block = re.search(rf"## {heading}\n.*?```bash\n(.*?)```", README, re.DOTALL)
-    assert block, heading
-    return block[1].strip().splitlines()
+    return commands_of(blocks_of(README.partition(f"\n## {heading}\n")[2], "bash")[0][1])
 
 
 def test_the_two_commands_are_those_of_the_makefile_and_of_ci() -> None:
@@ -36,17 +32,8 @@ def test_the_two_commands_are_those_of_the_makefile_and_of_ci() -> None:
 
 
 def test_step_by_step_as_the_readme_says(run: Run, tmp_path: Path) -> None:
-    """Each command as printed, in order, with toy sizes and in a folder of its own; the Python example at the end."""
-    commands = readme_block("Step by step")
-    assert len(commands) == 6
-    for command in commands:
-        words = [word.replace("demo/", f"{tmp_path}/demo/") for word in shlex.split(command)]
-        for prefix, options in TOY.items():
-            if command.startswith(prefix):
-                words += options
-        words = [word for index, word in enumerate(words) if not (word == "--preset" and "--preset" in words[index + 1 :]) and not (word == "small")]
-        result = run(*words)
-        assert result.returncode == 0, f"{command}\n{result.stderr}"
+    """The Python example at the end."""
+    assert run_block(run, "Step by step", tmp_path, {"small": "toy"}, {"lcl sample-crawl": "--num-pages 24 --num-labelled-train 40 --num-labelled-test 20"}) == 6
     assert "linear probe" in (tmp_path / "demo/index.html").read_text()
     example = re.search(r"## Use the encoder\n```python\n(.*?)```", README, re.DOTALL)[1]
     result = run("python", "-c", example.replace("demo/run", f"{tmp_path}/demo/run"))
@@ -64,15 +51,12 @@ def photographs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_block(run: Run, heading: str, folder: Path, toy: dict[str, str]) -> int:
-    """Runs the commands under a heading as printed, but for the words of `toy` and in a folder; returns how many they are."""
+def run_block(run: Run, heading: str, folder: Path, instead: dict[str, str], options: dict[str, str] | None = None) -> int:
+    """Runs the commands under a heading as printed, in a folder and at toy size; returns how many they are."""
     commands = readme_block(heading)
-    names = ("photos", "unseen", "photo", "back", "restored", "outputs", "features", "near")
+    within = ("demo", "photos", "unseen", "photo", "back", "restored", "outputs", "features", "near")
     for command in commands:
-        printed = (toy[word].split() if word in toy else [word] for word in shlex.split(command, comments=True))
-        words = [str(folder / word) if word.partition("/")[0].partition(".")[0] in names else word for found in printed for word in found]
-        result = run(*(words[:1] + ["--master_port", free_port(), *words[1:]] if words[0] == "deepspeed" else words), DS_ACCELERATOR="cpu")
-        assert result.returncode == 0, f"{command}\n{result.stderr}"
+        run_command(run, command, folder, within=within, instead=instead, options=options or {})
     return len(commands)
 
 
@@ -163,7 +147,7 @@ def test_default_folders() -> None:
     assert default_output([Path("/x/my crawl.2024.warc.gz"), Path("other.warc")]) == "demo-my-crawl"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/shard-format.md", "cluster/README.md", "downstream/README.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/shard-format.md", "cluster/README.md", "downstream/README.md", "docs/tutorial.md"])
 def test_links_lead_somewhere(name: str) -> None:
     path = ROOT / name
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()) if not target.startswith("http")]

@@ -9,13 +9,13 @@ import pytest
 from safetensors.torch import load_file
 
 from lcl.core.logs import read_metrics
-from lcl.stopping import SaveTimes
+from lcl.stopping import SaveTimes, stop_request
 from tests.processes import run_ranks, start_ranks
 
 STEPS = 40
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow), pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_saves_on_all_and_the_same_command_continues(shards: Path, tmp_path: Path, number: signal.Signals) -> None:
     def command(output: Path) -> list[object]:
         return ["lcl/pretrain.py", "--preset", "toy", "--data.shards", shards, "--output", output, "--steps", STEPS, "--save-every", STEPS]
@@ -38,6 +38,15 @@ def test_a_signal_to_one_rank_saves_on_all_and_the_same_command_continues(shards
         run_ranks(command(tmp_path / "whole"), world_size=2)
         ours, theirs = (load_file(folder / f"step-{STEPS:06d}" / "model.safetensors") for folder in (run, tmp_path / "whole"))
         assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with stop_request():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_the_clock_makes_a_checkpoint_late_once_per_interval(monkeypatch: pytest.MonkeyPatch) -> None:
