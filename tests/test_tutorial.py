@@ -39,6 +39,7 @@ def common_crawl(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_every_step_runs_and_leaves_what_the_page_says(run: Run, tmp_path: Path, common_crawl: str, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = tmp_path / "outputs"
     printed: list[str] = []
