@@ -17,9 +17,10 @@ from downstream.codec.bd_rate import bd_rate
 from downstream.fine_tune_plan import Kind
 from lcl.evals.intervals import Estimate, clustered_bootstrap
 
-Said = Literal["gain", "loss", "neither", ""]
+Said = Literal["gain", "loss", "neither", "too few", ""]
 OURS = "this codec, fast"  # what eval_codec.py calls the codec's own curve
 FEW = 10  # photographs, below which a bootstrap's interval is too narrow to lean on
+TOO_FEW = 6  # below which differences of one sign, for which a bootstrap has no 0, are by chance alone in more than one case of twenty (2 / 2^n)
 QUALITIES = {"psnr_db": ("PSNR in dB", 2), "haarpsi": ("HaarPSI", 4)}  # of restored pictures: one of errors, one of what eyes see
 
 
@@ -54,18 +55,20 @@ class Compared:
         """Measure, before, after, difference, interval, what is shown."""
         of, digits = self.difference, self.measure.digits
         means = (f"{fmean(values):.{digits}f}" for values in (self.measure.before, self.measure.after))
-        return (self.measure.name, *means, f"{of.value:+.{digits}f}", f"{of.low:+.{digits}f} to {of.high:+.{digits}f}", {"neither": "no difference shown"}.get(self.said, self.said))
+        return (self.measure.name, *means, f"{of.value:+.{digits}f}", f"{of.low:+.{digits}f} to {of.high:+.{digits}f}", {"neither": "no difference shown", "too few": "too few to say"}.get(self.said, self.said))
 
 
 COLUMNS = ("measure", "before", "after", "difference", "95 % interval", "shown")
 
 
 def compare(measure: Measure) -> Compared:
-    """A gain is said where the whole interval is better than 0, a loss where it is worse."""
+    """A gain is said where the whole interval is better than 0, a loss where it is worse; of fewer than TOO_FEW photographs neither."""
     differences = np.array(measure.after, dtype=np.float64) - np.array(measure.before, dtype=np.float64)
     found = clustered_bootstrap(differences, measure.photographs, of="photographs")
     if not measure.better:
         return Compared(measure, found, "")
+    if len(set(measure.photographs)) < TOO_FEW:
+        return Compared(measure, found, "too few")
     low, high = (found.low, found.high) if measure.better == "higher" else (-found.high, -found.low)
     return Compared(measure, found, "gain" if low > 0 else "loss" if high < 0 else "neither")
 
@@ -74,7 +77,7 @@ def in_words(compared: Sequence[Compared]) -> str:
     """What the measures that can be better or worse say, and how far a number of photographs carries it."""
     judged = [one for one in compared if one.said]
     parts = []
-    for said, words in (("gain", "a gain is shown"), ("loss", "a loss is shown"), ("neither", "neither gain nor loss is shown")):
+    for said, words in (("gain", "a gain is shown"), ("loss", "a loss is shown"), ("neither", "neither gain nor loss is shown"), ("too few", f"fewer than {TOO_FEW} photographs cannot say whether something was gained")):
         names = [f"{one.measure.name} ({one.cells()[3]}, 95 % interval {one.cells()[4]})" for one in judged if one.said == said]
         if names:
             parts.append(f"{words} in {'; '.join(names)}")

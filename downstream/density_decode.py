@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from downstream.density.archive import decode, read
+from downstream.density.archive_index import shown
 from downstream.density.model_file import load_density
 from downstream.density.pictures import same_file
 from lcl.core.config import config, run_command
@@ -25,7 +26,7 @@ class DecodeConfig:
     input: tyro.conf.Positional[str]
     """The archive (.lcld)."""
     output: tyro.conf.Positional[str] = ""
-    """Folder for the files; by default one beside the archive, of its name without .lcld."""
+    """Folder for the files; by default one beside the archive, of its name without the ending."""
     model: str = ""
     """The density model that wrote it; empty: the one that comes with lcl, or none for an archive that needs none."""
 
@@ -36,26 +37,37 @@ def main(settings: DecodeConfig) -> None:
     source = Path(settings.input)
     target = Path(settings.output) if settings.output else source.with_suffix("")
     if target.is_file():
-        raise ValueError(f"{target} is a file: give a folder for the files")
+        raise ValueError(f"{target} is a file: give a folder for the files behind the archive's name")
     archive = read(source.read_bytes())
     trained = load_density(or_shipped(settings.model, DENSITY)) if settings.model or archive.model else None
     lost: list[str] = []
     with progress_bar("decoding", total=sum(piece.height * piece.width for chunk in archive.index.chunks if chunk.kind == "model" for piece in chunk.pieces)) as bar:
         for name, found in decode(archive, trained, advance=lambda pixels: bar.advance(pixels)):
-            path = target / name
-            if isinstance(found, bytes) and path.exists() and not same_file(found, path.read_bytes()):
-                found = ValueError(f"{path} is another file: give another folder")
-            if isinstance(found, ValueError):
+            try:
+                if isinstance(found, ValueError):
+                    raise found
+                write(target / name, found)
+            except ValueError as error:
                 lost.append(name)
-                log.error("%s is not written: %s", name, found)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open_aside(path) as file:
-                file.write(found)
+                log.error("%s is not written: %s", shown(name), error)
     num = len(archive.index.entries)
     if lost:
-        raise ValueError(f"{source}: {len(lost)} of {num} files are not written, their messages are above; every other one is as it was")
+        raise ValueError(f"{source}: {len(lost)} of {num} files are not written, their messages are above" + ("; every other one is as it was" if len(lost) < num else ""))
     log.info("%s: %d files, each as it was", target, num)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Raises ValueError where another file or a folder is there, or nothing can be written."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give another folder for the files")
+    try:
+        if path.exists() and not same_file(data, path.read_bytes()):
+            raise ValueError(f"{path} is another file: give another folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open_aside(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}): give another folder, or make room") from error
 
 
 if __name__ == "__main__":

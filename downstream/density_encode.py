@@ -5,6 +5,7 @@
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def main(settings: EncodeConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)  # sums in another order round otherwise
     source = Path(settings.input)
+    source = source if source.name not in ("", "..") else source.resolve()  # so that an archive beside it has a name, and is not in it
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
     paths = [source] if source.is_file() else list(files_below(source))
@@ -53,6 +55,9 @@ def main(settings: EncodeConfig) -> None:
         raise ValueError(f"{target} is there and is no archive of lcl density: give another name (of several files, give their folder)")
     if target.resolve() in {path.resolve() for path in paths}:
         raise ValueError(f"{target} is an input: give the archive another place")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):  # before hours of coding
+        raise ValueError(f"{target.parent} is not to be written to: give the archive another place")
     names = [path.name if source.is_file() else path.relative_to(source).as_posix() for path in paths]
     check_names(names)
     trained = load_density(or_shipped(settings.model, DENSITY), encoder=load_encoder(Path(settings.encoder)) if settings.encoder else None)
@@ -64,11 +69,13 @@ def main(settings: EncodeConfig) -> None:
     with progress_bar("coding, and decoding again", total=2 * sum(picture_px(data) for _, data in files())) as bar:
         data = encode(files(), trained, settings.coding, advance=lambda pixels: bar.advance(pixels))
     found, before = sizes(read(data)), sum(path.stat().st_size for path in paths)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with open_aside(target) as file:
         file.write(data)
     if found["plain"] and not found["model"]:
-        log.info("the model would have made no picture smaller than PNG, WebP and lzma do: other pictures than those that it was trained on, too few steps, or too few pictures for its initial bits")
+        log.info(
+            "nothing by the model: it takes pictures of %d channels, and would have made those no smaller than PNG, WebP and lzma do (other pictures than it was trained on, too few steps, "
+            "or too few pictures for its initial bits)", trained.settings.channels,
+        )  # fmt: skip
     log.info(
         "%s: %d files, %s bytes instead of %s; %s by the model (%s of them initial bits), %s by plain coders, %s as they were, %s header and index", target, len(paths),
         *(f"{value:,}" for value in (len(data), before, found["model"], found["initial"], found["plain"], found["bytes"], found["overhead"])),

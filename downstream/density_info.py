@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from downstream.density.archive import Archive, Entry, read, sizes
+from downstream.density.archive_index import shown
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 
@@ -32,14 +33,15 @@ def main(settings: InfoConfig) -> None:
         f"{found['overhead']:,} header and index"
     )
     for entry in archive.index.entries:
-        print(f"  {entry.name}: {lost.get(entry.name) or describe(entry, archive)}")
+        print(f"  {shown(entry.name)}: {lost.get(entry.name) or describe(entry, archive)}")
     if lost:
         raise ValueError(f"{settings.input}: {len(lost)} of {len(archive.index.entries)} files are lost, as their lines say; lcl density decode writes the others")
 
 
 def describe(entry: Entry, archive: Archive) -> str:
     if entry.layout is None:
-        return f"kept as it was, {archive.index.chunks[entry.rest].length:,} bytes"
+        chunk = archive.index.chunks[entry.rest]
+        return f"kept as it was, {f'{chunk.length:,} for ' if chunk.kind == 'compressed' else ''}{chunk.content_length:,} bytes"
     kinds = sorted({archive.index.chunks[chunk].kind for plane in (*entry.pictures, *entry.others) for chunk, _ in plane})
     layout = entry.layout
     return f"{entry.form}, {layout.width} x {layout.height}, {layout.bands} bands of {8 * layout.bytes} bits, by {', '.join(kinds)}"

@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from downstream.density.archive import decode, read
+from downstream.density.archive_index import shown
 from downstream.density.model_file import load_density
 from downstream.density.pictures import same_file
 from lcl.core.config import config, run_command
@@ -33,23 +34,23 @@ def main(settings: VerifyConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)  # as the encoder computed
     archive, other = read(Path(settings.input).read_bytes()), Path(settings.against)
+    if not other.exists():
+        raise ValueError(f"--against {other}: no such file or folder")
     trained = load_density(or_shipped(settings.model, DENSITY)) if settings.model or archive.model else None
     lost, different = [], []
     for name, found in decode(archive, trained):
         if isinstance(found, ValueError):
             lost.append(name)
-            log.error("%s is lost: %s", name, found)
-        elif settings.against and not _is_file(found, other if other.is_file() else other / name):
+            log.error("%s is lost: %s", shown(name), found)
+            continue
+        path = other if other.is_file() else other / name
+        if settings.against and not (path.is_file() and same_file(found, path.read_bytes())):
             different.append(name)
-            log.error("%s differs from the one in %s", name, other)
+            log.error("%s differs from the one in %s" if path.is_file() else "%s is not in %s", shown(name), other)
     num = len(archive.index.entries)
     if lost or different:
-        raise ValueError(f"{settings.input}: of {num} files {len(lost)} are lost and {len(different)} differ, their messages are above")
+        raise ValueError(f"{settings.input}: of {num} files {len(lost)} are lost and {len(different)} differ or are missing there, their messages are above")
     print(f"{settings.input}: {num} files come back" + (f", the same as in {settings.against}" if settings.against else ""))
-
-
-def _is_file(data: bytes, path: Path) -> bool:
-    return path.is_file() and same_file(data, path.read_bytes())
 
 
 if __name__ == "__main__":

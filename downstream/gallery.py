@@ -84,8 +84,8 @@ def main(settings: GalleryConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
     output = Path(settings.output)
-    page_at(output / "index.html")
-    files = list_photographs(Path(settings.photographs))
+    check(settings, output)
+    files = readable(list_photographs(Path(settings.photographs)))
     shown = [files[place] for place in np.linspace(0, len(files) - 1, min(settings.num, len(files))).round().astype(int)]
     parts: list[Callable[[], list[Part]]] = [lambda: seen_by_the_encoder(files, shown, settings), lambda: [compressed(shown, settings)], lambda: [restored(shown, settings)], lambda: [sampled(settings)]]
     with progress_bar("painting", total=len(parts)) as bar:
@@ -105,6 +105,30 @@ def main(settings: GalleryConfig) -> None:
     log.info("open %s", output / "index.html")
 
 
+def check(settings: GalleryConfig, output: Path) -> None:
+    """Raises ValueError for an output that holds what is no gallery, or lies among the photographs, before anything is drawn."""
+    if output.resolve().is_relative_to(Path(settings.photographs).resolve()):
+        raise ValueError(f"--output {output} lies in --photographs {settings.photographs}: its pictures would be taken for photographs; give a folder elsewhere")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file: give a folder")
+    if not page_at(output / "index.html").exists() and output.exists() and any(output.iterdir()):
+        raise ValueError(f"--output {output} is not empty and holds no gallery: give another folder")
+
+
+def readable(files: Sequence[Path]) -> list[Path]:
+    """Those that can be read; of others a line each. Raises ValueError if none can."""
+    found = []
+    for path in files:
+        try:
+            read_photograph(path)
+            found.append(path)
+        except ValueError as error:
+            log.warning("left out: %s", error)
+    if not found:
+        raise ValueError("no photograph can be read; their messages are above")
+    return found
+
+
 def seen_by_the_encoder(files: Sequence[Path], shown: Sequence[Path], settings: GalleryConfig) -> list[Part]:
     """The nearest of all photographs by the cosine of pooled features, and the attention of the query that pools them."""
     encoder = load_encoder(or_shipped(settings.encoder, ENCODER))
@@ -119,10 +143,10 @@ def seen_by_the_encoder(files: Sequence[Path], shown: Sequence[Path], settings: 
         (found,) = attention_maps(encoder, [inputs[place]])
         heads = [("mean of all heads", found.weights.mean(axis=0)), *((f"head {number}", one) for number, one in enumerate(found.weights))][:NEIGHBOURS]
         looked.append([("what it sees", _enlarged(found.pixels)), *((name, np.asarray(heat_over(found.pixels, weights, size=(CELL_PX, CELL_PX)))) for name, weights in heads)])
-    return [
-        Part("neighbours", "What is near to what", f"Each row: a photograph, and the {NEIGHBOURS} nearest of {len(files)} by its pooled features.", near),
-        Part("attention", "Where the encoder looks", "What it sees of a photograph, and how much of each patch its pooling query takes.", looked),
-    ]
+    attention = Part("attention", "Where the encoder looks", "What it sees of a photograph, and how much of each patch its pooling query takes.", looked)
+    if len(files) == 1:
+        return [attention]
+    return [Part("neighbours", "What is near to what", f"Each row: a photograph, and the nearest of the {len(files) - 1} others by its pooled features.", near), attention]
 
 
 def compressed(shown: Sequence[Path], settings: GalleryConfig) -> Part:

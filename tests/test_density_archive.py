@@ -287,6 +287,8 @@ def test_damage_of_the_front_is_an_error(archive: bytes, trained: TrainedDensity
             read(bytes(damaged))
     with pytest.raises(ValueError, match="too long"):
         read(archive + b"\0")
+    last = len(archive) - read(archive).index.chunks[-1].length
+    assert read(archive[:last] + b"\0" + archive[last:]).damaged.keys() == {len(read(archive).index.chunks) - 1}, "what is before an added byte is whole"
     with pytest.raises(ValueError, match="none is given"):
         decoded(read(archive), None)
     with pytest.raises(ValueError, match="needs the model"):
@@ -421,7 +423,7 @@ def test_pictures_by_the_model_come_back(tmp_path: Path, kind: str, pixels: np.n
     assert np.array_equal(pixels_of(decoded(found, trained)[0][1]), pixels)
 
 
-def test_names_of_any_letters_come_back(trained: TrainedDensity, model: Path, tmp_path: Path) -> None:
+def test_names_of_any_letters_come_back(trained: TrainedDensity, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     names = ["Æther/日本語 🦊.png", "a b.txt", "é" * 127, "\n", "-x", "con"]
     for name in names:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -430,6 +432,41 @@ def test_names_of_any_letters_come_back(trained: TrainedDensity, model: Path, tm
     density_encode.main(density_encode.EncodeConfig(input=str(tmp_path / "in"), output=str(archive), model=str(model), coding=FAST))
     density_decode.main(density_decode.DecodeConfig(input=str(archive), output=str(tmp_path / "back")))
     assert {name: (tmp_path / "back" / name).read_bytes() for name in names} == {name: name.encode() for name in names}
+    capsys.readouterr()
+    density_info.main(density_info.InfoConfig(input=str(archive)))
+    said = capsys.readouterr().out
+    assert r"  '\n': kept as it was, 1 bytes" in said.splitlines() and "  -x: kept as it was, 2 bytes" in said.splitlines()
+
+
+def test_a_file_where_a_folder_is_and_the_reverse(trained: TrainedDensity, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Each is a line, and the others are written."""
+    (tmp_path / "back" / "a").mkdir(parents=True)
+    (tmp_path / "back" / "b").write_text("a file")
+    (tmp_path / "x.lcld").write_bytes(encode([("a", b"1"), ("b/c", b"2"), ("d", b"3")], trained, FAST))
+    with pytest.raises(ValueError, match="2 of 3 files are not written"):
+        density_decode.main(density_decode.DecodeConfig(input=str(tmp_path / "x.lcld"), output=str(tmp_path / "back")))
+    said = capsys.readouterr().err
+    assert "back/a is a folder" in said and "back/b/c cannot be written (" in said
+    assert (tmp_path / "back" / "d").read_bytes() == b"3" and (tmp_path / "back" / "b").read_text() == "a file"
+    with pytest.raises(ValueError, match="gone: no such file or folder"):
+        density_verify.main(density_verify.VerifyConfig(input=str(tmp_path / "x.lcld"), against=str(tmp_path / "gone")))
+    with pytest.raises(ValueError, match="of 3 files 0 are lost and 2 differ or are missing there"):
+        density_verify.main(density_verify.VerifyConfig(input=str(tmp_path / "x.lcld"), against=str(tmp_path / "back")))
+    assert "a is not in " in capsys.readouterr().err
+
+
+def test_the_folder_that_one_stands_in(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its archive lies beside it; and what cannot be written is said before anything is coded."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "a.txt").write_text("a")
+    for inside, name in (("in", "."), ("in/deep", "..")):
+        monkeypatch.chdir(tmp_path / inside)
+        density_encode.main(density_encode.EncodeConfig(input=name, model=str(model), coding=FAST))
+        assert [entry.name for entry in read((tmp_path / "in.lcld").read_bytes()).index.entries] == ["a.txt"]
+        (tmp_path / "in.lcld").unlink()
+    monkeypatch.setattr(density_encode, "encode", lambda *given, **more: pytest.fail("coded first"))
+    with pytest.raises(OSError, match="a.txt"):
+        density_encode.main(density_encode.EncodeConfig(input=str(tmp_path / "in"), output=str(tmp_path / "in" / "a.txt" / "x.lcld"), model=str(model), coding=FAST))
 
 
 def test_names_that_cannot_be_decoded_are_not_encoded(trained: TrainedDensity, model: Path, tmp_path: Path) -> None:

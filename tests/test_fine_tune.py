@@ -138,13 +138,14 @@ def test_a_difference_is_paired_and_said_in_words() -> None:
     assert neither.said == "neither" and neither.difference.low < 0 < neither.difference.high
     words = in_words([better, neither, compare(replace(better.measure, better=""))])
     assert words.startswith("A gain is shown in PSNR (+0.20, 95 % interval +0.") and ". Neither gain nor loss is shown in bits (+0.00" in words and "few" not in words
-    few = compare(Measure("PSNR", names[:4], before[:4], before[:4] - 1, "higher", 2))
-    assert few.said == "loss" and "4 photographs are few" in in_words([few])
+    few, too_few = (compare(Measure("PSNR", names[:num], before[:num], before[:num] - 1, "higher", 2)) for num in (6, 5))
+    assert few.said == "loss" and "6 photographs are few" in in_words([few])
+    assert too_few.said == "too few" and "cannot say whether something was gained in PSNR" in in_words([too_few]) and too_few.cells()[-1] == "too few to say"
     record = better.record()
     assert (record["before"], record["num_photographs"], record["values"][0]) == (pytest.approx(30.0), 20, {"photograph": "0.png", "before": 20.0, "after": pytest.approx(20.1)})
 
 
-def curves(factor: float, *, levels: int, pictures: int = 4) -> dict[str, Any]:
+def curves(factor: float, *, levels: int, pictures: int = 6) -> dict[str, Any]:
     points = [
         {"pictures": [{"picture": f"{number}.png", "bpp": factor * (level + 1) * (number + 1) / 10, "psnr_db": 30.0 + 3 * level - number} for number in range(pictures)]} for level in range(levels)
     ]

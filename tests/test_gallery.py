@@ -71,9 +71,22 @@ def test_each_task_has_its_row(settings: GalleryConfig, photographs: Path) -> No
         assert label.endswith(f"{gallery.psnr_db(clean, degraded):.1f} dB") and degraded.shape == found.shape == clean.shape
 
 
-def test_another_page_is_not_written_over(settings: GalleryConfig) -> None:
+@pytest.mark.parametrize(("name", "said"), [("index.html", "is no page of lcl"), ("restored.jpg", "is not empty and holds no gallery")])
+def test_what_is_no_gallery_is_not_written_over(settings: GalleryConfig, name: str, said: str) -> None:
     Path(settings.output).mkdir()
-    (Path(settings.output) / "index.html").write_text("mine")
-    with pytest.raises(ValueError, match="is no page of lcl"):
+    (Path(settings.output) / name).write_text("mine")
+    with pytest.raises(ValueError, match=said):
         gallery.main(settings)
-    assert (Path(settings.output) / "index.html").read_text() == "mine"
+    assert [path.read_text() for path in Path(settings.output).iterdir()] == ["mine"]
+
+
+def test_mistakes_are_said_first(settings: GalleryConfig, photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "out").write_text("a file")
+    for output, said in ((photographs / "out", "lies in --photographs"), (photographs, "lies in --photographs"), (tmp_path / "out", "is a file")):
+        with pytest.raises(ValueError, match=said):
+            gallery.check(settings, output)
+    (tmp_path / "cut.png").write_bytes(sorted(photographs.iterdir())[0].read_bytes()[:300])
+    whole = sorted(photographs.iterdir())
+    assert gallery.readable([*whole, tmp_path / "cut.png"]) == whole and "cut.png" in caplog.text
+    with pytest.raises(ValueError, match="no photograph can be read"):
+        gallery.readable([tmp_path / "cut.png"])

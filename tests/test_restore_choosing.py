@@ -59,7 +59,7 @@ def test_what_is_said_is_not_looked_for() -> None:
     assert Choice([both])(level(0.9)) == (both, "noise, rain")
     with pytest.raises(ValueError, match="--task haze, and no model here was trained for that, but for rain, noise"):
         Choice(made, task="haze")
-    with pytest.raises(ValueError, match=r"say the task \(rain, noise\), or give --detector and --encoder, or one model"):
+    with pytest.raises(ValueError, match=r"say --task \(rain, noise\), or give one --model, or --detector"):
         Choice(made)
 
 

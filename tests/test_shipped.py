@@ -76,7 +76,7 @@ def test_a_picture_is_restored_without_a_model_and_without_ray(run: Run, tmp_pat
     assert read_mark((tmp_path / "back.png").read_bytes()).model_sha256 == sha256_of(shipped.shipped_restorers()["noise"])
     before, after = (psnr_db(picture(100, 120, seed=1), np.asarray(Image.open(tmp_path / name))) for name in ("photo.png", "back.png"))
     assert after > before + 3
-    with pytest.raises(ValueError, match=r"say the task \(low_light, mixed, motion_blur, noise, rain\)"):
+    with pytest.raises(ValueError, match=r"say --task \(low_light, mixed, motion_blur, noise, rain\)"):
         restore_images.main(restore_images.RestoreConfig(input=str(tmp_path / "photo.png"), output=str(tmp_path / "none.png")))
 
 

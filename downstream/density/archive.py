@@ -1,4 +1,4 @@
-"""Archives of image files, format LCLD version 2, little-endian.
+"""Archives of image files, format LCLD version 3, little-endian.
 
     magic "LCLD" | version u8 | three zeros | model u64 | length of the index u32 | CRC-32 u32 of what is before and of the index | index | chunks
 
@@ -195,7 +195,7 @@ def _for_channels(plane: Plane, channels: int) -> list[Plane]:
 
 
 def read(data: bytes) -> Archive:
-    """Index and chunks, damaged ones named. Raises ValueError for bytes that are no archive, of another version, with a damaged index, or with more behind the last chunk."""
+    """Index and chunks, damaged ones named. Raises ValueError for bytes that are no archive, of another version, with a damaged index, or with more behind a whole archive."""
     if data[:4] != MAGIC:
         raise ValueError("this is no archive of lcl density (it does not begin with LCLD)")
     start = HEADER.size + CRC.size
@@ -217,7 +217,7 @@ def read(data: bytes) -> Archive:
             damaged[number] = f"chunk {number} of {len(index.chunks)} is {'cut short' if len(payload) < chunk.length else 'damaged'}: take another copy"
         payloads.append(payload)
         place += chunk.length
-    if place < len(data):
+    if place < len(data) and not damaged:  # else bytes were added in the middle, and what is before them is whole
         raise ValueError(f"the file is too long: {len(data)} bytes, {place} were written; the first {place} of them are the archive")
     return Archive(model, index, tuple(payloads), damaged, start + length)
 

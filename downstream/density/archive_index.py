@@ -202,6 +202,11 @@ def check_name(name: str) -> None:
         raise ValueError(f"a file called {name!r}, which is no name of UTF-8 that a folder can hold: rename it")
 
 
+def shown(name: str) -> str:
+    """A name for a terminal, which control characters would move or rename."""
+    return name if name.isprintable() else repr(name)
+
+
 def _used_once(used: Iterable[Hashable], there: Iterable[Hashable], *, what: str) -> None:
     left = set(there)
     for one in used:

@@ -15,7 +15,7 @@ class Choice:
         """Raises ValueError for a task that no model was trained for, and for several models between which nothing chooses."""
         self.models, self.task, self.detector = models, task, detector
         if task == "auto" and detector is None and len(models) > 1:
-            raise ValueError(f"--task auto chooses between several models by what a detector finds: say the task ({', '.join(self._known())}), or give --detector and --encoder, or one model")
+            raise ValueError(f"there are several models and nothing that chooses: say --task ({', '.join(self._known())}), or give one --model, or --detector with its --encoder")
         if task != "auto":
             self._trained_for(task, said=f"--task {task}")
 

@@ -134,7 +134,7 @@ def run_command(
             return
         main(value)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; the same command continues, or begins anew where it keeps nothing", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError):
