@@ -9,15 +9,15 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from downstream.losses import Losses
 from downstream.muon import MuonAdamW
 from lcl.checkpoint import Checkpointer, Resume, find_resume, load_checkpoint
 from lcl.core.config import config, to_dict
@@ -78,13 +78,6 @@ class FitConfig:
     """Folder on each machine where checkpoints are first written; empty: the system's for temporary files."""
     wandb: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
-
-
-class Losses(NamedTuple):
-    loss: Float[Tensor, ""]
-    """The mean over the items."""
-    metrics: Mapping[str, Float[Tensor, ""]]
-    """Likewise, without a graph."""
 
 
 class Task(Protocol):

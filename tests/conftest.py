@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("lcl", deadline=None)  # of an example; machines that run this are busy
+hypothesis.settings.load_profile("lcl")
 
 
 STARTS_RAY = ("test_build_kill", "test_build_shards", "test_demo", "test_embed", "test_fetch_ray", "test_find_duplicates", "test_tutorial")

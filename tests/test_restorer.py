@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from downstream.backbones import WEIGHTS
-from downstream.fit import FitConfig, Losses
+from downstream.fit import FitConfig
+from downstream.losses import Losses
 from downstream.restore.degradations import DegradationConfig
 from downstream.restore.model_file import Restorer, RestorerConfig, load_restorer, save_restorer
 from downstream.restore.network import NetworkConfig, UNet

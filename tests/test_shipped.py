@@ -48,7 +48,7 @@ def test_a_picture_is_compressed_without_a_model_and_without_ray(run: Run, tmp_p
         "from downstream import codec_encode, codec_decode; "
         "codec_encode.main(codec_encode.EncodeConfig(input='photo.png')); codec_decode.main(codec_decode.DecodeConfig(input='photo.lclc', output='back.png')); "
     )
-    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn"})
+    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn", "tensorboard"})
     before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("photo.png", "back.png"))
     assert psnr_db(before, after) > 20 and (tmp_path / "photo.lclc").stat().st_size < (tmp_path / "photo.png").stat().st_size / 4
 
@@ -61,7 +61,7 @@ def test_pictures_are_kept_without_loss_and_drawn_without_a_model_and_without_ra
         "density_decode.main(density_decode.DecodeConfig(input='photo.lcld', output='back')); density_verify.main(density_verify.VerifyConfig(input='photo.lcld', against='photo.png')); "
         "density_sample.main(density_sample.SampleConfig(output='drawn.png', num=2, columns=2, steps=2)); "
     )
-    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn"})
+    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn", "tensorboard"})
     assert np.array_equal(*(np.asarray(Image.open(tmp_path / name)) for name in ("photo.png", "back/photo.png")))
     assert read_mark((tmp_path / "drawn.png").read_bytes()).model_sha256 == sha256_of(WEIGHTS / shipped.DENSITY)
 
@@ -72,7 +72,7 @@ def test_a_picture_is_restored_without_a_model_and_without_ray(run: Run, tmp_pat
     script = (
         "from downstream import restore_images; restore_images.main(restore_images.RestoreConfig(input='photo.png', output='back.png', task='noise')); "
     )
-    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn"})
+    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn", "tensorboard"})
     assert read_mark((tmp_path / "back.png").read_bytes()).model_sha256 == sha256_of(shipped.shipped_restorers()["noise"])
     before, after = (psnr_db(picture(100, 120, seed=1), np.asarray(Image.open(tmp_path / name))) for name in ("photo.png", "back.png"))
     assert after > before + 3
@@ -88,7 +88,7 @@ def test_pictures_are_searched_without_an_encoder_and_without_ray(run: Run, tmp_
         "from lcl.use.embedding import EmbedConfig, embed; from lcl.use.search_page import SearchConfig, search; "
         "embed(EmbedConfig(input=('photos',), output='features')); search(SearchConfig(features='features', output='search.html', queries=('photos/1.png',))); "
     )
-    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed"})
+    assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "tensorboard"})
     assert all(f"{seed}.png" in (tmp_path / "search.html").read_text() for seed in range(4))
 
 

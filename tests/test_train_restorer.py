@@ -286,7 +286,7 @@ def test_mistakes_in_training_are_a_line(
     [
         ({"output": ""}, "where the result goes"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "no model here was trained for that, but for rain"),
         ({"uncertainty": 1}, "give 2 or more"), ({"detector": "d"}, "give --encoder too"), ({"detector": "d", "task": "rain"}, "give one of them"),
-        ({"model": ("{model}", "{model}")}, "give --detector and --encoder, or the task"), ({"encoder": "{encoder}"}, "neither a model nor a detector looks through one"),
+        ({"model": ("{model}", "{model}")}, "say --task \\(rain\\), or give one --model"), ({"encoder": "{encoder}"}, "neither a model nor a detector looks through one"),
         ({"device": "cuda"}, "PyTorch sees no such device"), ({"model": ("{photo}",)}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
     ],
 )  # fmt: skip

@@ -28,7 +28,7 @@ from downstream.codec.cca import CCA, Auxiliary
 from downstream.codec.gaussian import LEAST_LIKELIHOOD
 from downstream.codec.model import Codec, Level
 from downstream.codec.rounding import Rounding, training
-from downstream.fit import Losses
+from downstream.losses import Losses
 from downstream.sight import Sight, SightConfig
 from lcl.core.config import config
 

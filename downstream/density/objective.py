@@ -26,7 +26,7 @@ from downstream.density.diffusion import (
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.schedules import with_slope
 from downstream.density.times import ImportanceTimes
-from downstream.fit import Losses
+from downstream.losses import Losses
 from downstream.sight import Sight, SightConfig
 from lcl.core.config import config
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from downstream.encoder_record import check_encoder
-from downstream.fit import Losses
+from downstream.losses import Losses
 from downstream.restore.process import Images
 from downstream.restore.token_statistics import squares, statistics_layers, token_statistics
 from downstream.tensor_file import read_model, write_model

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from downstream.fit import Losses
+from downstream.losses import Losses
 from downstream.restore.consistency import Form, consistent, origin
 from downstream.restore.guide import Added
 from downstream.restore.model_file import Kind, RestorerConfig

@@ -28,6 +28,7 @@ from pipeline.fetch.ledger import OK, REDIRECT, read_ledger
 from pipeline.fetch.url_tables import Wanted, as_table, count_urls, list_tables, partition_of, shuffle_tables, write_sorted
 
 MAX_RETRIES = 3  # of a partition whose downloader died
+RESTART_SECONDS = 0.2  # between two looks at a downloader that is being started again
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +159,9 @@ def _run_on_ray(store: Path, settings: FetchConfig, bar: Bar) -> list[dict[str, 
                     bar.advance()
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
+                except ray.exceptions.ActorUnavailableError:  # it is being started again, which takes long where machines are busy
+                    time.sleep(RESTART_SECONDS)
+                    waiting.append(partition)
                 except ray.exceptions.RayActorError as error:
                     deaths[partition] += 1
                     if deaths[partition] > MAX_RETRIES:
