@@ -23,6 +23,7 @@ CHECKED = [  # modules whose shapes and types are checked while tests run
 ]  # fmt: skip
 install_import_hook(CHECKED, "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
