@@ -157,14 +157,14 @@ def test_a_codec_that_needs_a_tenth_fewer_bits_has_that_bd_rate() -> None:
     found = {one.name: one for one in measures}
     rate = compare(found["BD-rate (PSNR) in %"])
     assert not unsaid and len(found) == 2 * 4 + 1 and rate.said == "gain" and rate.difference.value == pytest.approx(-10)
-    assert list(found["bits per pixel, level 1"].after) == pytest.approx([0.18, 0.36, 0.54, 0.72]) and found["PSNR in dB, level 3"].photographs == [f"{number}.png" for number in range(4)]
+    assert list(found["bits per pixel, level 1"].after) == pytest.approx([0.18, 0.36, 0.54, 0.72, 0.9, 1.08]) and found["PSNR in dB, level 3"].photographs == [f"{number}.png" for number in range(6)]
 
 
 def test_a_codec_of_two_levels_is_judged_by_its_cost() -> None:
     measures, unsaid = measures_of("codec", curves(1.0, levels=2), curves(0.9, levels=2), [])
     costs = [one for one in measures if one.name.startswith("cost")]
-    assert len(unsaid) == 4 and "no BD-rate of 0.png: a curve of 2 points is too short" in unsaid[0]
-    assert costs[1].before[0] == pytest.approx(0.2 + 0.02 * 255**2 * 10**-3.3) and compare(costs[1]).difference.value == pytest.approx(-0.02 * 2.5)
+    assert len(unsaid) == 6 and "no BD-rate of 0.png: a curve of 2 points is too short" in unsaid[0]
+    assert costs[1].before[0] == pytest.approx(0.2 + 0.02 * 255**2 * 10**-3.3) and compare(costs[1]).difference.value == pytest.approx(-0.02 * 3.5)
     assert compare(costs[0]).said == "gain"
 
 
@@ -178,14 +178,14 @@ def test_squares_of_a_photograph_are_drawn_together() -> None:
 def test_restorers_are_compared_task_by_task() -> None:
     def result(more: float) -> dict[str, Any]:
         def row(task: str, method: str, add: float) -> dict[str, Any]:
-            return {"task": task, "method": method, "pictures": [{"picture": f"{number}.png", "psnr_db": 25.0 + number + add, "haarpsi": 0.8 + add / 100} for number in range(5)]}
+            return {"task": task, "method": method, "pictures": [{"picture": f"{number}.png", "psnr_db": 25.0 + number + add, "haarpsi": 0.8 + add / 100} for number in range(6)]}
 
         return {"rows": [row("rain", "model", more), row("rain", "model, no encoder", -5.0), row("noise", "model", 0.0), row("noise", "model, no encoder", -5.0)]}
 
     measures, _ = measures_of("restorer", result(0.0), result(1.0), [])
     found = {one.name: compare(one) for one in measures}
     assert {name: one.said for name, one in found.items()} == {"PSNR in dB, rain": "gain", "HaarPSI, rain": "gain", "PSNR in dB, noise": "neither", "HaarPSI, noise": "neither"}
-    assert found["PSNR in dB, rain"].difference.value == pytest.approx(1) and found["PSNR in dB, rain"].cells()[1:3] == ("27.00", "28.00")
+    assert found["PSNR in dB, rain"].difference.value == pytest.approx(1) and found["PSNR in dB, rain"].cells()[1:3] == ("27.50", "28.50")
 
 
 # The whole
