@@ -79,8 +79,8 @@ def find_model(kind: Kind, given: str, *, task: str = "") -> Path:
     """The model's file: that given, that of the run given, or that which comes with the package, of restorers the one for the task. Raises ValueError for one of another kind."""
     if task and (given or kind != "restorer"):
         raise ValueError(f"--task {task} chooses among the restorers that come with lcl: leave it out with a {'--model' if given else kind}")
-    shipped = _shipped_restorer(task) if kind == "restorer" and not given else or_shipped(given, f"{kind}.safetensors")
-    path = model_file(shipped, made_by=f"lcl train {kind}")
+    chosen = _shipped_restorer(task) if kind == "restorer" and not given else or_shipped(given, f"{kind}.safetensors")
+    path = model_file(chosen, made_by=f"lcl train {kind}")
     found = SCHEMAS.get(read_any_model(path).metadata["schema"])
     if found not in (kind, None):  # of another version its own reader says so
         raise ValueError(f"--model {path} is a {found} model, not a {kind} model: give `lcl fine-tune {found}`, or another --model")

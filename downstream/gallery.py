@@ -165,7 +165,7 @@ def compressed(shown: Sequence[Path], settings: GalleryConfig) -> Part:
 
 def restored(shown: Sequence[Path], settings: GalleryConfig) -> Part:
     """Each task on a photograph of its own, as far as there are enough."""
-    models = [load_restorer(Path(path)) for path in settings.restorers or map(str, shipped_restorers().values())]
+    models = [load_restorer(Path(path)) for path in settings.restorers or shipped_restorers().values()]
     tasks = {task: trained for trained in reversed(models) for task in trained.tasks}
     rows: list[Row] = []
     for number, (task, trained) in enumerate(sorted(tasks.items())):

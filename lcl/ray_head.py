@@ -1,6 +1,5 @@
 """A Ray head for one command: on free ports, with a token and a home folder of its own, and nobody else's processes touched."""
 
-import json
 import os
 import secrets
 import shutil
@@ -8,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -53,24 +52,21 @@ def ray_head(output: Path) -> Iterator[RayHead]:
     with open(log_path, "ab") as log_file:
         head = subprocess.Popen([str(word) for word in command], env=settings, stdout=log_file, stderr=log_file, start_new_session=True)
     try:
-        for answers in (f"{address}/api/jobs/", f"http://127.0.0.1:{agent}/api/local_raylet_healthz"):
-            _wait_for(answers, head, token.read_text(), log_path)
-        _wait_for(f"{address}/api/jobs/", head, token.read_text(), log_path, given={"entrypoint": "true"})  # jobs are refused for a moment after their agent answers: the first does nothing
+        _wait_for_jobs(f"{address}/api/jobs/", head, token.read_text(), log_path)
         yield RayHead(address, f"127.0.0.1:{port}", settings)
     finally:
         end_group(head, ends_its_own=True)  # `ray start --block` ends its own processes, and no other Ray's
         token.unlink()
 
 
-def _wait_for(address: str, head: subprocess.Popen, token: str, log_path: Path, *, given: Mapping[str, str] | None = None) -> None:
-    """Until a GET, or a POST of what is given as JSON, is answered without an error. Raises ValueError if that does not come."""
-    data = None if given is None else json.dumps(given).encode()
-    request = urllib.request.Request(address, data, headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
+def _wait_for_jobs(address: str, head: subprocess.Popen, token: str, log_path: Path) -> None:
+    """Until a job is taken, the first of which does nothing: they are refused for a moment after interface and agent answer. Raises ValueError if none is."""
+    request = urllib.request.Request(address, b'{"entrypoint": "true"}', headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
     for _ in range(START_SECONDS * 2):
         if head.poll() is not None:
             break
         try:
-            with urllib.request.urlopen(request, timeout=5 if given is None else START_SECONDS):
+            with urllib.request.urlopen(request, timeout=START_SECONDS):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.5)
