@@ -26,7 +26,7 @@ class DecodeConfig:
     input: tyro.conf.Positional[str]
     """The archive (.lcld)."""
     output: tyro.conf.Positional[str] = ""
-    """Folder for the files; by default one beside the archive, of its name without the ending."""
+    """Folder for the files; by default one beside the archive, of its name without the ending, or for `photo.png.lcld` of a photo.png alone the archive's own."""
     model: str = ""
     """The density model that wrote it; empty: the one that comes with lcl, or none for an archive that needs none."""
 
@@ -35,10 +35,10 @@ def main(settings: DecodeConfig) -> None:
     set_up_logging()
     torch.set_num_threads(1)  # as the encoder computed
     source = Path(settings.input)
-    target = Path(settings.output) if settings.output else source.with_suffix("")
+    archive = read(source.read_bytes())
+    target = Path(settings.output) if settings.output else default_folder(source, [entry.name for entry in archive.index.entries])
     if target.is_file():
         raise ValueError(f"{target} is a file: give a folder for the files behind the archive's name")
-    archive = read(source.read_bytes())
     trained = load_density(or_shipped(settings.model, DENSITY)) if settings.model or archive.model else None
     lost: list[str] = []
     with progress_bar("decoding", total=sum(piece.height * piece.width for chunk in archive.index.chunks if chunk.kind == "model" for piece in chunk.pieces)) as bar:
@@ -54,6 +54,12 @@ def main(settings: DecodeConfig) -> None:
     if lost:
         raise ValueError(f"{source}: {len(lost)} of {num} files are not written, their messages are above" + ("; every other one is as it was" if len(lost) < num else ""))
     log.info("%s: %d files, each as it was", target, num)
+
+
+def default_folder(source: Path, names: list[str]) -> Path:
+    """photos/ of photos.lcld; of photo.png.lcld that holds photo.png alone the folder that it lies in."""
+    named = source.with_suffix("")
+    return named.parent if names == [named.name] else named
 
 
 def write(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,7 @@ from downstream.density.measuring import (
     in_batches,
     middles_to_code,
     of_images,
+    paired,
     sampled,
     to_code,
 )
@@ -103,6 +105,8 @@ def main(settings: EvalDensityConfig) -> None:
             bar.advance()
         if chosen is not None:
             measured["plain"] = by_plain_coders(chosen)
+            for row in measured["coded"]:
+                row["paired"] = paired(row, measured["plain"])
         if settings.samples.num:
             measured["samples"] = samples(trained, u, sight, generator, settings, bar)
     write_result(Path(settings.output) / "density.json", settings, measured)
@@ -177,8 +181,21 @@ def show(measured: dict[str, Any]) -> None:
         num = measured["coded"][0]["images"] if measured["coded"] else measured["images"]
         table.add_row(name, *([""] * 5 + [f"{found['bits_per_dim']:.3f}", *seconds(found, num)] if found is not None else ["not installed"]))
     console().print(table)
+    if any(row.get("paired") for row in measured["coded"]):
+        show_paired(measured["coded"])
     if "samples" in measured:
         show_samples(measured["samples"])
+
+
+def show_paired(rows: Sequence[dict[str, Any]]) -> None:
+    """Whether the codec is ahead of a plain coder on more than these pictures."""
+    table = Table(title="bits per dimension that the codec needs more than others (less: -), paired by picture; 95 % intervals by bootstrap over pictures", title_justify="left")
+    for column in ("steps", "than", "difference", "interval", "smaller on"):
+        table.add_column(column)
+    for row in rows:
+        for name, one in row["paired"].items():
+            table.add_row(str(row["steps"]), name, f"{one['difference']:+.3f}", f"{one['low']:+.3f} to {one['high']:+.3f}", f"{one['pictures_with_fewer']} of {row['images']}")
+    console().print(table)
 
 
 def show_samples(measured: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """The `lcl` command: each subcommand runs an entry point, with that entry point's own flags."""
 
 import difflib
+import os
 import runpy
+import select
 import sys
 from importlib.metadata import version
 
@@ -75,7 +77,29 @@ HELP = ("-h", "--help", "help")
 
 
 def main() -> None:
-    words = sys.argv[1:]
+    try:
+        try:
+            _run(sys.argv[1:])
+        finally:
+            if sys.stdout is not None:  # closed by a shell's >&-
+                sys.stdout.flush()  # here, where it can be answered, and not in Python's last moment
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written
+        sys.exit(1)
+    except KeyboardInterrupt:  # while a command's modules are imported; then it answers itself (lcl.core.config.run_command)
+        sys.exit(130)
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe into something that ended, as `head` does."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
+
+
+def _run(words: list[str]) -> None:
     for length in (2, 1):
         name = " ".join(words[:length])
         if name in COMMANDS:

@@ -1,17 +1,21 @@
 """Configs: files, hashes, command lines and what they say of mistakes."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
+from unittest.mock import Mock
 
 import pytest
 
+from lcl.cli import main
 from lcl.core.config import config, from_dict, hash_of, run_command, to_dict
 from lcl.train_config import PRESETS, TrainConfig
-from tests.conftest import Run, assert_one_line_error
+from tests.conftest import ROOT, Run, assert_one_line_error
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -139,6 +143,22 @@ def test_config_file_gives_the_same_config_back(run: Run, tmp_path: Path) -> Non
 def test_unknown_command_of_lcl_is_named(run: Run) -> None:
     result = run("lcl", "pretrian")
     assert_one_line_error(result, "pretrian", "did you mean 'pretrain'?")
+
+
+def test_readers_that_end_early_and_interrupts_during_imports_get_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in (("--help",), ("train-tokenizer", "--help")):
+        reader, writer = os.pipe()
+        os.close(reader)
+        result = subprocess.run([sys.executable, "-m", "lcl.cli", *words], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        os.close(writer)
+        assert (result.returncode, result.stderr) == (1, "")
+    monkeypatch.setattr("lcl.cli._run", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    monkeypatch.setattr("lcl.cli._run", Mock(side_effect=BrokenPipeError))  # of another pipe than standard output
+    with pytest.raises(BrokenPipeError):
+        main()
 
 
 HELPS = """

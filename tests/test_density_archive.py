@@ -22,7 +22,7 @@ from downstream.density.archive import decode, encode, read, sizes, tile_coder
 from downstream.density.archive_index import MAX_INDEX_BYTES, CodingConfig, check_names
 from downstream.density.chain import Chain
 from downstream.density.model_file import TrainedDensity, load_density, save_density
-from downstream.density.pictures import put_together, take_apart
+from downstream.density.pictures import put_together, same_file, take_apart
 from downstream.density.plain import PACKERS, unpack, unpack_bytes
 from lcl.core.config import to_dict
 from tests.test_density_codec import FAST, decoded, files_of_all_kinds, made_model, pixels_of, png
@@ -363,6 +363,19 @@ def test_the_commands_write_what_is_whole_and_name_what_is_lost(archive: bytes, 
     with pytest.raises(ValueError, match="needs the model"):
         density_decode.main(density_decode.DecodeConfig(input=str(path), output=str(tmp_path / "none")))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_coded_alone_comes_back_beside_its_archive(tmp_path: Path) -> None:
+    """As of other compressors: photo.png, photo.png.lcld, and photo.png again."""
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "photo.png")
+    before = (tmp_path / "photo.png").read_bytes()
+    for source, archive in (("photo.png", "photo.png.lcld"), ("photo.png", "other.lcld")):
+        density_encode.main(density_encode.EncodeConfig(input=str(tmp_path / source), output=str(tmp_path / archive), coding=CodingConfig(steps=1)))
+    density_decode.main(density_decode.DecodeConfig(input=str(tmp_path / "photo.png.lcld")))  # over the same file, which stays
+    (tmp_path / "photo.png").unlink()
+    for archive, back in (("photo.png.lcld", "photo.png"), ("other.lcld", "other/photo.png")):
+        density_decode.main(density_decode.DecodeConfig(input=str(tmp_path / archive)))
+        assert same_file((tmp_path / back).read_bytes(), before)
 
 
 def test_bombs_are_damage_and_take_no_memory() -> None:

@@ -15,7 +15,7 @@ from downstream.density.archive_index import CodingConfig
 from downstream.density.calibration import calibrate
 from downstream.density.contexts import token_maps, token_statistics
 from downstream.density.likelihood import OdeConfig, discrete_vlb, ode_nats, vlb
-from downstream.density.measuring import SamplesConfig, by_plain_coders, coding, middles_to_code
+from downstream.density.measuring import SamplesConfig, by_plain_coders, coding, middles_to_code, paired
 from downstream.density.model import DensityModel, error_nats
 from downstream.density.model_file import TrainedDensity, load_density
 from downstream.density.objective import DensityObjective, ObjectiveConfig
@@ -330,7 +330,13 @@ def test_pictures_that_no_training_saw(tmp_path: Path) -> None:
     row = coding(trained, unseen, chosen, torch.Generator().manual_seed(0), steps=2, at_once=1)
     assert row["images"] == 2 and abs(row["payload_over_elbo"]) < 0.05 and row["elbo_draws"] == 11
     alone = sum(len(to_png(one)) for one in chosen.pictures) * 8 / (2 * 32 * 32 * 3)
-    assert by_plain_coders(chosen)["PNG"]["bits_per_dim"] == pytest.approx(alone)
+    plain = by_plain_coders(chosen)
+    assert plain["PNG"]["bits_per_dim"] == pytest.approx(alone) == pytest.approx(np.mean(plain["PNG"]["of_pictures"]))
+    beside = paired(row, plain)["PNG"]
+    assert beside["difference"] == pytest.approx(row["bits_per_dim"] - alone) and beside["low"] <= beside["difference"] <= beside["high"]
+    ours, theirs = np.array(row["elbo_of_pictures"]) + row["bits_per_dim"] - row["elbo_of_these"], np.array(plain["PNG"]["of_pictures"])
+    assert (beside["low"], beside["high"]) == pytest.approx((min(ours - theirs), max(ours - theirs))) and beside["pictures_with_fewer"] == sum(ours < theirs)
+    assert paired(row, by_plain_coders(chosen._replace(apart=False))) == {}
     with pytest.raises(ValueError, match="no whole number of the model's tiles of 16 px"):
         middles_to_code(str(tmp_path), trained, num=2, side_px=24)
     with pytest.raises(ValueError, match="holds 3 photographs, 4 are asked for"):

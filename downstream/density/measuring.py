@@ -6,7 +6,7 @@
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
@@ -29,6 +29,7 @@ from downstream.density.training_images import levels_of
 from downstream.density.unseen_images import Unseen, middles
 from downstream.sight import Sight
 from lcl.core.config import config
+from lcl.evals.intervals import clustered_bootstrap
 
 Picture = UInt8[np.ndarray, "_ _ _"]  # height, width, channels
 Levels = Int[Tensor, "images channels height width"]
@@ -103,8 +104,9 @@ def coding(trained: TrainedDensity, unseen: Unseen, chosen: ToCode | None, gener
     for name, (one, calibrated) in ways.items():
         row[name] = by_terms(in_batches(discrete_vlb, one, u, generator, advance=advance, num_steps=steps, calibrated=calibrated), dims=dims, sources=unseen.sources)
     if chosen is not None:
-        draws = [in_batches(discrete_vlb, trained, chosen.tiles, generator, num_steps=steps).total.double().mean() for _ in range(-(-ELBO_VALUES // chosen.tiles.numel()))]
-        row |= coded(trained, chosen, steps=steps, at_once=at_once) | {"elbo_of_these": float(bits_per_dim(torch.stack(draws).mean(), dims=dims)), "elbo_draws": len(draws)}
+        draws = torch.stack([in_batches(discrete_vlb, trained, chosen.tiles, generator, num_steps=steps).total.double() for _ in range(-(-ELBO_VALUES // chosen.tiles.numel()))])
+        pictures = bits_per_dim(draws.mean(dim=0).view(len(chosen.pictures), -1).mean(dim=1), dims=dims)
+        row |= coded(trained, chosen, steps=steps, at_once=at_once) | {"elbo_of_these": float(pictures.mean()), "elbo_of_pictures": pictures.tolist(), "elbo_draws": len(draws)}
         row["payload_over_elbo"] = row["payload_bits_per_dim"] / row["elbo_of_these"] - 1
     return row
 
@@ -147,8 +149,8 @@ PLAIN = {
 }  # fmt: skip
 
 
-def by_plain_coders(chosen: ToCode) -> dict[str, dict[str, float] | None]:
-    """Bits and seconds of processor time of what everybody has; None of a format that is not there.
+def by_plain_coders(chosen: ToCode) -> dict[str, dict[str, Any] | None]:
+    """Bits, of each picture too where they are taken apart, and seconds of processor time of what everybody has; None of a format that is not there.
 
     Where pictures are not taken apart, all are one, nearly square, or for lzma bytes after one another, which is kinder than a file for each. Raises ValueError if one does not come back.
     """
@@ -169,7 +171,25 @@ def by_plain_coders(chosen: ToCode) -> dict[str, dict[str, float] | None]:
         found[name] = {
             "bits_per_dim": 8 * sum(map(len, files)) / sum(one.size for one in chosen.pictures), "encode_seconds": encoded - began, "decode_seconds": decoded - encoded,
         }  # fmt: skip
+        if chosen.apart:
+            found[name]["of_pictures"] = [8 * len(one) / plane.size for one, plane in zip(files, planes, strict=True)]
     return found
+
+
+def paired(row: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Bits for each dimension that the codec needs more than a plain coder, paired by picture, with a 95 % interval by bootstrap over pictures.
+
+    A picture has no bits of its own in a stream that all share: it is taken at its ELBO_T and an equal part of what the archive has beyond that.
+    """
+    beyond = row["bits_per_dim"] - row["elbo_of_these"]
+    ours = np.array(row["elbo_of_pictures"]) + beyond
+    of_each = {name: np.array(found["of_pictures"]) for name, found in plain.items() if found is not None and "of_pictures" in found}
+    names = [str(number) for number in range(len(ours))]
+    return {
+        name: {"difference": of.value, "low": of.low, "high": of.high, "pictures_with_fewer": int((ours < theirs).sum())}
+        for name, theirs in of_each.items()
+        for of in [clustered_bootstrap(ours - theirs, names, of="pictures")]
+    }  # fmt: skip
 
 
 def mosaic_of(images: Sequence[Picture]) -> Picture:
