@@ -52,9 +52,9 @@ class RestorerTask:
         self.module = RestorerObjective(network, config.model, config.objective, perceptual=perceptual)
         self.config, self.pairs = config, pairs
 
-    def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor, bool, torch.Generator]:
+    def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor, bool, torch.Generator, Tensor | None]:
         found = self.pairs.batch(step, items)
-        return found.clean, found.degraded, found.deviation, self.config.objective.linear(step, num_steps=self.config.fit.steps), noise
+        return found.clean, found.degraded, found.deviation, self.config.objective.linear(step, num_steps=self.config.fit.steps), noise, found.tones
 
     def before_step(self, step: int) -> None:
         if self.module.teacher is not None and step:
@@ -87,16 +87,19 @@ def main(config: TrainRestorerConfig) -> None:
 
 
 def read_pairs(config: TrainRestorerConfig) -> PairSource:
+    tones_px = config.tones_px if config.model.tones else 0
     if config.pairs:
-        return FoundPairs(Path(config.pairs), side_px=config.crop_px, seed=config.fit.seed)
-    return MadePairs(list_photographs(Path(config.photographs)), config.degradations, side_px=config.crop_px, seed=config.fit.seed)
+        return FoundPairs(Path(config.pairs), side_px=config.crop_px, seed=config.fit.seed, tones_px=tones_px)
+    return MadePairs(list_photographs(Path(config.photographs)), config.degradations, side_px=config.crop_px, seed=config.fit.seed, tones_px=tones_px)
 
 
 def starting_weights(config: TrainRestorerConfig, record: EncoderRecord | None) -> dict[str, Tensor]:
-    """Of the whole network, or, where the earlier one had no guide, of all but the guide."""
+    """Of the whole network, or, where the earlier one had no guide or tones, of all but those."""
     earlier = load_restorer(Path(config.start_from))
     if (earlier.settings.network, earlier.settings.form) != (config.model.network, config.model.form):
         raise ValueError(f"--start-from {config.start_from} has another network or form than --model: give its own (its settings: {to_dict(earlier.settings)})")
+    if earlier.settings.tones and not config.model.tones:
+        raise ValueError(f"--start-from {config.start_from} has tones, --model has none: give --model.tones True")
     if earlier.encoder is not None and (earlier.settings.guide, earlier.encoder) != (config.model.guide, record):
         raise ValueError(f"--start-from {config.start_from} was guided by another encoder, or otherwise: give its own, or one without a guide ({to_dict(earlier.settings.guide)})")
     return earlier.network.state_dict()

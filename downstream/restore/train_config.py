@@ -27,6 +27,8 @@ class TrainRestorerConfig:
     """Folder of the run; the same command again resumes it."""
     crop_px: Annotated[int, Field(ge=8)] = 128
     """Side of the square crops (IR-CM: 128)."""
+    tones_px: Annotated[int, Field(ge=8)] = 256
+    """Of --model.tones: side of the square around a crop whose tones stand for those of the whole picture."""
     encoder: str = ""
     """Pretrained encoder for the perceptual term and for --model.guide: a run, checkpoint, export or published weights; it stays as it is. Empty: neither."""
     detector: str = ""
