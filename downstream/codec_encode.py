@@ -53,7 +53,7 @@ class EncodeConfig:
     model: str = ""
     """The codec, as train_codec.py wrote it; empty: the one that comes with lcl."""
     level: Annotated[float, Field(ge=0)] | None = None
-    """Of the model's rates, from 0 (the default); between two is possible (2.5)."""
+    """Of the model's rates, from 0, the smallest files; between two is possible (2.5). By default the middle one."""
     bytes: Annotated[int, Field(ge=0)] = 0
     """At most so many: the highest level that fits is chosen."""
     psnr: Annotated[float, Field(ge=0)] = 0.0
@@ -127,7 +127,7 @@ def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, seman
     def meets(data: bytes) -> bool:
         return (not settings.bytes or len(data) <= settings.bytes) and (not settings.psnr or quality_of(data) >= settings.psnr)
 
-    level = settings.level or 0.0
+    level = (top + 1) // 2 if settings.level is None else settings.level
     if not (settings.bytes or settings.psnr):
         data = refined(level) if settings.refine else at(level)
     elif settings.refine and trained.codec.gains is None:

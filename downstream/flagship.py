@@ -23,7 +23,8 @@ from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
 from lcl.evals.image_sets import open_image_set
 
-TASKS = ("rain", "noise", "motion_blur", "low_light", "mixed")  # a restorer for each: one for all was worse than the blurred pictures themselves (docs/flagship.md)
+TONES = ("--model.tones", "True")  # of the whole picture, for what its neighbourhoods do not tell: how light the scene was
+TASKS: dict[str, Words] = {"rain": (), "noise": (), "motion_blur": (), "low_light": TONES, "mixed": TONES}  # a restorer for each: one for all was worse than the blurred pictures themselves (docs/flagship.md)
 MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
 
 
@@ -162,7 +163,8 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
     yield Stage("density_eval", "beside PNG, WebP and JPEG XL", (python("downstream/eval_density.py", *density, *recipe.density_eval),))
     items = ("--fit.micro-items", str(max(1, recipe.restorer_items // ranks)))
     yield Stage("restorers", "one for each of " + ", ".join(TASKS), tuple(
-        deepspeed("downstream/train_restorer.py", *recipe.restorer, *items, "--photographs", photographs, "--degradations.tasks", task, "--output", at(f"restorers/{task}"), ranks=ranks) for task in TASKS
+        deepspeed("downstream/train_restorer.py", *recipe.restorer, *options, *items, "--photographs", photographs, "--degradations.tasks", task, "--output", at(f"restorers/{task}"), ranks=ranks)
+        for task, options in TASKS.items()
     ))  # fmt: skip
     yield Stage("restorers_eval", "beside classical filters", tuple(
         python("downstream/eval_restorer.py", "--models", at(f"restorers/{task}/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", task, "--output", at(f"restorers_eval/{task}"), *recipe.restorer_eval)
