@@ -1,6 +1,6 @@
 """Entry point: says what spoils pictures, and how much, by a trained detector.
 
-    python downstream/detect_degradation.py photo.jpg --model detector.safetensors --encoder outputs/lcl
+    python downstream/detect_degradation.py photo.jpg
     python downstream/detect_degradation.py photos --model detector.safetensors --encoder outputs/lcl --output detected.json
 """
 
@@ -18,6 +18,7 @@ from downstream.restore.pictures import read_picture, upright
 from lcl.core.config import config, run_command
 from lcl.core.files import write_json
 from lcl.core.logs import progress_bar, set_up_logging
+from lcl.core.shipped import DETECTOR, or_shipped
 from lcl.features import load_encoder
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,10 @@ LEAST_SHOWN = 0.05  # of a probability, in a line
 class DetectConfig:
     input: tyro.conf.Positional[str]
     """A picture, or a folder of them."""
-    model: str
-    """The detector, as train_detector.py wrote it, or its run folder."""
-    encoder: str
-    """The encoder that it was trained on."""
+    model: str = ""
+    """The detector, as train_detector.py wrote it, or its run folder; empty: the one that comes with lcl."""
+    encoder: str = ""
+    """The encoder that it was trained on, if it was."""
     output: Annotated[str, tyro.conf.arg(aliases=("-o",))] = ""
     """JSON file for all probabilities; none: lines alone."""
     crops: Annotated[int, Field(ge=1)] = 16
@@ -43,7 +44,7 @@ class DetectConfig:
 def main(settings: DetectConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    detector = load_detector(Path(settings.model), load_encoder(settings.encoder))
+    detector = load_detector(or_shipped(settings.model, DETECTOR), load_encoder(settings.encoder) if settings.encoder else None)
     source = Path(settings.input)
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")

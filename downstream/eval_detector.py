@@ -1,5 +1,6 @@
 """Entry point: how often a detector names what spoils photographs that it was not trained on.
 
+    python downstream/eval_detector.py --photographs unseen --output outputs/detected
     python downstream/eval_detector.py --model outputs/detector --encoder outputs/lcl --photographs unseen --output outputs/detected
 
     photographs, as they are and with each task by seed --detector--> accuracy, what is taken for what, decibels off --> OUTPUT/detector.json, a table
@@ -23,6 +24,7 @@ from downstream.restore.degradations import PARTS, DegradationConfig
 from downstream.restore.detector import CLEAN, Detected, detect, load_detector, psnr_of
 from lcl.core.config import config, run_command
 from lcl.core.logs import progress_bar, set_up_logging
+from lcl.core.shipped import DETECTOR, or_shipped
 from lcl.evals.intervals import clustered_bootstrap, clustered_share
 from lcl.evals.results import console
 from lcl.features import load_encoder
@@ -33,14 +35,14 @@ log = logging.getLogger(__name__)
 
 @config
 class EvalDetectorConfig:
-    model: str
-    """The detector, as train_detector.py wrote it, or its run folder."""
-    encoder: str
-    """The encoder that it was trained on."""
     photographs: str
     """Folder of clean photographs that it was not trained on."""
     output: Annotated[str, tyro.conf.arg(aliases=("-o",))]
     """Folder for the report."""
+    model: str = ""
+    """The detector, as train_detector.py wrote it, or its run folder; empty: the one that comes with lcl."""
+    encoder: str = ""
+    """The encoder that it was trained on, if it was."""
     degradations: DegradationConfig = DegradationConfig(tasks=PARTS)
     """Each of its tasks is done to each photograph."""
     max_photographs: Annotated[int, Field(ge=0)] = 0
@@ -56,7 +58,7 @@ class EvalDetectorConfig:
 def main(settings: EvalDetectorConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    detector = load_detector(Path(settings.model), load_encoder(settings.encoder))
+    detector = load_detector(or_shipped(settings.model, DETECTOR), load_encoder(settings.encoder) if settings.encoder else None)
     settings.degradations.check()
     if unknown := set(settings.degradations.tasks) - set(detector.settings.tasks):
         raise ValueError(f"--degradations.tasks: this detector does not know {', '.join(sorted(unknown))}, but {', '.join(detector.settings.tasks)}")

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 
 from downstream.photographs import list_photographs
+from downstream.restore.degradations import PARTS
 from downstream.stages import Stage, Words, deepspeed, python, ray_job, run_stages
 from lcl.commands import check_checkout
 from lcl.core.config import config, run_command
@@ -66,6 +67,7 @@ class Recipe:
     restorer_items: int
     restorer_eval: Words
     detector: Words
+    detector_eval: Words
 
 
 FULL = Recipe(
@@ -81,7 +83,8 @@ FULL = Recipe(
     restorer=("--preset", "small"),
     restorer_items=8,
     restorer_eval=("--crop-px", "256", "--steps", "1", "2"),
-    detector=(),
+    detector=("--preset", "small"),
+    detector_eval=("--crop-px", "256", "--degradations.tasks", *PARTS, "mixed"),
 )
 TOY = Recipe(
     pages=("--relevance", "1.0", "--appearances", "2"),
@@ -97,6 +100,7 @@ TOY = Recipe(
     restorer_items=4,
     restorer_eval=("--crop-px", "64", "--steps", "1"),
     detector=("--preset", "toy"),
+    detector_eval=("--crop-px", "64", "--degradations.tasks", "noise", "low_light"),
 )
 
 
@@ -170,8 +174,9 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
         python("downstream/eval_restorer.py", "--models", at(f"restorers/{task}/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", task, "--output", at(f"restorers_eval/{task}"), *recipe.restorer_eval)
         for task in TASKS
     ))  # fmt: skip
-    yield Stage("detector", "what spoils a picture, by the encoder", (
-        python("downstream/train_detector.py", "--encoder", at("encoder"), "--photographs", photographs, "--output", at("detector"), *recipe.detector),
+    yield Stage("detector", "what spoils a picture, by which a restorer is chosen", (
+        python("downstream/train_detector.py", "--photographs", photographs, "--output", at("detector"), *recipe.detector),
+        python("downstream/eval_detector.py", "--model", at("detector"), "--photographs", unseen, "--output", at("detector_eval"), *recipe.detector_eval),
     ))  # fmt: skip
 
 

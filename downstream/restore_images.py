@@ -1,6 +1,7 @@
 """Entry point: restores a picture, or a folder of them, without ground truth.
 
-    python downstream/restore_images.py photo.jpg restored.png --task rain                                          (by the models that come with lcl)
+    python downstream/restore_images.py photo.jpg restored.png                                                      (by the models that come with lcl)
+    python downstream/restore_images.py photo.jpg restored.png --task rain
     python downstream/restore_images.py photos restored --model restorer.safetensors --steps 2 --uncertainty 8
     python downstream/restore_images.py photos restored --model rain.safetensors noise.safetensors --detector detector.safetensors --encoder outputs/lcl
 
@@ -34,7 +35,7 @@ from downstream.restore.sampling import Method, check_times, shares_of_start
 from lcl.core.config import config, run_command
 from lcl.core.images import ENDINGS
 from lcl.core.logs import set_up_logging
-from lcl.core.shipped import shipped_restorers
+from lcl.core.shipped import DETECTOR, or_shipped, shipped_restorers
 from lcl.features import load_encoder
 
 UNCERTAINTY_SCALE = 10  # a grey level of the map is a tenth of a level of deviation
@@ -56,9 +57,9 @@ class RestoreConfig:
     no_encoder: bool = False
     """Restore without what it sees: a model learned that too, on a share of its training pictures."""
     task: str = "auto"
-    """What is to be undone; auto: what the detector finds in each picture, or, without one, whatever the only model was trained for; of those that come with lcl, name one."""
+    """What is to be undone; auto: whatever the only model was trained for, and of several what the detector finds in each picture."""
     detector: str = ""
-    """A trained detector, as train_detector.py wrote it, which finds each picture's task."""
+    """A trained detector, as train_detector.py wrote it, which finds each picture's task; empty: the one that comes with lcl, where there are several models and no --task."""
     steps: Annotated[int, Field(ge=0)] = 0
     """1 to 4 of a consistency model, about 100 of IR-SDE; 0: 1, or 100."""
     times: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
@@ -90,9 +91,12 @@ def main(settings: RestoreConfig) -> None:
     models = [load_restorer(Path(path), device=settings.device, encoder=guiding, needs_encoder=not settings.no_encoder) for path in paths]
     for trained in models:
         check_model(settings, trained)
-    if encoder is not None and not settings.detector and all(trained.encoder is None for trained in models):
+    detector = None
+    if settings.detector or (settings.task == "auto" and len(models) > 1):
+        detector = load_detector(or_shipped(settings.detector, DETECTOR), encoder)
+    if encoder is not None and (detector is None or detector.encoder is None) and all(trained.encoder is None for trained in models):
         raise ValueError("--encoder is given, and neither a model nor a detector looks through one: leave it out, or give --detector")
-    choose = Choice(models, task=settings.task, detector=load_detector(Path(settings.detector), encoder) if settings.detector else None)
+    choose = Choice(models, task=settings.task, detector=detector)
     pairs = pairs_of(Path(settings.input), Path(settings.output or settings.out), endings=ENDINGS, ending=settings.ending)
     convert(pairs, partial(restore_file, choose=choose, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
 
@@ -106,8 +110,6 @@ def check(settings: RestoreConfig) -> None:
         raise ValueError("--uncertainty 1: one sample has nothing to differ from; give 2 or more")
     if settings.detector and settings.task != "auto":
         raise ValueError(f"--task {settings.task} says what --detector is to find: give one of them")
-    if settings.detector and not settings.encoder:
-        raise ValueError("--detector reads pictures through the encoder of its training: give --encoder too, its checkpoint, run or export")
     if settings.encoder and settings.no_encoder and not settings.detector:
         raise ValueError("--encoder and --no-encoder say opposite things; give one of them")
 

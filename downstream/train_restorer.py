@@ -45,7 +45,7 @@ class RestorerTask:
         if network.guide is not None:
             network.guide.view = view
             if config.detector:
-                network.guide.keep_head(load_detector(Path(config.detector), encoder).head.state_dict())
+                network.guide.keep_head(head_of(config.detector, encoder))
         perceptual = None
         if config.uses_perceptual:
             perceptual = VGGDistance() if config.objective.perceptual == "vgg16" else EncoderDistance(encoder, config.objective.perceptual_layers)
@@ -91,6 +91,14 @@ def read_pairs(config: TrainRestorerConfig) -> PairSource:
     if config.pairs:
         return FoundPairs(Path(config.pairs), side_px=config.crop_px, seed=config.fit.seed, tones_px=tones_px)
     return MadePairs(list_photographs(Path(config.photographs)), config.degradations, side_px=config.crop_px, seed=config.fit.seed, tones_px=tones_px)
+
+
+def head_of(path: str, encoder: Encoder) -> dict[str, Tensor]:
+    """Raises ValueError for a detector that looks through no encoder."""
+    detector = load_detector(Path(path), encoder)
+    if detector.encoder is None:
+        raise ValueError(f"--detector {path} has convolutions of its own, and no head for an encoder's tokens: give one that was trained with --encoder")
+    return detector.head.state_dict()
 
 
 def starting_weights(config: TrainRestorerConfig, record: EncoderRecord | None) -> dict[str, Tensor]:

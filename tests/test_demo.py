@@ -61,7 +61,7 @@ def run_block(run: Run, heading: str, folder: Path, instead: dict[str, str], opt
 
 
 def test_use_it_at_once_as_the_readme_says(run: Run, photographs: Path) -> None:
-    assert run_block(run, "Use it at once", photographs, {"16": "2"}) == 8
+    assert run_block(run, "Use it at once", photographs, {"16": "2"}) == 9
     assert "1.png" in (photographs / "near.html").read_text()
     with Image.open(photographs / "photo.png") as photo, Image.open(photographs / "back/photo.png") as back:
         assert photo.tobytes() == back.tobytes()

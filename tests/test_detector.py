@@ -15,6 +15,7 @@ from downstream.photographs import Crops, list_photographs
 from downstream.restore.degradations import DegradationConfig
 from downstream.restore.detector import MOST_DB, Detector, DetectorConfig, detect, load_detector, psnr_of, save_detector
 from downstream.train_detector import DetectorTask, TrainDetectorConfig
+from downstream.train_restorer import head_of
 from lcl.features import Encoder, load_encoder, random_encoder
 from tests.made_checkpoint import made_checkpoint
 from tests.made_encoders import SQUARE, random_model
@@ -35,8 +36,8 @@ def encoder() -> Encoder:
     return Encoder(random_model(SQUARE))
 
 
-def task_of(photographs: Path, encoder: Encoder, **changed: object) -> DetectorTask:
-    settings = TrainDetectorConfig(encoder="e", photographs=str(photographs), degradations=DegradationConfig(tasks=("noise",), noise_255=(40.0, 50.0)), crop_px=16, **changed)
+def task_of(photographs: Path, encoder: Encoder | None, **changed: object) -> DetectorTask:
+    settings = TrainDetectorConfig(encoder="e", convolutions=(6, 8), photographs=str(photographs), degradations=DegradationConfig(tasks=("noise",), noise_255=(40.0, 50.0)), clean_fraction=0.5, crop_px=16, **changed)
     return DetectorTask(settings, Crops(list_photographs(photographs), side_px=16, seed=0), encoder)
 
 
@@ -101,6 +102,48 @@ def test_it_comes_back_from_its_file_with_its_encoder_alone(encoder: Encoder, tm
         Detector(DetectorConfig(layers=(7,)), encoder)
 
 
+def test_convolutions_of_its_own_learn_with_the_head(photographs: Path) -> None:
+    """Of places they say means and deviations alone; flat pictures have gradients too."""
+    task = task_of(photographs, None)
+    detector = task.module.detector
+    assert {name.split(".")[0] for name in detector.state_dict()} == {"own", "head"} and detector.encoder is None
+    x = torch.rand(2, 3, 16, 16)
+    seen = detector.own(x)
+    assert seen.shape == (2, 2 * 14)
+    maps = detector.own.scales[0](2 * x - 1)
+    torch.testing.assert_close(seen[:, :6], maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(seen[:, 6:12], (maps.flatten(2).var(dim=2, correction=0) + 1e-6).sqrt())
+    task.module(torch.full((2, 3, 16, 16), 0.7), torch.tensor([0, 1]), torch.tensor([30.0, 20.0])).loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in detector.parameters()) and detector.own.scales[0][0].weight.grad.any()
+    adam = torch.optim.Adam(task.module.parameters(), 3e-3)
+    for step in range(60):
+        found = task.module(*task.batch(step, range(16), torch.Generator()))
+        adam.zero_grad()
+        found.loss.backward()
+        adam.step()
+    metrics = task.module(*task.batch(1000, range(64), torch.Generator())).metrics
+    assert metrics["accuracy"] > 0.9 and metrics["decibels_off"] < 3
+
+
+def test_a_detector_of_its_own_by_command(photographs: Path, encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run_ranks(["downstream/train_detector.py", "--preset", "toy", "--photographs", photographs, "--output", tmp_path / "run"], world_size=2)
+    detector = load_detector(tmp_path / "run" / "detector.safetensors")
+    assert detector.settings.convolutions == (4, 6) and detector.encoder is None
+    x = torch.rand(3, 20, 30)
+    assert detect(load_detector(tmp_path / "run" / "detector.safetensors", encoder), x) == detect(detector, x), "whatever encoder there is for others"
+    Image.fromarray(picture(30, 30)).save(tmp_path / "a.png")
+    detect_degradation.main(DetectConfig(input=str(tmp_path / "a.png"), model=str(tmp_path / "run")))
+    assert "dB from clean" in capsys.readouterr().out
+    looking = Detector(DetectorConfig(crop_px=16), encoder)
+    save_detector(tmp_path / "d.safetensors", looking, looking.state_dict(), {})
+    with pytest.raises(ValueError, match="looks at pictures through the encoder .* give --encoder"):
+        load_detector(tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match="--layers are an encoder's"):
+        TrainDetectorConfig(photographs="p", layers=(1,)).check()
+    with pytest.raises(ValueError, match="has convolutions of its own, and no head"):
+        head_of(str(tmp_path / "run"), encoder)
+
+
 def test_trained_and_used_by_command(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     checkpoint = made_checkpoint(tmp_path / "step-000007")
     run_ranks(["downstream/train_detector.py", "--preset", "toy", "--photographs", photographs, "--encoder", checkpoint, "--output", tmp_path / "run"], world_size=1)
@@ -117,7 +160,7 @@ def test_trained_and_used_by_command(photographs: Path, tmp_path: Path, capsys: 
     assert "a.png" in said.out and "dB from clean" in said.out and "b.png: the file is empty" in said.err
     found = json.loads((tmp_path / "found.json").read_text())[str(folder / "a.png")]
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5) and 0 <= found["psnr_db"] <= MOST_DB
-    with pytest.raises(ValueError, match="give --encoder"):
+    with pytest.raises(ValueError, match="give --photographs"):
         TrainDetectorConfig().check()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from downstream import codec_decode, codec_encode, halve_model, restore_images
+from downstream import codec_decode, codec_encode, detect_degradation, halve_model, restore_images
 from downstream.codec.measuring import psnr_db
 from downstream.flagship import TASKS
 from downstream.origin_marks import read_mark
@@ -23,7 +23,7 @@ WEIGHTS = ROOT / "lcl" / "weights"
 
 def test_every_model_has_its_card_and_all_are_small() -> None:
     files, encoder, restorers = list(WEIGHTS.glob("*.safetensors")), WEIGHTS / shipped.ENCODER, shipped.shipped_restorers()
-    assert {shipped.CODEC, shipped.DENSITY} == {path.name for path in files} and sum(path.stat().st_size for path in WEIGHTS.rglob("*")) < 20e6
+    assert {shipped.CODEC, shipped.DENSITY, shipped.DETECTOR} == {path.name for path in files} and sum(path.stat().st_size for path in WEIGHTS.rglob("*")) < 20e6
     for path in [*files, encoder, WEIGHTS / shipped.RESTORERS]:
         card = path.with_suffix(".md").read_text()
         assert card.startswith(f"# {path.name}\n") and all(word in card for word in ("licence", "data", "hardware", "commit", "## Measured", "## Limits")), path.name
@@ -66,18 +66,21 @@ def test_pictures_are_kept_without_loss_and_drawn_without_a_model_and_without_ra
     assert read_mark((tmp_path / "drawn.png").read_bytes()).model_sha256 == sha256_of(WEIGHTS / shipped.DENSITY)
 
 
-def test_a_picture_is_restored_without_a_model_and_without_ray(run: Run, tmp_path: Path) -> None:
+def test_a_picture_is_restored_without_a_model_and_without_ray(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     noisy = picture(100, 120, seed=1) + np.random.default_rng(0).normal(0, 45, (100, 120, 3))
     Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8)).save(tmp_path / "photo.png")
     script = (
-        "from downstream import restore_images; restore_images.main(restore_images.RestoreConfig(input='photo.png', output='back.png', task='noise')); "
+        "from downstream import restore_images; restore_images.main(restore_images.RestoreConfig(input='photo.png', output='back.png', )); "
     )
     assert_runs_without(run, tmp_path, script, {"ray", "deepspeed", "transformers", "sklearn", "tensorboard"})
     assert read_mark((tmp_path / "back.png").read_bytes()).model_sha256 == sha256_of(shipped.shipped_restorers()["noise"])
     before, after = (psnr_db(picture(100, 120, seed=1), np.asarray(Image.open(tmp_path / name))) for name in ("photo.png", "back.png"))
     assert after > before + 3
-    with pytest.raises(ValueError, match=r"say --task \(low_light, mixed, motion_blur, noise, rain\)"):
-        restore_images.main(restore_images.RestoreConfig(input=str(tmp_path / "photo.png"), output=str(tmp_path / "none.png")))
+    Image.fromarray(picture(100, 120, seed=1)).save(tmp_path / "clean.png")
+    assert detect_degradation.main(detect_degradation.DetectConfig(input=str(tmp_path / "photo.png"))) is None
+    assert "noise" in capsys.readouterr().out.split(": ")[1].split(" ")[0]
+    with pytest.raises(ValueError, match="no model here was trained for that, but for low_light, mixed, motion_blur, noise, rain"):
+        restore_images.main(restore_images.RestoreConfig(input=str(tmp_path / "photo.png"), output=str(tmp_path / "none.png"), task="haze"))
 
 
 def test_pictures_are_searched_without_an_encoder_and_without_ray(run: Run, tmp_path: Path) -> None:

@@ -285,8 +285,8 @@ def test_mistakes_in_training_are_a_line(
     ("changed", "message"),
     [
         ({"output": ""}, "where the result goes"), ({"output": "{photo}"}, "is an input"), ({"task": "haze"}, "no model here was trained for that, but for rain"),
-        ({"uncertainty": 1}, "give 2 or more"), ({"detector": "d"}, "give --encoder too"), ({"detector": "d", "task": "rain"}, "give one of them"),
-        ({"model": ("{model}", "{model}")}, "say --task \\(rain\\), or give one --model"), ({"encoder": "{encoder}"}, "neither a model nor a detector looks through one"),
+        ({"uncertainty": 1}, "give 2 or more"), ({"detector": "d"}, "no such file"), ({"detector": "d", "task": "rain"}, "give one of them"),
+        ({"encoder": "{encoder}"}, "neither a model nor a detector looks through one"),
         ({"device": "cuda"}, "PyTorch sees no such device"), ({"model": ("{photo}",)}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
-"""What spoils a picture, and how much: a head on the frozen tokens of a pretrained encoder.
+"""What spoils a picture, and how much: a head on convolutions of its own, or on the frozen tokens of a pretrained encoder.
 
-    crops of a picture, at full size --encoder--> tokens of several layers --mean and deviation--> head --> a probability of each task, decibels left
+    crops of a picture, at full size --convolutions--> channels of several scales --mean and deviation--> head --> a probability of each task, decibels left
+                                     --encoder--> tokens of several layers --mean and deviation--> head
 
 A crop is never scaled, for that would hide noise and blur. How much is said in one unit for all: the PSNR against the clean picture, which the head guesses.
 """
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from downstream.encoder_record import check_encoder
 from downstream.losses import Losses
+from downstream.restore.own_statistics import OwnStatistics
 from downstream.restore.process import Images
 from downstream.restore.token_statistics import squares, statistics_layers, token_statistics
 from downstream.tensor_file import read_model, write_model
@@ -40,26 +42,32 @@ class DetectorConfig:
     width: Annotated[int, Field(ge=1)] = 128
     """Of the head's hidden layer."""
     crop_px: Annotated[int, Field(ge=8)] = 64
+    convolutions: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (8, 16, 32, 64)
+    """Channels at each scale of a detector that looks through no encoder."""
 
 
 class Detector(nn.Module):
-    """The head. The encoder is no part of it, and is not trained."""
+    """The head, and its convolutions. An encoder is no part of it, and is not trained."""
 
-    def __init__(self, settings: DetectorConfig, encoder: Encoder) -> None:
+    def __init__(self, settings: DetectorConfig, encoder: Encoder | None = None) -> None:
         """Raises ValueError for a block that the encoder does not have."""
         super().__init__()
-        self.layers = statistics_layers(encoder, settings.layers)
         self.settings, self._frozen = settings, (encoder,)  # in a tuple, so that it is no submodule
-        num_features = 2 * len(self.layers) * encoder.width
+        if encoder is None:
+            self.own = OwnStatistics(settings.convolutions)
+            num_features = self.own.num_features
+        else:
+            self.layers = statistics_layers(encoder, settings.layers)
+            num_features = 2 * len(self.layers) * encoder.width
         self.head = nn.Sequential(nn.LayerNorm(num_features), nn.Linear(num_features, settings.width), nn.SiLU(), nn.Linear(settings.width, len(settings.tasks) + 1))
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> Encoder | None:
         return self._frozen[0]
 
     def forward(self, x: Images) -> tuple[Float[Tensor, "images tasks"], Float[Tensor, " images"]]:
         """Logits of the tasks, and decibels."""
-        found = self.head(token_statistics(self.encoder, x, self.layers))
+        found = self.head(self.own(x) if self.encoder is None else token_statistics(self.encoder, x, self.layers))
         return found[:, :-1], MOST_DB * torch.sigmoid(found[:, -1])
 
 
@@ -97,22 +105,26 @@ class Detected:
 
 @torch.no_grad()
 def detect(detector: Detector, x: Float[Tensor, "3 height width"], *, num_crops: int = 16) -> Detected:
-    """The mean over at most `num_crops` crops on a grid."""
+    """The mean over at most `num_crops` crops on a grid; of probabilities the geometric one, for flat crops say little, and one that shows damage much."""
     crops = squares(x[None], side_px=detector.settings.crop_px, most=num_crops)[0]
     logits, decibels = detector(crops)
-    probabilities = logits.softmax(dim=1).mean(dim=0)
+    probabilities = logits.log_softmax(dim=1).mean(dim=0).softmax(dim=0)
     return Detected(dict(zip(detector.settings.tasks, probabilities.tolist(), strict=True)), float(decibels.mean()))
 
 
 def save_detector(path: Path, detector: Detector, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    write_model(path, weights, schema=SCHEMA, settings=to_dict(detector.settings), encoder=detector.encoder.fingerprint, about=dict(about))
+    fingerprint = None if detector.encoder is None else detector.encoder.fingerprint
+    write_model(path, weights, schema=SCHEMA, settings=to_dict(detector.settings), encoder=fingerprint, about=dict(about))
 
 
-def load_detector(path: Path, encoder: Encoder) -> Detector:
-    """Raises ValueError for a file that is no detector, and for another encoder than it was trained on."""
+def load_detector(path: Path, encoder: Encoder | None = None) -> Detector:
+    """One with convolutions of its own takes no notice of the encoder. Raises ValueError for a file that is no detector, and for none or another encoder than it was trained on."""
     found = read_model(path, schema=SCHEMA, what="detector", made_by=MADE_BY)
     metadata = found.metadata
-    check_encoder(encoder, metadata["encoder"], of=str(path))
-    detector = Detector(from_dict(DetectorConfig, metadata["settings"], origin=str(path)), encoder)
+    if metadata["encoder"] is not None:
+        if encoder is None:
+            raise ValueError(f"{path} looks at pictures through the encoder {metadata['encoder'][:16]}: give --encoder, its checkpoint, run or export")
+        check_encoder(encoder, metadata["encoder"], of=str(path))
+    detector = Detector(from_dict(DetectorConfig, metadata["settings"], origin=str(path)), encoder if metadata["encoder"] is not None else None)
     detector.load_state_dict(found.tensors)
     return detector.eval()

@@ -6,7 +6,7 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
-CODEC, DENSITY, ENCODER, RESTORERS = "codec.safetensors", "density.safetensors", "encoder", "restorers"
+CODEC, DENSITY, DETECTOR, ENCODER, RESTORERS = "codec.safetensors", "density.safetensors", "detector.safetensors", "encoder", "restorers"
 
 
 def or_shipped(path: str, name: str) -> Path:
