@@ -23,6 +23,10 @@ class Made(NamedTuple):
     """Further files, by the ending that they get in the place of the output's."""
 
 
+class NothingToDo(ValueError):
+    """Of an input that may stay as it is: a line, and no failure where others were made."""
+
+
 def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], ending: str) -> list[tuple[Path, Path]]:
     """Each input with its output: a file to a file, a folder to a folder with the same files under `ending`.
 
@@ -62,9 +66,9 @@ def _apart(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
 def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, title: str, replace: bool = True) -> None:
     """Writes what `act` makes of each input to its output; without `replace` a file that is there and holds something else stays, and is a failure.
 
-    Raises ValueError at the end that counts the inputs that failed, each of which is a line.
+    Raises ValueError at the end that counts the inputs that failed, each of which is a line, and where all of them needed nothing.
     """
-    failed = 0
+    failed = untouched = 0
     with progress_bar(title, total=len(pairs)) as bar:
         for source, target in pairs:
             try:
@@ -76,6 +80,9 @@ def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, 
                     with open_aside(path) as file:
                         file.write(data)
                 log.info("%s: %s", target, made.note)
+            except NothingToDo as error:
+                untouched += 1
+                log.info("%s: %s", source, error)
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and "memory" not in str(error):  # which is how PyTorch says that there is none
                     raise
@@ -84,3 +91,7 @@ def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, 
             bar.advance()
     if failed:
         raise ValueError(f"{failed} of {len(pairs)} files failed; their messages are above")
+    if untouched == len(pairs):
+        raise ValueError("nothing was written; what was found is said above")
+    if untouched:
+        log.info("%d of %d files needed nothing and were left out", untouched, len(pairs))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from downstream import restore_images
 from downstream.origin_marks import read_mark
+from downstream.folders import NothingToDo
 from downstream.restore.choosing import Choice
 from downstream.restore.detector import CLEAN, Detector, DetectorConfig, save_detector
 from downstream.restore.model_file import Restorer, save_restorer
@@ -49,7 +50,7 @@ def test_the_first_that_was_trained_for_what_is_found() -> None:
     assert choose(level(0.1)) == (rainy, "rain") and choose(level(0.3)) == (both, "noise")
     with pytest.raises(ValueError, match=r"looks like haze \(0.98\), and no model here was trained for that, but for rain, noise"):
         choose(level(0.6))
-    with pytest.raises(ValueError, match=r"looks like clean \(0.98\), so there is nothing to undo"):
+    with pytest.raises(NothingToDo, match=r"looks like clean \(0.98\), so there is nothing to undo"):
         choose(level(0.9))
 
 

@@ -5,6 +5,7 @@ A model of mixed degradations is one for the task `mixed` and no other, unless i
 
 from collections.abc import Sequence
 
+from downstream.folders import NothingToDo
 from downstream.restore.detector import CLEAN, Detector, detect
 from downstream.restore.model_file import Restorer
 from downstream.restore.restoring import Pixels
@@ -20,7 +21,7 @@ class Choice:
             self._trained_for(task, said=f"--task {task}")
 
     def __call__(self, x: Pixels) -> tuple[Restorer, str]:
-        """The model for this picture, and what it is to undo. Raises ValueError for a picture that is clean, or spoilt in a way that no model was trained for."""
+        """The model for this picture, and what it is to undo. Raises NothingToDo for a picture that is clean, ValueError for one that is spoilt in a way that no model was trained for."""
         if self.task != "auto":
             return self._trained_for(self.task, said=f"--task {self.task}"), self.task
         if self.detector is None:
@@ -28,7 +29,7 @@ class Choice:
         found = detect(self.detector, x)
         said = f"looks like {found.task} ({found.probabilities[found.task]:.2f})"
         if found.task == CLEAN:
-            raise ValueError(f"{said}, so there is nothing to undo; say --task, without --detector, to restore it nevertheless")
+            raise NothingToDo(f"{said}, so there is nothing to undo; say --task, without --detector, to restore it nevertheless")
         return self._trained_for(found.task, said=said), found.task
 
     def _trained_for(self, task: str, *, said: str) -> Restorer:
