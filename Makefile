@@ -20,6 +20,7 @@ help:
 	@echo "make test-cluster               the same on two hosts, made here of network namespaces; root and Debian packages needed (cluster/README.md)"
 	@echo "make bench                      what packing saves, and how costs grow, on this machine; half an hour on a CPU (docs/benchmarks.md)"
 	@echo "make gpu                        every figure that needs a CUDA GPU, in slices of $(GPU_SECONDS) s: run it again for the rest"
+	@echo "make gpu CRAWL=... ...          and last the flagship chain, with what make flagship takes"
 	@echo "make setup                      only the virtual environment in .venv"
 
 setup: .venv/installed
@@ -61,7 +62,8 @@ bench: setup
 
 # On a machine without network there is no .venv: its own Python must find what docs/benchmarks.md lists.
 gpu:
-	PYTHONPATH=".:$$PYTHONPATH" $(if $(wildcard .venv/installed),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --output outputs/gpu --seconds $(GPU_SECONDS)
+	PYTHONPATH=".:$$PYTHONPATH" $(if $(wildcard .venv/installed),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --output outputs/gpu --seconds $(GPU_SECONDS) \
+		$(if $(CRAWL),--crawl $(CRAWL) --labelled "$(LABELLED)" --photographs "$(PHOTOGRAPHS)" --unseen "$(UNSEEN)")
 
 clean:
 	rm -rf .venv demo demo-*

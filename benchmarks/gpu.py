@@ -30,6 +30,7 @@ from pydantic import Field
 from synthetic_documents import DocumentsConfig, one_token_words, write_documents
 
 from lcl.attention import AttentionPlan, document_attention, plan_attention
+from lcl.commands import execute
 from lcl.contrastive import Twins, contrastive_loss
 from lcl.core.config import config, run_command
 from lcl.core.files import read_json
@@ -71,6 +72,14 @@ class GpuConfig:
     """Toy sizes, for a test of the whole table on any machine."""
     jobs: tuple[str, ...] = ()
     """Only these jobs; by default all, in the table's order."""
+    crawl: tuple[str, ...] = ()
+    """With these four the flagship chain (docs/flagship.md) is the last job: crawl files, ..."""
+    labelled: str = ""
+    """... labelled pictures, ..."""
+    photographs: str = ""
+    """... photographs, ..."""
+    unseen: str = ""
+    """... and others to measure on."""
     job: str = ""
     """One job, run in this process; the command starts itself with it."""
 
@@ -106,6 +115,7 @@ class Sizes:
     packings: Mapping[str, tuple[str, ...]]  # options of packing.py by the name of the job, likewise below
     growth: tuple[str, ...]
     contrastive: tuple[str, ...]
+    toy: bool = False
 
 
 def full_sizes() -> Sizes:
@@ -136,6 +146,7 @@ def toy_sizes() -> Sizes:
         packings={"packing_3_to_6": (*packing, "1", "2"), "packing_3": (*packing, "1")},
         growth=("--model", "toy", "--parts", "row_length", "--rounds", "1", *lengths),
         contrastive=("--model", "toy", "--parts", "contrastive", "--negatives", "64", "--plain-up-to", "1"),
+        toy=True,
     )  # fmt: skip
 
 
@@ -145,6 +156,8 @@ class Place:
 
     folder: Path
     sizes: Sizes
+    chain: tuple[str, ...] = ()
+    """Options of the flagship chain, if there are inputs for it."""
 
     @property
     def shards(self) -> Path:
@@ -165,7 +178,7 @@ class Job:
     ending_seconds: float = 0.0
 
 
-def table(sizes: Sizes) -> list[Job]:
+def table(sizes: Sizes, *, chain: bool) -> list[Job]:
     """All jobs, what matters most first; the seconds are guesses for an H200, and too few cost no more than a job that is cut short."""
     growth = str(FOLDER / "growth.py")
     packing, packing_3 = (Job(name, 90, command=(str(FOLDER / "packing.py"), *options)) for name, options in sizes.packings.items())
@@ -183,7 +196,17 @@ def table(sizes: Sizes) -> list[Job]:
         packing_3,
         Job("growth", 120, command=(growth, *sizes.growth)),
         Job("training", 90, train_on_noise, ending_seconds=40.0),
+        *([Job("flagship", 120, run_flagship, ending_seconds=75.0)] if chain else []),
     ]
+
+
+def chain_of(settings: GpuConfig) -> tuple[str, ...]:
+    """The options that say the flagship chain's inputs; none without inputs. Raises ValueError where some of them are missing."""
+    given = {"--crawl": settings.crawl, "--labelled": (settings.labelled,), "--photographs": (settings.photographs,), "--unseen": (settings.unseen,)}
+    missing = [option for option, values in given.items() if not any(values)]
+    if missing and len(missing) < len(given):
+        raise ValueError(f"{', '.join(missing)}: the flagship chain needs {', '.join(given)}; give all of them, or none")
+    return () if missing else tuple(word for option, values in given.items() for word in (option, *(str(Path(value).resolve()) for value in values)))
 
 
 def main(settings: GpuConfig) -> None:
@@ -191,7 +214,7 @@ def main(settings: GpuConfig) -> None:
     set_up_logging()
     if not settings.toy and not torch.cuda.is_available():
         raise ValueError("this machine has no CUDA GPU; --toy runs the table on a CPU, as a test")
-    jobs = table(toy_sizes() if settings.toy else full_sizes())
+    jobs = table(toy_sizes() if settings.toy else full_sizes(), chain=bool(chain_of(settings)))
     unknown = {*settings.jobs, settings.job} - {job.name for job in jobs} - {""}
     if unknown:
         raise ValueError(f"--jobs {', '.join(sorted(unknown))}: the table has {', '.join(job.name for job in jobs)}")
@@ -226,7 +249,7 @@ def run_table(jobs: Sequence[Job], settings: GpuConfig, until: float) -> None:
 def command_of(job: Job, settings: GpuConfig) -> list[str]:
     if job.command:
         return [sys.executable, *job.command, "--output", str(Path(settings.output) / f"{job.name}.json")]
-    return [sys.executable, str(Path(__file__).resolve()), "--output", settings.output, "--job", job.name, "--toy", str(settings.toy)]
+    return [sys.executable, str(Path(__file__).resolve()), "--output", settings.output, "--job", job.name, "--toy", str(settings.toy), *chain_of(settings)]
 
 
 def run_command_until(command: Sequence[str], log_path: Path, until: float, *, ending_seconds: float) -> int:
@@ -266,7 +289,7 @@ def run_here(job: Job, settings: GpuConfig) -> None:
         raise ValueError(f"--job {job.name} is a benchmark of its own: {' '.join(map(str, job.command))}; say --jobs {job.name}")
     sizes, folder = toy_sizes() if settings.toy else full_sizes(), Path(settings.output)
     folder.mkdir(parents=True, exist_ok=True)
-    write_result(folder / f"{job.name}.json", settings, job.work(Place(folder, sizes)))
+    write_result(folder / f"{job.name}.json", settings, job.work(Place(folder, sizes, chain_of(settings))))
 
 
 def write_shards(place: Place) -> dict[str, Any]:
@@ -463,6 +486,15 @@ def train_on_noise(place: Place) -> dict[str, Any]:
         "entropy_of_words_nats": math.log(num_words), "steps": chosen.steps, "tokens_per_second": median(line["train/tokens_per_second"] for line in lines),
         "text_nats": [[line["step"], line["train/text_nats"]] for line in lines[:: max(1, len(lines) // 50)]],
     }  # fmt: skip
+
+
+def run_flagship(place: Place) -> dict[str, Any]:
+    """Seconds of each stage of the flagship chain, which goes on with what is left when this job is started again."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the chain is told, and saves
+    output = place.folder.resolve() / "flagship"
+    execute([sys.executable, "downstream/flagship.py", *place.chain, "--output", output, "--scale", "toy" if place.sizes.toy else "full"])
+    seconds = {path.stem: read_json(path)["seconds"] for path in sorted((output / "stages").glob("*.json"))}
+    return {"minutes": sum(seconds.values()) / 60, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -152,24 +152,24 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
     )  # fmt: skip
     shards = ("--data.shards", at("shards/pages"), at("shards/crawl"), "--data.weights", "0.8", "0.2")
     rows = ("--micro-rows", str(max(1, recipe.encoder_rows // ranks)))
-    yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *rows, *shards, "--output", at("encoder"), ranks=ranks),))
+    yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *rows, *shards, "--output", at("encoder"), ranks=ranks),), trains=(at("encoder"),))
     yield Stage("probes", "what the encoder knows of pictures that no page shows", tuple(
         python(f"lcl/eval_{name}.py", "--checkpoint", at("encoder"), "--data", labelled, "--output", at(f"results/{name}.json"), *(("--spec", at("pages/classes.json")) if name == "zero_shot" else ()))
         for name in recipe.probes
     ))  # fmt: skip
     codec = ("--model", at("codec/codec.safetensors"), "--photographs", unseen)
-    yield Stage("codec", "a codec of several rates", (deepspeed("downstream/train_codec.py", *recipe.codec, "--photographs", photographs, "--output", at("codec"), ranks=ranks),))
+    yield Stage("codec", "a codec of several rates", (deepspeed("downstream/train_codec.py", *recipe.codec, "--photographs", photographs, "--output", at("codec"), ranks=ranks),), trains=(at("codec"),))
     yield Stage("codec_eval", "beside JPEG, WebP, AVIF and JPEG 2000, plain and refined", (
         python("downstream/eval_codec.py", *codec, "--output", at("codec_eval"), *recipe.codec_eval), python("downstream/eval_codec.py", *codec, "--output", at("codec_refined"), *recipe.refined),
     ))  # fmt: skip
     density = ("--model", at("density/density.safetensors"), "--source", unseen, "--output", at("density_eval"))
-    yield Stage("density", "a lossless coder", (deepspeed("downstream/train_density.py", *recipe.density, "--source.folder", photographs, "--output", at("density"), ranks=ranks),))
+    yield Stage("density", "a lossless coder", (deepspeed("downstream/train_density.py", *recipe.density, "--source.folder", photographs, "--output", at("density"), ranks=ranks),), trains=(at("density"),))
     yield Stage("density_eval", "beside PNG, WebP and JPEG XL", (python("downstream/eval_density.py", *density, *recipe.density_eval),))
     items = ("--fit.micro-items", str(max(1, recipe.restorer_items // ranks)))
     yield Stage("restorers", "one for each of " + ", ".join(TASKS), tuple(
         deepspeed("downstream/train_restorer.py", *recipe.restorer, *options, *items, "--photographs", photographs, "--degradations.tasks", task, "--output", at(f"restorers/{task}"), ranks=ranks)
         for task, options in TASKS.items()
-    ))  # fmt: skip
+    ), trains=tuple(at(f"restorers/{task}") for task in TASKS))  # fmt: skip
     yield Stage("restorers_eval", "beside classical filters", tuple(
         python("downstream/eval_restorer.py", "--models", at(f"restorers/{task}/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", task, "--output", at(f"restorers_eval/{task}"), *recipe.restorer_eval)
         for task in TASKS
@@ -177,7 +177,7 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
     yield Stage("detector", "what spoils a picture, by which a restorer is chosen", (
         python("downstream/train_detector.py", "--photographs", photographs, "--output", at("detector"), *recipe.detector),
         python("downstream/eval_detector.py", "--model", at("detector"), "--photographs", unseen, "--output", at("detector_eval"), *recipe.detector_eval),
-    ))  # fmt: skip
+    ), trains=(at("detector"),))  # fmt: skip
 
 
 if __name__ == "__main__":

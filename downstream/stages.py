@@ -19,6 +19,7 @@ from lcl.commands import execute, free_port
 from lcl.core.config import commit
 from lcl.core.files import read_json, write_json
 from lcl.ray_head import RayHead, ray_head
+from lcl.run_folder import is_finished
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,9 @@ class Stage:
     commands: tuple[Words, ...]
     needs_ray: bool = False
     makes: str = ""
-    """A file without which it is not done: a training that is told to stop ends well, without its model."""
+    """A file without which it is not done."""
+    trains: Words = ()
+    """Folders of trainings, without whose last step it is not done: one that is told to stop ends well."""
 
 
 def python(script: str, *words: str) -> Words:
@@ -64,7 +67,14 @@ def run_stages(stages: Sequence[Stage], output: Path) -> None:
 
 def is_done(stage: Stage, output: Path) -> bool:
     record = output / "stages" / f"{stage.name}.json"
-    return record.exists() and read_json(record)["commands"] == [list(command) for command in stage.commands] and (not stage.makes or Path(stage.makes).exists())
+    return record.exists() and read_json(record)["commands"] == [list(command) for command in stage.commands] and not missing_of(stage)
+
+
+def missing_of(stage: Stage) -> str:
+    """The first of its files that is not there, and of its trainings that is not finished; empty if there is none."""
+    if stage.makes and not Path(stage.makes).exists():
+        return stage.makes
+    return next((name for name in stage.trains if not is_finished(Path(name))), "")
 
 
 def run_stage(stage: Stage, output: Path) -> None:
@@ -76,8 +86,8 @@ def run_stage(stage: Stage, output: Path) -> None:
         for command in stage.commands:
             known = {PORT: str(free_port()), RAY: "" if ray is None else ray.jobs}
             execute([known.get(word, word) for word in command], variables=None if ray is None else ray.environment)
-    if stage.makes and not Path(stage.makes).exists():
-        raise ValueError(f"{stage.name} was stopped before it made {stage.makes}; the same command again continues from there")
+    if missing := missing_of(stage):
+        raise ValueError(f"{stage.name} was stopped before it finished {missing}; the same command again continues from there")
     record = output / "stages" / f"{stage.name}.json"
     record.parent.mkdir(exist_ok=True)
     write_json(record, {"commands": stage.commands, "seconds": round(time.perf_counter() - started), "commit": commit()})

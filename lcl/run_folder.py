@@ -73,6 +73,11 @@ def write_status(run: Path, *, step: int, finished: bool) -> None:
     write_json(run / STATUS, {"step": step, "finished": finished})
 
 
+def is_finished(run: Path) -> bool:
+    """Whether the training in this folder came to its last step."""
+    return (run / STATUS).exists() and read_json(run / STATUS)["finished"]
+
+
 def _check_progress(run: Path) -> None:
     """Raises ValueError where checkpoints must have been and are no more; says where a run died before its first."""
     if checkpoints(run):

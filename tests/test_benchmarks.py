@@ -109,6 +109,7 @@ def test_building_stays_within_its_memory(run: Run, tmp_path: Path) -> None:
 def test_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
     assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, CUDA_VISIBLE_DEVICES=""), "no CUDA GPU", "--toy")
     assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, "--toy", "True", "--jobs", "attentoin"), "attentoin", "attention")
+    assert_one_line_error(run("python", "benchmarks/gpu.py", "--output", tmp_path, "--toy", "True", "--crawl", "a.warc.gz"), "--labelled, --photographs, --unseen: the flagship chain needs")
     assert_one_line_error(run("python", "benchmarks/packing.py", "--output", tmp_path / "a.json", "--model", "toi"), "toi", "lcl_vit_b32_mmc4")
 
 

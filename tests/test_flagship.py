@@ -11,6 +11,7 @@ from PIL import Image
 from downstream.flagship import FlagshipConfig, check_inputs, choose, stages_of
 from downstream.stages import PORT, RAY, Stage, is_done, run_stage
 from lcl.core.files import read_json
+from lcl.run_folder import write_status
 from tests.conftest import ROOT, Run, assert_one_line_error
 from tests.test_image_codec import picture
 
@@ -45,7 +46,7 @@ def test_a_stage_is_done_once_and_again_when_its_commands_change(tmp_path: Path)
         run_stage(Stage("two", "nothing", ((sys.executable, "-c", "import sys; sys.exit(3)"),)), tmp_path)
     assert not (tmp_path / "stages" / "two.json").exists()
     stopped = Stage("three", "nothing", ((sys.executable, "-c", ""),), makes=str(tmp_path / "model"))
-    with pytest.raises(ValueError, match="three was stopped before it made .*model; the same command again continues"):
+    with pytest.raises(ValueError, match="three was stopped before it finished .*model; the same command again continues"):
         run_stage(stopped, tmp_path)
     assert not is_done(stopped, tmp_path)
     (tmp_path / "model").touch()
@@ -53,6 +54,19 @@ def test_a_stage_is_done_once_and_again_when_its_commands_change(tmp_path: Path)
     assert is_done(stopped, tmp_path)
     (tmp_path / "model").unlink()
     assert not is_done(stopped, tmp_path)
+
+
+def test_a_training_that_was_told_to_stop_is_not_done(tmp_path: Path) -> None:
+    """It ends with status 0, and says itself that it is not finished."""
+    (run := tmp_path / "run").mkdir()
+    training = Stage("training", "nothing", ((sys.executable, "-c", ""),), trains=(str(run),))
+    write_status(run, step=3, finished=False)
+    with pytest.raises(ValueError, match="training was stopped before it finished .*run; the same command again continues"):
+        run_stage(training, tmp_path)
+    assert not is_done(training, tmp_path)
+    write_status(run, step=9, finished=True)
+    run_stage(training, tmp_path)
+    assert is_done(training, tmp_path)
 
 
 def test_stages_read_what_those_before_them_made(settings: FlagshipConfig, tmp_path: Path) -> None:
@@ -94,10 +108,15 @@ def test_every_command_of_the_real_chain_is_understood(settings: FlagshipConfig,
 
 
 @pytest.mark.slow
-def test_the_chain_from_crawl_to_models_and_again(settings: FlagshipConfig, run: Run, tmp_path: Path) -> None:
+def test_the_chain_from_crawl_to_models_in_slices_and_again(settings: FlagshipConfig, run: Run, tmp_path: Path) -> None:
+    """Begun by `make gpu`, which ends it when its time is over; then to its end."""
     assert run("lcl", "sample-crawl", "--output", tmp_path / "sample", "--num-pages", 20, "--num-labelled-train", 10, "--num-labelled-test", 10).returncode == 0
     shutil.copyfile(tmp_path / "sample" / "sample.warc.gz", tmp_path / "crawl.warc.gz")
-    words = ("--crawl", *settings.crawl, "--labelled", settings.labelled, "--photographs", settings.photographs, "--unseen", settings.unseen, "--output", settings.output, "--scale", "toy")
+    inputs = ("--crawl", *settings.crawl, "--labelled", settings.labelled, "--photographs", settings.photographs, "--unseen", settings.unseen)
+    settings = replace(settings, output=str(tmp_path / "gpu" / "flagship"))
+    words = (*inputs, "--output", settings.output, "--scale", "toy")
+    began = run("python", "benchmarks/gpu.py", "--toy", "True", "--output", tmp_path / "gpu", "--jobs", "flagship", "--seconds", 150, *inputs, timeout=200, DS_ACCELERATOR="cpu")
+    assert began.returncode == 0 and "left: flagship" in began.stderr, began.stderr
     first = run("lcl", "flagship", *words, timeout=1500, DS_ACCELERATOR="cpu")
     assert first.returncode == 0, first.stderr[-4000:]
     output = Path(settings.output)

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from downstream import restore_images
-from downstream.origin_marks import read_mark
 from downstream.folders import NothingToDo
+from downstream.origin_marks import read_mark
 from downstream.restore.choosing import Choice
 from downstream.restore.detector import CLEAN, Detector, DetectorConfig, save_detector
 from downstream.restore.model_file import Restorer, save_restorer
