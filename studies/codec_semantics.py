@@ -44,6 +44,7 @@ from lcl.measured import write_result
 SIDE_PX = 128
 LMBDAS = (0.0005, 0.001, 0.002, 0.004, 0.008)  # rates at which classifiers begin to fail
 ALL_LEVELS = tuple(range(len(LMBDAS)))
+SEMANTIC_LEVELS = (1, 3)  # at which refinements look through an encoder: a low rate and a higher one
 NUM_JUDGES, JUDGE_EPOCHS = 3, 40
 EMA_DECAY = 0.99  # of codecs: 1500 steps are few for the preset's
 DRAW_SEED = 0  # of the order in which test pictures are taken
@@ -93,10 +94,10 @@ REFINED = RunConfig(iterations=200, num_images=124)
 GAMMAS = (1.0, 4.0)
 
 
-def refined_rows(level: int) -> list[RunConfig]:
-    """Without an encoder; with the trained one and with its random twin at each weight; and with the trained one looking closer."""
+def looking_rows(level: int) -> list[RunConfig]:
+    """With the trained encoder and with its random twin at each weight; and with the trained one looking closer."""
     base = replace(REFINED, levels=(level,))
-    rows = [base] + [replace(base, gamma=gamma, encoder=encoder) for gamma in GAMMAS for encoder in ("trained", "random")]
+    rows = [replace(base, gamma=gamma, encoder=encoder) for gamma in GAMMAS for encoder in ("trained", "random")]
     return rows + [replace(base, gamma=GAMMAS[-1], encoder="trained", max_patches=patches) for patches in (64, 256)]
 
 
@@ -112,7 +113,7 @@ CODECS = {  # what is trained, three seeds of each
 SEEDS = 3
 
 TABLES: dict[str, list[RunConfig]] = {
-    "refinement": [row for level in ALL_LEVELS[:-1] for row in refined_rows(level)] + [replace(REFINED, levels=ALL_LEVELS[-1:])],
+    "refinement": [replace(REFINED, levels=(level,)) for level in ALL_LEVELS] + [row for level in SEMANTIC_LEVELS for row in looking_rows(level)],
     "training": [RunConfig(codec=replace(codec, seed=seed)) for seed in range(SEEDS) for codec in CODECS.values()],
 }
 

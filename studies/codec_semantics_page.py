@@ -110,7 +110,7 @@ def refinement_part(rows: Rows) -> str:
         "", "| level | refined with | bpp | dB | accuracy, % | bits, % more | dB more | accuracy, points more | nats less | at equal rate: accuracy, points more | nats less |", f"|{'---|' * 11}",
     ]  # fmt: skip
     count = 0
-    for row in TABLES["refinement"]:
+    for row in sorted(TABLES["refinement"], key=lambda row: row.levels):
         if (measured := rows.get(name_of(row))) is None:
             continue
         (level,) = row.levels

@@ -91,7 +91,7 @@ def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path) -> None:
         (tmp_path / f"{study.rows.name_of(row)}.json").write_text(json.dumps({"measured": made(0.1, 0.5 + better, row.levels)}))
     study.page.main(study.page.PageConfig(results=str(tmp_path)))
     text = (tmp_path.parent / f"{tmp_path.name}.md").read_text()
-    assert "| 0 | trained encoder, weight 4 | 0.100 | 25.00 | 70.0 | +0.0 | +0.00 (+0.00 to +0.00) | +20.0 (" in text and "| 4 | no encoder | 0.500 | 29.00 | 50.0 |" in text
+    assert "| 1 | trained encoder, weight 4 | 0.200 | 26.00 | 70.0 | +0.0 | +0.00 (+0.00 to +0.00) | +20.0 (" in text and "| 4 | no encoder | 0.500 | 29.00 | 50.0 |" in text
     assert "| adapter | 3 | 10 | +0.000 (+0.000 to +0.000) | +20.0 (+20.0 to +20.0) |" in text and (tmp_path / "accuracy.svg").exists()
 
 
