@@ -143,35 +143,36 @@ def methods_part(rows: Rows, task: Task) -> str:
 
 
 def encoder_part(rows: Rows) -> str:
-    """Gains of the guided network over the one without, paired by seed, and whether they are more than twice the spread of the seeds."""
-    said = "Gains in PSNR over the network without, dB, the mean over seeds; `yes` where it is more than twice the standard deviation of the seeds without."
+    """Gains of the guided network over the one without, and over the one with a random encoder, paired by seed, and whether they are more than twice the spread of the seeds."""
+    trained, random = ENCODERS.values()
+    compared = {"trained encoder over none": (BASE, trained), "random encoder over none": (BASE, random), "trained over random": (random, trained)}
+    said = "Gains in PSNR, dB, paired by seed, the mean over seeds; `yes` where it is more than twice the standard deviation of the seeds without an encoder."
     lines = ["## The encoder in the network", "", said, ""]
-    lines.append(_heading(["task", "steps", "seeds", "without", *(f"{name}: gain | more than the spread" for name in ENCODERS)], columns=4 + 2 * len(ENCODERS)))
+    lines.append(_heading(["task", "steps", "seeds", "without", *(f"{name}: gain | more than the spread" for name in compared)], columns=4 + 2 * len(compared)))
     count = 0
     for task in TASKS:
         for ending in (", 1 step", ", 2 steps"):
-            found = [pairs_of(rows, task, row, ending) for row in ENCODERS.values()]
+            found = [pairs_of(rows, task, *both, ending) for both in compared.values()]
             if any(found):
-                longest = max(found, key=len)
-                plain = [without for without, _ in longest]
+                plain = [one["psnr_db"] for one in of_method(of_seeds(rows, replace(BASE, task=task)), ending).qualities]
                 cells = [cell for pairs in found for cell in (_gain(pairs, plain) if pairs else ("", ""))]
-                lines.append(_line([task, ending.split()[1], str(len(longest)), spread(plain, 2), *cells]))
+                lines.append(_line([task, ending.split()[1], str(max(map(len, found))), spread(plain, 2), *cells]))
                 count += 1
     return "\n".join(lines) if count else ""
 
 
-def pairs_of(rows: Rows, task: Task, row: RunConfig, ending: str) -> list[tuple[float, float]]:
-    """PSNR without the encoder and with it, of each seed that has both."""
+def pairs_of(rows: Rows, task: Task, one: RunConfig, other: RunConfig, ending: str) -> list[tuple[float, float]]:
+    """PSNR of both, of each seed that has both."""
     found = []
     for seed in range(SEEDS):
-        both = [rows.get(name_of(replace(one, task=task, seed=seed))) for one in (BASE, row)]
-        if all(one is not None and not one["diverged"] for one in both):
-            found.append(tuple(of_method([one], ending).qualities[0]["psnr_db"] for one in both))
+        both = [rows.get(name_of(replace(row, task=task, seed=seed))) for row in (one, other)]
+        if all(row is not None and not row["diverged"] for row in both):
+            found.append(tuple(of_method([row], ending).qualities[0]["psnr_db"] for row in both))
     return found
 
 
 def _gain(pairs: Sequence[tuple[float, float]], plain: Sequence[float]) -> tuple[str, str]:
-    gains = [guided - without for without, guided in pairs]
+    gains = [after - before for before, after in pairs]
     return f"{np.mean(gains):+.2f}", _said(beats(gains, plain))
 
 

@@ -31,7 +31,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_rows_are_different_and_ablations_change_what_they_name(study: Any) -> None:
     names = [study.rows.name_of(row) for table in study.rows.TABLES.values() for row in table]
-    assert len(set(names)) == len(names) == 4 + 51 + 16 + (4 * 3 + 12)
+    assert len(set(names)) == len(names) == 4 + 51 + 24 + (4 * 3 + 12)
     for name, row in {**study.rows.ABLATIONS, **study.rows.ENCODERS}.items():
         base = study.rows.PATH if name.startswith(("of the path", "as published")) else study.rows.BASE
         changed = [field.name for field in fields(row) if getattr(row, field.name) != getattr(base, field.name)]
@@ -95,7 +95,7 @@ def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path) -> None:
     assert "| degraded | 1 | 20.00 |" in text and "| CLAHE | 1 | 15.00 |" in text
     assert "| IR-CM, 1 step | 3 | 30.10 (30.00 to 30.20) | 31.10 (31.00 to 31.20) | 0.8000 | 0.1000 | 0.5000 | 0.2000 | 0.05 | 100 |" in text
     assert "| IR-SDE, 100 steps | 3 | 32.10 (32.00 to 32.20) |" in text
-    assert "| noise | 1 | 3 | 30.10 (30.00 to 30.20) | +0.50 | yes | +0.10 | no |" in text
+    assert "| noise | 1 | 3 | 30.10 (30.00 to 30.20) | +0.50 | yes | +0.10 | no | +0.40 | yes |" in text
     assert "| of the path, no origin loss | 3 | 2 of 3 | 24.50 (19.00 to 30.00) |" in text and "| of the path, two stages | 3 | 0 of 3 | 30.10 (30.00 to 30.20) | 31.10 (" in text
     assert "| rain | 20.00 | 30.10 (30.00 to 30.20) | 30.10 (30.00 to 30.20) | 31.10 (31.00 to 31.20) |" in text and (folder / "quality.svg").exists()
 
