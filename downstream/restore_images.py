@@ -38,6 +38,8 @@ from lcl.core.logs import set_up_logging
 from lcl.core.shipped import DETECTOR, or_shipped, shipped_restorers
 from lcl.features import load_encoder
 
+LEAST_TILE_PX = 32
+MOST_STEPS = 4  # of a consistency model
 UNCERTAINTY_SCALE = 10  # a grey level of the map is a tenth of a level of deviation
 UNCERTAINTY_ENDING = ".uncertainty.png"
 
@@ -76,7 +78,7 @@ class RestoreConfig:
     no_mark: bool = False
     """Leave out the mark of origin."""
     tile_px: Annotated[int, Field(ge=0)] = 512
-    """Side of the tiles in which large pictures are computed, to bound memory; 0: at once."""
+    """Side of the tiles in which large pictures are computed, to bound memory, at least 32; 0: at once."""
     device: Device = "cpu"
     threads: Annotated[int, Field(ge=1)] = 1
 
@@ -105,6 +107,10 @@ def check(settings: RestoreConfig) -> None:
     """Raises ValueError for settings that do not fit together."""
     if bool(settings.output) == bool(settings.out):
         raise ValueError("say once where the result goes, behind the input or with -o: a file, or a folder")
+    if not settings.input:
+        raise ValueError("the input is empty: say a picture, or a folder of them ('.' is this one)")
+    if 0 < settings.tile_px < LEAST_TILE_PX:
+        raise ValueError(f"--tile-px {settings.tile_px}: tiles are computed with a margin around them, so small ones take minutes; give {LEAST_TILE_PX} or more, or 0")
     check_times(settings.times, option="--times")
     if settings.uncertainty == 1:
         raise ValueError("--uncertainty 1: one sample has nothing to differ from; give 2 or more")
@@ -121,6 +127,8 @@ def check_model(settings: RestoreConfig, trained: Restorer) -> None:
     if settings.times and (trained.kind != "ir_cm" or len(settings.times) >= max(1, settings.steps)):
         steps = settings.steps or STEPS[trained.kind]
         raise ValueError(f"--times are of a consistency model's second and later steps, and --steps {steps} of this {trained.kind} has fewer: give more --steps, or fewer --times")
+    if trained.kind == "ir_cm" and settings.steps > MOST_STEPS:
+        raise ValueError(f"--steps {settings.steps}: a consistency model takes 1 to {MOST_STEPS}, and later ones gain nothing")
     if trained.kind == "regression" and settings.steps > 1:
         raise ValueError(f"--steps {settings.steps}: this model was trained by regression and takes one")
 

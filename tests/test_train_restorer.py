@@ -288,6 +288,7 @@ def test_mistakes_in_training_are_a_line(
         ({"uncertainty": 1}, "give 2 or more"), ({"detector": "d"}, "no such file"), ({"detector": "d", "task": "rain"}, "give one of them"),
         ({"encoder": "{encoder}"}, "neither a model nor a detector looks through one"),
         ({"device": "cuda"}, "PyTorch sees no such device"), ({"model": ("{photo}",)}, "is no restorer, or damaged"), ({"input": "{photo}x"}, "no such file or folder"),
+        ({"input": ""}, "the input is empty"), ({"tile_px": 7}, "give 32 or more, or 0"), ({"steps": 5}, "a consistency model takes 1 to 4"),
     ],
 )  # fmt: skip
 def test_mistakes_in_restoring_are_a_line(changed: dict[str, object], message: str, photographs: Path, whole: Path, tmp_path: Path) -> None:
