@@ -139,7 +139,7 @@ def stages_of(kind: Kind, plan: Plan, output: Path) -> list[Stage]:
     train = deepspeed(f"downstream/train_{kind}.py", *configured("training"), ranks=plan.num_ranks)
     return [
         evaluation("before", "the model as it is, on the photographs held out"),
-        Stage("training", "from these weights, on the others", (train,), trains=(str(output / "training"),)),
+        Stage("training", "from these weights, on the others", (train,), makes=str(output / "training" / f"{kind}.safetensors"), trains=(str(output / "training"),)),
         evaluation("after", "the new model, on the photographs held out"),
     ]
 
