@@ -25,7 +25,9 @@ from lcl.core.logs import set_up_logging
 from lcl.evals.image_sets import open_image_set
 
 TONES = ("--model.tones", "True")  # of the whole picture, for what its neighbourhoods do not tell: how light the scene was
-TASKS: dict[str, Words] = {"rain": (), "noise": (), "motion_blur": (), "low_light": TONES, "mixed": TONES}  # a restorer for each: one for all was worse than the blurred pictures themselves (docs/flagship.md)
+RESTORERS: dict[str, tuple[Words, Words]] = {  # by name: what it is trained for, and how; one for all was worse than the blurred pictures themselves (docs/flagship.md)
+    "rain": (("rain",), ()), "noise": (("noise", "shot_noise", "grain"), ()), "motion_blur": (("motion_blur",), ()), "low_light": (("low_light",), TONES), "mixed": (("mixed",), TONES),
+}  # fmt: skip
 MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
 
 
@@ -166,13 +168,13 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
     yield Stage("density", "a lossless coder", (deepspeed("downstream/train_density.py", *recipe.density, "--source.folder", photographs, "--output", at("density"), ranks=ranks),), trains=(at("density"),))
     yield Stage("density_eval", "beside PNG, WebP and JPEG XL", (python("downstream/eval_density.py", *density, *recipe.density_eval),))
     items = ("--fit.micro-items", str(max(1, recipe.restorer_items // ranks)))
-    yield Stage("restorers", "one for each of " + ", ".join(TASKS), tuple(
-        deepspeed("downstream/train_restorer.py", *recipe.restorer, *options, *items, "--photographs", photographs, "--degradations.tasks", task, "--output", at(f"restorers/{task}"), ranks=ranks)
-        for task, options in TASKS.items()
-    ), trains=tuple(at(f"restorers/{task}") for task in TASKS))  # fmt: skip
+    yield Stage("restorers", "one for each of " + ", ".join(RESTORERS), tuple(
+        deepspeed("downstream/train_restorer.py", *recipe.restorer, *options, *items, "--photographs", photographs, "--degradations.tasks", *tasks, "--output", at(f"restorers/{name}"), ranks=ranks)
+        for name, (tasks, options) in RESTORERS.items()
+    ), trains=tuple(at(f"restorers/{name}") for name in RESTORERS))  # fmt: skip
     yield Stage("restorers_eval", "beside classical filters", tuple(
-        python("downstream/eval_restorer.py", "--models", at(f"restorers/{task}/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", task, "--output", at(f"restorers_eval/{task}"), *recipe.restorer_eval)
-        for task in TASKS
+        python("downstream/eval_restorer.py", "--models", at(f"restorers/{name}/restorer.safetensors"), "--photographs", unseen, "--degradations.tasks", *tasks, "--output", at(f"restorers_eval/{name}"), *recipe.restorer_eval)
+        for name, (tasks, _) in RESTORERS.items()
     ))  # fmt: skip
     yield Stage("detector", "what spoils a picture, by which a restorer is chosen", (
         python("downstream/train_detector.py", "--photographs", photographs, "--output", at("detector"), *recipe.detector),

@@ -7,13 +7,14 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from lcl.core.files import files_below
@@ -98,6 +99,11 @@ def middle(pixels: UInt8[np.ndarray, "height width 3"], side_px: int) -> UInt8[n
     return middle_window(pixels, side_px).part
 
 
+def as_grey(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Its luma (BT.601) in all three channels."""
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+
+
 def to_tensor(pixels: UInt8[np.ndarray, "height width channels"]) -> Float[Tensor, "channels height width"]:
     """Pixels in [0, 1]."""
     return rearrange(torch.from_numpy(np.array(pixels)), "height width channels -> channels height width").float() / 255
@@ -114,11 +120,11 @@ def to_levels(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 
 class Crops:
-    """Random squares of the photographs, flipped left to right half of the time."""
+    """Random squares of the photographs, flipped left to right half of the time, and grey for a share of them."""
 
-    def __init__(self, files: Sequence[Path], *, side_px: int, seed: int) -> None:
+    def __init__(self, files: Sequence[Path], *, side_px: int, seed: int, grey_fraction: float = 0.0) -> None:
         """Reads as many as are kept in memory, and the headers of the others: raises ValueError if one cannot be read, or is smaller than a crop."""
-        self._files, self._side, self._seed = list(files), side_px, seed
+        self._files, self._side, self._seed, self._grey_fraction = list(files), side_px, seed, grey_fraction
         self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
         self._held = 0
         for number, path in enumerate(self._files):
@@ -145,7 +151,8 @@ class Crops:
         top, left = (int(rng.integers(side - self._side + 1)) for side in pixels.shape[:2])
         if rng.random() < 0.5:
             pixels, left = pixels[:, ::-1], pixels.shape[1] - left - self._side
-        return window(pixels, (top, left), (self._side, self._side), margin_px=margin_px)
+        cut = window(pixels, (top, left), (self._side, self._side), margin_px=margin_px)
+        return replace(cut, pixels=as_grey(cut.pixels)) if rng.random() < self._grey_fraction else cut
 
     def _check_side(self, path: Path, size: tuple[int, int]) -> None:
         if min(size) < self._side:

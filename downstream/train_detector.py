@@ -42,6 +42,8 @@ class TrainDetectorConfig:
     degradations: DegradationConfig = DegradationConfig(tasks=PARTS)
     clean_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Part of the crops that are left clean; the tasks share the others evenly."""
+    grey_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Part of the crops that lose their colours before they are degraded."""
     crop_px: Annotated[int, Field(ge=8)] = 64
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Blocks of the encoder whose tokens are read; none: those at a quarter, at half and the last."""
@@ -64,7 +66,7 @@ class TrainDetectorConfig:
 PRESETS = {
     # Twenty minutes on one core, with convolutions of its own.
     "small": TrainDetectorConfig(
-        degradations=DegradationConfig(tasks=(*PARTS, "mixed")), clean_fraction=0.2, optimizer=FitOptimizerConfig(learning_rate=2e-3, schedule=ScheduleConfig(warmup_steps=50)),
+        degradations=DegradationConfig(tasks=(*PARTS, "mixed"), low_light_noise_255=(0.0, 4.0)), clean_fraction=0.2, grey_fraction=0.15, optimizer=FitOptimizerConfig(learning_rate=2e-3, schedule=ScheduleConfig(warmup_steps=50)),
         fit=FitConfig(steps=6000, batch_items=32, micro_items=32),
     ),
     "toy": TrainDetectorConfig(
@@ -106,7 +108,7 @@ def main(settings: TrainDetectorConfig) -> None:
         set_up_logging(rank=ranks.rank)
         with together():
             settings.check()
-            crops = Crops(list_photographs(Path(settings.photographs)), side_px=settings.crop_px, seed=settings.fit.seed)
+            crops = Crops(list_photographs(Path(settings.photographs)), side_px=settings.crop_px, seed=settings.fit.seed, grey_fraction=settings.grey_fraction)
             task = DetectorTask(settings, crops, load_encoder(settings.encoder) if settings.encoder else None)
         detector = task.module.detector
         inputs = {"photographs": Input(crops.fingerprint, f"the photographs in {settings.photographs}")}

@@ -24,6 +24,7 @@ from lcl.measured import write_result
 
 Weights = Literal["trained", "random"]
 SEEDS = 3
+DAMAGE = ("rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale")
 CROP_PX = 256  # of what is measured: the middle of each picture
 
 
@@ -71,9 +72,10 @@ def encoder_path(weights: Weights, settings: StudyConfig) -> Path:
 
 def run_row(row: RunConfig, settings: StudyConfig) -> None:
     run, encoder = Path(settings.output) / "runs" / name_of(row), encoder_path(row.encoder, settings)
-    command("downstream/train_detector.py", "--encoder", encoder, "--photographs", settings.photographs, "--fit.steps", row.steps, "--fit.seed", row.seed, "--fit.keep-checkpoints", 1, "--output", run)
+    tasks = ("--degradations.tasks", *DAMAGE)
+    command("downstream/train_detector.py", "--encoder", encoder, *tasks, "--photographs", settings.photographs, "--fit.steps", row.steps, "--fit.seed", row.seed, "--fit.keep-checkpoints", 1, "--output", run)
     sizes = ("--crop-px", 64, "--max-photographs", 2) if settings.toy else ("--crop-px", CROP_PX)
-    command("downstream/eval_detector.py", "--model", run / "detector.safetensors", "--encoder", encoder, "--photographs", settings.unseen, "--output", run / "eval", *sizes)
+    command("downstream/eval_detector.py", "--model", run / "detector.safetensors", "--encoder", encoder, "--photographs", settings.unseen, "--output", run / "eval", *tasks, *sizes)
     write_result(Path(settings.results) / f"{name_of(row)}.json", row, read_json(run / "eval" / "detector.json")["measured"])
     shutil.rmtree(run, ignore_errors=True)
 

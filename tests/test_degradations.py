@@ -17,6 +17,7 @@ from downstream.restore.degradations import (
     degrade_window,
     downscale,
     gaussian_noise,
+    grain,
     haze,
     jpeg,
     low_light,
@@ -55,6 +56,8 @@ def test_each_is_seeded_and_leaves_its_input_alone(task: Task) -> None:
 def test_noise_has_the_deviation_it_says() -> None:
     for deviation in (5.0, 50.0):
         assert float((gaussian_noise(grey(0.5), rng(), deviation_255=deviation) - 0.5).std()) * 255 == pytest.approx(deviation, rel=0.02)
+        shared = grain(grey(0.5), rng(), deviation_255=deviation) - 0.5
+        assert float(shared.std()) * 255 == pytest.approx(deviation, rel=0.02) and torch.equal(shared[0], shared[1]) and torch.equal(shared[0], shared[2])
     for value in (0.2, 0.8):
         counts = shot_noise(grey(value), rng(), photons=50.0)
         assert float(counts.mean()) == pytest.approx(value, rel=0.01) and float(counts.var()) == pytest.approx(value / 50, rel=0.03)

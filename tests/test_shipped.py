@@ -9,7 +9,7 @@ from PIL import Image
 
 from downstream import codec_decode, codec_encode, detect_degradation, halve_model, restore_images
 from downstream.codec.measuring import psnr_db
-from downstream.flagship import TASKS
+from downstream.flagship import RESTORERS
 from downstream.origin_marks import read_mark
 from downstream.tensor_file import read_any_model, write_model
 from lcl.core import shipped
@@ -29,10 +29,10 @@ def test_every_model_has_its_card_and_all_are_small() -> None:
         assert card.startswith(f"# {path.name}\n") and all(word in card for word in ("licence", "data", "hardware", "commit", "## Measured", "## Limits")), path.name
     for path in files:
         assert read_any_model(path).metadata["about"]["commit"][:7] in path.with_suffix(".md").read_text()
-    assert set(restorers) == set(TASKS)
-    for task, path in restorers.items():
+    assert set(restorers) == set(RESTORERS)
+    for name, path in restorers.items():
         metadata = read_any_model(path).metadata
-        assert metadata["tasks"] == [task] and metadata["about"]["commit"][:7] in (WEIGHTS / "restorers.md").read_text()
+        assert tuple(metadata["tasks"]) == RESTORERS[name][0] and metadata["about"]["commit"][:7] in (WEIGHTS / "restorers.md").read_text()
     assert load_encoder(encoder).fingerprint in (encoder / "README.md").read_text()
 
 

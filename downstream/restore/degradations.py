@@ -26,7 +26,7 @@ from downstream.photographs import Place, Window, to_bytes, to_tensor
 from lcl.core.config import config
 
 Picture = Float[Tensor, "3 height width"]
-Part = Literal["rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale"]
+Part = Literal["rain", "noise", "shot_noise", "motion_blur", "defocus", "low_light", "jpeg", "haze", "downscale", "grain"]
 Task = Literal[Part, "mixed"]
 PARTS: tuple[Part, ...] = get_args(Part)
 Range = tuple[float, float]
@@ -46,7 +46,7 @@ class DegradationConfig:
     """From the vertical."""
     rain_brightness: Range = (0.2, 0.6)
     noise_255: Range = (5.0, 50.0)
-    """Deviation of Gaussian noise, in levels of 8 bits."""
+    """Deviation of Gaussian noise, in levels of 8 bits: of `noise`, drawn for each channel, and of `grain`, which all channels share."""
     shot_photons: Range = (20.0, 200.0)
     """Photons that white stands for, of Poisson noise."""
     motion_length_px: Range = (5.0, 21.0)
@@ -75,7 +75,7 @@ class DegradationConfig:
 PARAMETERS: dict[Part, tuple[str, ...]] = {
     "rain": ("rain_streaks", "rain_length_px", "rain_width_px", "rain_angle_degrees", "rain_brightness"), "noise": ("noise_255",), "shot_noise": ("shot_photons",),
     "motion_blur": ("motion_length_px", "motion_angle_degrees"), "defocus": ("defocus_radius_px",), "low_light": ("low_light_gain", "low_light_gamma", "low_light_noise_255"),
-    "jpeg": ("jpeg_quality",), "haze": ("haze_depth", "haze_airlight"), "downscale": ("downscale_factor",),
+    "jpeg": ("jpeg_quality",), "haze": ("haze_depth", "haze_airlight"), "downscale": ("downscale_factor",), "grain": ("noise_255",),
 }  # fmt: skip
 """The strengths of each."""
 
@@ -152,6 +152,7 @@ def _one(x: Picture, task: Task, settings: DegradationConfig, rng: np.random.Gen
         "jpeg": lambda: jpeg(x, quality=round(drawn("jpeg_quality"))),
         "haze": lambda: haze(x, rng, depth=drawn("haze_depth"), airlight=drawn("haze_airlight"), place=place),
         "downscale": lambda: downscale(x, factor=round(EIGHTHS * drawn("downscale_factor")) / EIGHTHS, corner=place.corner),
+        "grain": lambda: grain(x, rng, deviation_255=drawn("noise_255")),
     }  # fmt: skip
     return Degraded(made[task](), task)
 
@@ -167,6 +168,11 @@ def _as_file(x: Picture) -> Picture:
 def gaussian_noise(x: Picture, rng: np.random.Generator, *, deviation_255: float) -> Picture:
     """x + n, n ~ N(0, (deviation_255 / 255)^2), not cut to [0, 1]."""
     return x + deviation_255 / 255 * _normal(x, rng)
+
+
+def grain(x: Picture, rng: np.random.Generator, *, deviation_255: float) -> Picture:
+    """x + n, n as of `gaussian_noise` but the same in all channels: what noise is in a grey picture, and much of what is left of it behind a camera's or a video's coding of colours."""
+    return x + deviation_255 / 255 * _normal(x[:1], rng)
 
 
 def shot_noise(x: Picture, rng: np.random.Generator, *, photons: float) -> Picture:
@@ -244,7 +250,7 @@ def downscale(x: Picture, *, factor: float, corner: tuple[int, int] = (0, 0)) ->
     return again[:, before[0] : before[0] + x.shape[-2], before[1] : before[1] + x.shape[-1]]
 
 
-def _normal(like: Picture, rng: np.random.Generator) -> Picture:
+def _normal(like: Float[Tensor, "channels height width"], rng: np.random.Generator) -> Float[Tensor, "channels height width"]:
     return torch.from_numpy(rng.standard_normal(like.shape, dtype=np.float32))
 
 
