@@ -1,6 +1,8 @@
 """One picture or a folder of them, to files of another ending beside or elsewhere; a failure is a line, and the rest is done."""
 
 import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,32 +29,48 @@ class NothingToDo(ValueError):
     """Of an input that may stay as it is: a line, and no failure where others were made."""
 
 
-def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], ending: str) -> list[tuple[Path, Path]]:
+def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], ending: str, beside: Sequence[str] = ()) -> list[tuple[Path, Path]]:
     """Each input with its output: a file to a file, a folder to a folder with the same files under `ending`.
 
-    Without a target a file's output stands beside it. Where pictures are wanted, those of formats that are not read are a line. Raises ValueError if there is no
-    input, if two inputs would become one output, or if an output would take the place of an input.
+    Without a target a file's output stands beside it. Inputs of one name but for the ending keep theirs in front of the new one. No inputs are what lies in the target,
+    and files with an ending of `beside`, which a command writes beside its outputs. Where pictures are wanted, those of formats that are not read are a line.
+    Raises ValueError if there is no input, if two inputs would become one output, if an output would take the place of an input, or for a target that cannot be written to.
     """
     if source.is_file():
         output = (target / source.with_suffix(ending).name if target.is_dir() else target) if target is not None else source.with_suffix(ending)
+        check_writable(output)
         return _apart([(source, output)])
     if not source.is_dir():
         raise ValueError(f"{source}: no such file or folder")
     if target is None or target.is_file():
         raise ValueError(f"{source} is a folder: say behind it into which folder the results go")
-    there = list(files_below(source))
-    files = [path for path in there if path.suffix.lower() in endings and not path.name.startswith(".")]
+    if target.suffix.lower() in {ending, *endings} and not target.exists():
+        raise ValueError(f"{source} is a folder, and {target} would be one with the name of a file: name a folder, or make this one first")
+    check_writable(target)
+    inside = target.resolve() != source.resolve()
+    there = [path for path in files_below(source) if not (inside and path.resolve().is_relative_to(target.resolve()))]
+    files = [path for path in there if path.suffix.lower() in endings and not path.name.startswith(".") and not path.name.endswith(tuple(beside))]
     if set(endings) >= set(IMAGE_ENDINGS) and (left := passed_over(path.name for path in there)):
         log.warning("%s: %s", source, left)
     if not files:
         raise ValueError(f"{source} holds no files that end in {', '.join(endings)}")
-    pairs = [(path, (target / path.relative_to(source)).with_suffix(ending)) for path in files]
+    of_stem = Counter(path.with_suffix("") for path in files)
+    pairs = [(path, target / (path.relative_to(source).with_suffix(ending) if of_stem[path.with_suffix("")] == 1 else f"{path.relative_to(source)}{ending}")) for path in files]
     taken: dict[Path, Path] = {}
     for path, output in pairs:
         if output in taken:
             raise ValueError(f"{taken[output]} and {path} would both become {output}: rename one")
         taken[output] = path
     return _apart(pairs)
+
+
+def check_writable(target: Path) -> None:
+    """Raises ValueError for a file or folder that could not be made, before anything is computed for it."""
+    there = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
+    if there != target.absolute() and not there.is_dir():
+        raise ValueError(f"{target}: {there} is a file, so nothing can be written below it; write to another place")
+    if not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):
+        raise ValueError(f"{target} cannot be written: {there} is not writable for this user; write to another place, or change its permissions")
 
 
 def _apart(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
@@ -79,7 +97,7 @@ def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, 
                 for path, data in {**{target.with_suffix(ending): data for ending, data in made.beside.items()}, target: made.data}.items():
                     with open_aside(path) as file:
                         file.write(data)
-                log.info("%s: %s", target, made.note)
+                log.info("%s: %s%s", target, made.note, "".join(f"; {target.with_suffix(ending)}" for ending in made.beside))
             except NothingToDo as error:
                 untouched += 1
                 log.info("%s: %s", source, error)
@@ -89,9 +107,10 @@ def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, 
                 failed += 1
                 log.error("%s: %s", source, error)
             bar.advance()
+    if len(pairs) > 1:
+        counts = {"written": len(pairs) - failed - untouched, "needed nothing and left out": untouched, "failed": failed}
+        log.info("of %d files %s", len(pairs), ", ".join(f"{number} {what}" for what, number in counts.items() if number))
     if failed:
         raise ValueError(f"{failed} of {len(pairs)} files failed; their messages are above")
     if untouched == len(pairs):
         raise ValueError("nothing was written; what was found is said above")
-    if untouched:
-        log.info("%d of %d files needed nothing and were left out", untouched, len(pairs))

@@ -24,6 +24,7 @@ from lcl.core.rejected import Rejected
 log = logging.getLogger(__name__)
 
 MEMORY_BYTES = 2 << 30  # of decoded photographs; the least recently used go first
+MOST_SAID = 5  # photographs that cannot be used
 
 
 def list_photographs(folder: Path) -> list[Path]:
@@ -123,15 +124,21 @@ class Crops:
     """Random squares of the photographs, flipped left to right half of the time, and grey for a share of them."""
 
     def __init__(self, files: Sequence[Path], *, side_px: int, seed: int, grey_fraction: float = 0.0) -> None:
-        """Reads as many as are kept in memory, and the headers of the others: raises ValueError if one cannot be read, or is smaller than a crop."""
+        """Reads as many as are kept in memory, and the headers of the others: raises ValueError naming those that cannot be read, or are smaller than a crop."""
         self._files, self._side, self._seed, self._grey_fraction = list(files), side_px, seed, grey_fraction
         self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
         self._held = 0
+        unusable = []
         for number, path in enumerate(self._files):
-            if self._held < MEMORY_BYTES:
-                self._photograph(number)
-            else:
-                self._check_side(path, read_size(path))
+            try:
+                if self._held < MEMORY_BYTES:
+                    self._photograph(number)
+                else:
+                    self._check_side(path, read_size(path))
+            except ValueError as error:
+                unusable.append(str(error))
+        if unusable:
+            raise ValueError("; ".join(unusable[:MOST_SAID]) + (f"; and {len(unusable) - MOST_SAID} more like these" if len(unusable) > MOST_SAID else ""))
         self.fingerprint = hashlib.sha256("\n".join(f"{path.name} {path.stat().st_size}" for path in self._files).encode()).hexdigest()
 
     def __len__(self) -> int:

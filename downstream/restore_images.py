@@ -11,6 +11,7 @@
 import hashlib
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -93,13 +94,14 @@ def main(settings: RestoreConfig) -> None:
     models = [load_restorer(Path(path), device=settings.device, encoder=guiding, needs_encoder=not settings.no_encoder) for path in paths]
     for trained in models:
         check_model(settings, trained)
+    check_used(settings, models)
     detector = None
     if settings.detector or (settings.task == "auto" and len(models) > 1):
         detector = load_detector(or_shipped(settings.detector, DETECTOR), encoder)
     if encoder is not None and (detector is None or detector.encoder is None) and all(trained.encoder is None for trained in models):
         raise ValueError("--encoder is given, and neither a model nor a detector looks through one: leave it out, or give --detector")
     choose = Choice(models, task=settings.task, detector=detector)
-    pairs = pairs_of(Path(settings.input), Path(settings.output or settings.out), endings=ENDINGS, ending=settings.ending)
+    pairs = pairs_of(Path(settings.input), Path(settings.output or settings.out), endings=ENDINGS, ending=settings.ending, beside=(UNCERTAINTY_ENDING,))
     convert(pairs, partial(restore_file, choose=choose, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
 
 
@@ -133,16 +135,27 @@ def check_model(settings: RestoreConfig, trained: Restorer) -> None:
         raise ValueError(f"--steps {settings.steps}: this model was trained by regression and takes one")
 
 
+def check_used(settings: RestoreConfig, models: Sequence[Restorer]) -> None:
+    """Raises ValueError for options that no model takes notice of, and of which a person would believe that they did something."""
+    if settings.noise_255 and not any(trained.process.settings.kind == "denoising" for trained in models):
+        raise ValueError("--noise-255 is for models of a denoising process, and there is none here: leave it out")
+    if settings.method != RestoreConfig.method and not any(trained.kind == "ir_sde" for trained in models):
+        raise ValueError(f"--method {settings.method} is for models that were trained as ir_sde, and there is none here: leave it out")
+    if settings.ending != RestoreConfig.ending and Path(settings.input).is_file() and not Path(settings.output or settings.out).is_dir():
+        raise ValueError(f"--ending {settings.ending} is for folders of results; a single one has the ending of its own name")
+
+
 def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings: dict[Path, str]) -> Made:
     """The restored file, and what to say of it."""
     ending = endings[path]
     if ending not in FORMATS:
-        raise ValueError(f"{ending or 'no ending'} is no ending of pictures that can be written; there are {', '.join(FORMATS)}")
+        raise ValueError(f"{ending or 'no ending'} is no ending of pictures that can be written: name a file that ends in {', '.join(FORMATS)}, or a folder that is there")
     data = path.read_bytes()
     picture = read_picture(data)
     started = time.perf_counter()
     seen = upright(picture.pixels, picture.orientation)  # as models were trained: rain falls downwards
-    trained, task = choose(seen.expand(3, -1, -1))
+    chosen = choose(seen.expand(3, -1, -1))
+    trained, task = chosen.model, chosen.task
     samples = (apply(seen, trained, settings, seed=settings.seed + number) for number in range(max(1, settings.uncertainty)))
     restored = next(samples)
     differing = disagreement(chain([restored], samples)) if settings.uncertainty else None
@@ -157,7 +170,8 @@ def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings
     beside = {} if differing is None else {UNCERTAINTY_ENDING: draw_uncertainty(differing, mark)}
     channels, height, width = picture.pixels.shape
     kind = ("grey" if channels == 1 else "colour") + ("" if picture.alpha is None else " with alpha")
-    note = f"{task}, {width} x {height} {kind}, {picture.bits} bits, {steps} step{'s' * (steps > 1)}, {seconds:.2f} s"
+    said = task if chosen.probability is None else f"{task} ({chosen.probability:.2f})"
+    note = f"{said}, {width} x {height} {kind}, {picture.bits} bits, {steps} step{'s' * (steps > 1)}, {seconds:.2f} s"
     return Made(made, note + ("" if mark else ", without a mark of origin"), beside)
 
 

@@ -44,6 +44,8 @@ class TrainDetectorConfig:
     """Part of the crops that are left clean; the tasks share the others evenly."""
     grey_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Part of the crops that lose their colours before they are degraded."""
+    quiet_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Part of the low light that has no noise, as where a camera removed it."""
     crop_px: Annotated[int, Field(ge=8)] = 64
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Blocks of the encoder whose tokens are read; none: those at a quarter, at half and the last."""
@@ -66,7 +68,7 @@ class TrainDetectorConfig:
 PRESETS = {
     # Twenty minutes on one core, with convolutions of its own.
     "small": TrainDetectorConfig(
-        degradations=DegradationConfig(tasks=(*PARTS, "mixed"), low_light_noise_255=(0.0, 4.0)), clean_fraction=0.2, grey_fraction=0.15, optimizer=FitOptimizerConfig(learning_rate=2e-3, schedule=ScheduleConfig(warmup_steps=50)),
+        degradations=DegradationConfig(tasks=(*PARTS, "mixed")), clean_fraction=0.2, grey_fraction=0.15, quiet_fraction=0.5, optimizer=FitOptimizerConfig(learning_rate=2e-3, schedule=ScheduleConfig(warmup_steps=50)),
         fit=FitConfig(steps=6000, batch_items=32, micro_items=32),
     ),
     "toy": TrainDetectorConfig(
@@ -81,7 +83,8 @@ class DetectorTask:
         tasks = (CLEAN, *settings.degradations.tasks)
         made = DetectorConfig(tasks=tasks, layers=settings.layers, width=settings.width, crop_px=settings.crop_px, convolutions=settings.convolutions)
         self.module = DetectorObjective(Detector(made, encoder))
-        self.crops, self.degradations, self.clean_fraction, self.seed, self.tasks = crops, settings.degradations, settings.clean_fraction, settings.fit.seed, tasks
+        self.crops, self.degradations, self.seed, self.tasks = crops, settings.degradations, settings.fit.seed, tasks
+        self.clean_fraction, self.quiet_fraction = settings.clean_fraction, settings.quiet_fraction
 
     def batch(self, step: int, items: range, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Each crop clean, or with one of the tasks."""
@@ -90,6 +93,8 @@ class DetectorTask:
             rng = np.random.default_rng([self.seed, step, item, 2])
             number = 0 if rng.random() < self.clean_fraction else int(rng.integers(1, len(self.tasks)))
             done = replace(self.degradations, tasks=(self.tasks[number],)) if number else None
+            if self.tasks[number] == "low_light" and rng.random() < self.quiet_fraction:
+                done = replace(done, low_light_noise_255=(0.0, 0.0))
             window = self.crops.window(step, item, margin_px=0 if done is None else reach_px(done) + int(rng.integers(BLOCK_PX)))
             numbers.append(number)
             clean.append(to_tensor(window.part))

@@ -36,9 +36,12 @@ def encoder() -> Encoder:
     return Encoder(random_model(SQUARE))
 
 
-def task_of(photographs: Path, encoder: Encoder | None, **changed: object) -> DetectorTask:
-    settings = TrainDetectorConfig(encoder="e", convolutions=(6, 8), photographs=str(photographs), degradations=DegradationConfig(tasks=("noise",), noise_255=(40.0, 50.0)), clean_fraction=0.5, crop_px=16, **changed)
-    return DetectorTask(settings, Crops(list_photographs(photographs), side_px=16, seed=0), encoder)
+NOISE = DegradationConfig(tasks=("noise",), noise_255=(40.0, 50.0))
+
+
+def task_of(photographs: Path, encoder: Encoder | None, degradations: DegradationConfig = NOISE, **changed: object) -> DetectorTask:
+    settings = TrainDetectorConfig(encoder="e", convolutions=(6, 8), photographs=str(photographs), degradations=degradations, clean_fraction=0.5, crop_px=16, **changed)
+    return DetectorTask(settings, Crops(list_photographs(photographs), side_px=16, seed=0, grey_fraction=settings.grey_fraction), encoder)
 
 
 def test_decibels() -> None:
@@ -55,6 +58,18 @@ def test_batches_are_the_same_in_parts_and_say_what_was_done(photographs: Path, 
     assert set(numbers.tolist()) == {0, 1} and torch.equal(decibels == MOST_DB, numbers == 0) and (decibels[numbers == 1] < 20).all()
     clean = task.crops.batch(3, range(16))
     assert torch.equal(made[numbers == 0], clean[numbers == 0])
+
+
+def test_a_share_is_grey_and_a_share_of_low_light_quiet(photographs: Path) -> None:
+    """Grey crops have three equal channels; quiet low light of one gain and gamma 1 is the clean crop times the gain, rounded."""
+    dark = DegradationConfig(tasks=("low_light",), low_light_gain=(0.3, 0.3), low_light_gamma=(1.0, 1.0), low_light_noise_255=(20.0, 20.0))
+    task = task_of(photographs, None, dark, grey_fraction=0.5, quiet_fraction=0.5)
+    made, numbers, _ = task.batch(0, range(64), torch.Generator())
+    clean = task.crops.batch(0, range(64))
+    grey = (clean[:, 0] == clean[:, 1]).flatten(1).all(dim=1)
+    quiet = ((made - 0.3 * clean).abs() <= 0.5 / 255 + 1e-6).flatten(1).all(dim=1)
+    assert 20 < int(grey.sum()) < 44 and torch.equal(grey, (clean[:, 0] == clean[:, 2]).flatten(1).all(dim=1))
+    assert 8 < int(quiet[numbers == 1].sum()) < int((numbers == 1).sum()) - 8
 
 
 def test_the_head_learns_and_the_encoder_stays(photographs: Path, encoder: Encoder) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from downstream.folders import Made, NothingToDo, convert
+from downstream.folders import Made, NothingToDo, convert, pairs_of
 from lcl.core.logs import set_up_logging
 
 
@@ -25,7 +25,7 @@ def test_what_needs_nothing_is_no_failure(tmp_path: Path, capsys: pytest.Capture
     convert(pairs(tmp_path, "fine.png", "a.png"), act, title="making")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
     said = capsys.readouterr().err
-    assert "fine.png: is fine as it is" in said and "1 of 2 files needed nothing" in said
+    assert "fine.png: is fine as it is" in said and "of 2 files 1 written, 1 needed nothing and left out" in said
 
 
 def test_all_that_need_nothing_leave_nothing(tmp_path: Path) -> None:
@@ -38,3 +38,36 @@ def test_failures_are_counted_and_the_rest_is_done(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 of 3 files failed"):
         convert(pairs(tmp_path, "bad.png", "a.png", "fine.png"), act, title="making")
     assert (tmp_path / "out" / "a.png").read_bytes() == b"a.png"
+
+
+def found(source: Path, target: Path) -> dict[str, str]:
+    pairs = pairs_of(source, target, endings=(".png", ".jpg"), ending=".png", beside=(".map.png",))
+    return {str(path.relative_to(source)): str(output.relative_to(target)) for path, output in pairs}
+
+
+def test_outputs_are_no_inputs(tmp_path: Path) -> None:
+    """Neither those of a folder inside the inputs, when the command is given again, nor what was written beside them."""
+    for name in ("a.png", "a.map.png", "out/a.png", "deep/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert found(tmp_path, tmp_path / "out") == {"a.png": "a.png", "deep/b.jpg": "deep/b.png"}
+    with pytest.raises(ValueError, match="is an input"):
+        pairs_of(tmp_path, tmp_path, endings=(".png", ".jpg"), ending=".png")
+
+
+def test_inputs_of_one_stem_keep_their_endings(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
+    assert found(tmp_path, tmp_path / "out") == {"a.jpg": "a.jpg.png", "a.png": "a.png.png", "b.jpg": "b.png"}
+
+
+def test_targets_that_cannot_be_written_are_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").touch()
+    (tmp_path / "file").touch()
+    for source, target, message in (("in", "file/out", "file is a file, so nothing can be written below it"), ("in/a.png", "file/b.png", "is a file"), ("in", "out.png", "name of a file")):
+        with pytest.raises(ValueError, match=message):
+            pairs_of(tmp_path / source, tmp_path / target, endings=(".png",), ending=".png")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the superuser, as tests may be, can write anywhere
+    with pytest.raises(ValueError, match="is not writable"):
+        pairs_of(tmp_path / "in", tmp_path / "new" / "out", endings=(".png",), ending=".png")

@@ -47,17 +47,40 @@ def models() -> list[Restorer]:
 def test_the_first_that_was_trained_for_what_is_found() -> None:
     rainy, both = made = models()
     choose = Choice(made, detector=detector())
-    assert choose(level(0.1)) == (rainy, "rain") and choose(level(0.3)) == (both, "noise")
+    for x, expected in ((level(0.1), (rainy, "rain")), (level(0.3), (both, "noise"))):
+        chosen = choose(x)
+        assert (chosen.model, chosen.task) == expected and chosen.probability == pytest.approx(0.98, abs=0.005)
     with pytest.raises(ValueError, match=r"looks like haze \(0.98\), and no model here was trained for that, but for rain, noise"):
         choose(level(0.6))
     with pytest.raises(NothingToDo, match=r"looks like clean \(0.98\), so there is nothing to undo"):
         choose(level(0.9))
 
 
+class Unsure(Detector):
+    """Says the same of every picture: these probabilities of clean, rain, noise and haze."""
+
+    def __init__(self, *probabilities: float) -> None:
+        super().__init__(DetectorConfig(tasks=TASKS, crop_px=16), Encoder(random_model(SQUARE)))
+        self.logits = torch.tensor(probabilities).log()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.logits.expand(len(x), -1), torch.full((len(x),), 20.0)
+
+
+def test_kinds_of_one_model_count_together() -> None:
+    """Rain and noise, 0.3 and 0.3, outweigh clean, 0.35, for one model that undoes both; of two models neither is likely enough."""
+    one = replace(restorer("ir_cm"), tasks=("rain", "noise"))
+    chosen = Choice([one], detector=Unsure(0.35, 0.28, 0.32, 0.05))(level(0.5))
+    assert (chosen.model, chosen.task) == (one, "noise") and chosen.probability == pytest.approx(0.6, abs=1e-5)
+    apart = [replace(one, tasks=("rain",)), replace(one, tasks=("noise",))]
+    with pytest.raises(ValueError, match=r"may be clean \(0.35\), noise \(0.32\), rain \(0.28\), none of them likely enough .* say --task"):
+        Choice(apart, detector=Unsure(0.35, 0.28, 0.32, 0.05))(level(0.5))
+
+
 def test_what_is_said_is_not_looked_for() -> None:
     rainy, both = made = models()
-    assert Choice(made, task="noise")(level(0.1)) == (both, "noise") and Choice(made, task="rain")(level(0.9)) == (rainy, "rain")
-    assert Choice([both])(level(0.9)) == (both, "noise, rain")
+    assert Choice(made, task="noise")(level(0.1)) == (both, "noise", None) and Choice(made, task="rain")(level(0.9)) == (rainy, "rain", None)
+    assert Choice([both])(level(0.9)) == (both, "noise, rain", None)
     with pytest.raises(ValueError, match="--task haze, and no model here was trained for that, but for rain, noise"):
         Choice(made, task="haze")
     with pytest.raises(ValueError, match=r"say --task \(rain, noise\), or give one --model, or --detector"):

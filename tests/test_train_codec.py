@@ -223,11 +223,13 @@ def test_every_photograph_is_looked_at_before_the_first_step(photographs: Path, 
     """Also those that do not fit in memory, by their headers."""
     for path in photographs.iterdir():
         shutil.copyfile(path, tmp_path / path.name)
-    (tmp_path / "z.png").write_bytes(b"no picture")
+    for name in ("y.png", "z.png"):
+        (tmp_path / name).write_bytes(b"no picture")
     for limit in (1 << 30, 1):
         monkeypatch.setattr("downstream.photographs.MEMORY_BYTES", limit)
-        with pytest.raises(ValueError, match=r"z.png cannot be read"):
+        with pytest.raises(ValueError, match=r"y.png cannot be read .*; .*z.png cannot be read"):
             Crops(list_photographs(tmp_path), side_px=64, seed=0)
+    (tmp_path / "y.png").unlink()
     Image.fromarray(picture(20, 200)).save(tmp_path / "z.png")
     with pytest.raises(ValueError, match=r"z.png is smaller than a crop \(200 x 20, crops have 64 px\)"):
         Crops(list_photographs(tmp_path), side_px=64, seed=0)
