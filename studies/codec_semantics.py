@@ -108,7 +108,6 @@ CODECS = {  # what is trained, three seeds of each
     "adapter, no encoder": replace(PLAIN, adapter="latents"),
     "distortion": replace(PLAIN, gamma=GAMMAS[-1], encoder="trained"),
     "distortion, random encoder": replace(PLAIN, gamma=GAMMAS[-1], encoder="random"),
-    "both": replace(PLAIN, adapter="tokens", gamma=GAMMAS[-1], encoder="trained"),
 }
 SEEDS = 3
 

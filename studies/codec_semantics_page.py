@@ -27,6 +27,7 @@ matplotlib.rcParams |= {"svg.hashsalt": "lcl", "svg.fonttype": "none"}  # the sa
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
 OUTSIDE = "outside of the curve"
+JUDGES_TOLERANCE = 1e-3  # nats: what another batch size changes
 
 Values = Float[np.ndarray, " images"]
 Rows = Mapping[str, Mapping[str, Any]]
@@ -51,9 +52,20 @@ class PageConfig:
 def main(settings: PageConfig) -> None:
     folder = Path(settings.results)
     rows = done_rows(TABLES, folder, script="codec_semantics.py")
+    check_judges(rows)
     draw(rows, folder / "accuracy.svg")
-    parts = [original_part(rows), refinement_part(rows), training_part(rows)]
+    parts = [original_part(rows), refinement_part(rows), training_part(rows), pretraining_part(rows)]
     write_page(parts, folder, num_rows=len(rows))
+
+
+def check_judges(rows: Rows) -> None:
+    """Raises ValueError for rows of other judges, as another machine trains them: what they say of the same picture as it is differs."""
+    said: dict[str, tuple[str, list[float]]] = {}
+    for name, measured in rows.items():
+        for picture, *nats in zip(measured["ids"], *measured["original"]["nats"], strict=True):
+            first, before = said.setdefault(picture, (name, nats))
+            if not np.allclose(before, nats, atol=JUDGES_TOLERANCE):
+                raise ValueError(f"rows {first} and {name} have other judges (of {picture} they say {before} and {nats}): compute one of them again with the judges of the other")
 
 
 # --- What a row says
@@ -142,6 +154,29 @@ def training_part(rows: Rows) -> str:
             lines.append(f"| {kind} | {len(done)} | {done[0][0]['parameters']['adapter']:,} | {' | '.join(cells)} |")
             count += 1
     return "\n".join(lines) if count else ""
+
+
+def pretraining_part(rows: Rows) -> str:
+    """The trained encoder against the same one at its random start: refinements at the same level and weight, codecs at equal rate."""
+    lines = [
+        "## What pretraining adds", "", "The trained encoder less the same at its random start: refinements paired by picture, with 95 % bootstrap intervals; codecs at equal rate, paired by seed, as above.",
+        "", "| use | bits, % more | dB more | accuracy, points more | nats less |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    head = len(lines)
+    for row in sorted(TABLES["refinement"], key=lambda row: row.levels):
+        trained, random = rows.get(name_of(row)), rows.get(name_of(replace(row, encoder="random")))
+        if row.encoder == "trained" and not row.max_patches and trained and random:
+            (one,), (other,) = points_of(trained).values(), points_of(random).values()
+            cells = [f"{100 * (one.bpp.mean() / other.bpp.mean() - 1):+.1f}", said(paired(one.psnr_db - other.psnr_db, one.ids), digits=2)]
+            cells += [said(paired(100 * (one.accuracy - other.accuracy), one.ids)), said(paired(other.nats - one.nats, one.ids), digits=3)]
+            lines.append(f"| refinement, level {row.levels[0]}, weight {row.gamma:g} | {' | '.join(cells)} |")
+    for kind in ("adapter", "distortion"):
+        pairs = [pair for seed in range(SEEDS) if all(pair := [_of_codec(rows, CODECS[name], seed) for name in (kind, f"{kind}, random encoder")])]
+        if pairs:
+            gains = {name: [one for pair in pairs if (one := _gain(*pair, name)) is not None] for name in ("psnr_db", "accuracy", "nats")}
+            cells = [over_seeds(gains["psnr_db"], digits=3, none=OUTSIDE), over_seeds([100 * one for one in gains["accuracy"]], none=OUTSIDE), over_seeds([-one for one in gains["nats"]], digits=3, none=OUTSIDE)]
+            lines.append(f"| {kind} in training, {len(pairs)} seeds | | {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > head else ""
 
 
 def _of_codec(rows: Rows, codec: CodecRow, seed: int) -> Mapping[str, Any] | None:

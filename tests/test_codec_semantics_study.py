@@ -93,6 +93,13 @@ def test_the_page_shows_what_rows_hold(study: Any, tmp_path: Path) -> None:
     text = (tmp_path.parent / f"{tmp_path.name}.md").read_text()
     assert "| 1 | trained encoder, weight 4 | 0.200 | 26.00 | 70.0 | +0.0 | +0.00 (+0.00 to +0.00) | +20.0 (" in text and "| 4 | no encoder | 0.500 | 29.00 | 50.0 |" in text
     assert "| adapter | 3 | 10 | +0.000 (+0.000 to +0.000) | +20.0 (+20.0 to +20.0) |" in text and (tmp_path / "accuracy.svg").exists()
+    assert "| refinement, level 1, weight 4 | +0.0 | +0.00 (+0.00 to +0.00) | +20.0 (" in text and "| adapter in training, 3 seeds | | +0.000" in text
+    changed = tmp_path / f"{study.rows.name_of(study.rows.TABLES['refinement'][0])}.json"
+    row = json.loads(changed.read_text())
+    row["measured"]["original"]["nats"][1][3] = 0.7
+    changed.write_text(json.dumps(row))
+    with pytest.raises(ValueError, match="have other judges"):
+        study.page.main(study.page.PageConfig(results=str(tmp_path)))
 
 
 def test_what_cannot_be_studied(study: Any, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_picture_is_restored_without_a_model_and_without_ray(run: Run, tmp_pat
     Image.fromarray(picture(100, 120, seed=1)).save(tmp_path / "clean.png")
     assert detect_degradation.main(detect_degradation.DetectConfig(input=str(tmp_path / "photo.png"))) is None
     assert "noise" in capsys.readouterr().out.split(": ")[1].split(" ")[0]
-    with pytest.raises(ValueError, match="no model here was trained for that, but for low_light, mixed, motion_blur, noise, rain"):
+    with pytest.raises(ValueError, match="no model here was trained for that, but for low_light, mixed, motion_blur, noise, shot_noise, grain, rain"):
         restore_images.main(restore_images.RestoreConfig(input=str(tmp_path / "photo.png"), output=str(tmp_path / "none.png"), task="haze"))
 
 
