@@ -39,7 +39,7 @@ demo: setup
 
 flagship: setup
 	@test -n "$(CRAWL)" -a -n "$(LABELLED)" -a -n "$(PHOTOGRAPHS)" -a -n "$(UNSEEN)" || { echo "error: say CRAWL='crawls/*.warc.gz' LABELLED=pictures.tar PHOTOGRAPHS=folder UNSEEN=folder (docs/flagship.md)"; exit 1; }
-	$(BIN)/lcl flagship --crawl $(CRAWL) --labelled "$(LABELLED)" --photographs "$(PHOTOGRAPHS)" --unseen "$(UNSEEN)"
+	$(BIN)/lcl flagship --crawl $(CRAWL) --labelled "$(LABELLED)" --photographs "$(PHOTOGRAPHS)" --unseen "$(UNSEEN)" $(if $(SCALE),--scale $(SCALE))
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_JOBS)

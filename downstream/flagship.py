@@ -9,7 +9,7 @@ Stages are commands of this project (downstream/stages.py); the same command aga
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,8 +47,8 @@ class FlagshipConfig:
     """Only these; by default all, in order."""
     num_ranks: Annotated[int, Field(ge=0)] = 0
     """Training processes; 0 takes one per GPU, or two on a CPU."""
-    scale: Literal["full", "toy"] = "full"
-    """toy: a few steps of the smallest models, to try the chain itself."""
+    scale: Literal["full", "short", "toy"] = "full"
+    """short: the same models with about a third of the steps, two hours on two cores; toy: a few steps of the smallest, to try the chain itself."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,16 @@ FULL = Recipe(
     restorer_eval=("--crop-px", "256", "--steps", "1", "2"),
     detector=("--preset", "small"),
     detector_eval=("--crop-px", "256", "--degradations.tasks", *PARTS, "mixed"),
+)
+SHORT = replace(
+    FULL,
+    encoder=("--preset", "photo_pages", "--steps", "4000"),
+    codec=("--preset", "small", "--fit.steps", "4000"),
+    refined=("--crop-px", "256", "--max-photographs", "4", "--refine", "200"),
+    density=("--preset", "small", "--fit.steps", "2500"),
+    density_eval=("--num-images", "50", "--coding-steps", "16", "--coded-px", "128", "--coded-images", "3"),
+    restorer=("--preset", "small", "--fit.steps", "1200"),
+    detector=("--preset", "small", "--fit.steps", "2500"),
 )
 TOY = Recipe(
     pages=("--relevance", "1.0", "--appearances", "2"),
@@ -135,7 +145,7 @@ def choose(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
 
 
 def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
-    recipe = FULL if settings.scale == "full" else TOY
+    recipe = {"full": FULL, "short": SHORT, "toy": TOY}[settings.scale]
     ranks = settings.num_ranks or torch.cuda.device_count() or 2
     labelled, photographs, unseen = (str(Path(path).resolve()) for path in (settings.labelled, settings.photographs, settings.unseen))
     crawl = [str(Path(path).resolve()) for path in settings.crawl]

@@ -70,7 +70,7 @@ def test_a_training_that_was_told_to_stop_is_not_done(tmp_path: Path) -> None:
 
 
 def test_stages_read_what_those_before_them_made(settings: FlagshipConfig, tmp_path: Path) -> None:
-    for scale in ("full", "toy"):
+    for scale in ("full", "short", "toy"):
         stages = list(stages_of(replace(settings, scale=scale), tmp_path / "out"))
         made: set[str] = set()
         for stage in stages:
