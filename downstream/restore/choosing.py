@@ -11,7 +11,7 @@ from downstream.restore.detector import CLEAN, Detector, detect
 from downstream.restore.model_file import Restorer
 from downstream.restore.restoring import Pixels
 
-LEAST_SURE = 0.5  # of a probability: what is less likely is not restored unasked
+LEAST_SURE = 0.4  # of a probability: what is less likely is not restored unasked (docs/restoration-measured.md)
 
 
 class Chosen(NamedTuple):
