@@ -18,7 +18,7 @@ from pydantic import Field
 from downstream.codec.container import unpack
 from downstream.codec.image_codec import TILE_PX, decode, tile_of
 from downstream.codec.model_file import TrainedCodec, load_codec
-from downstream.folders import Made, convert, pairs_of
+from downstream.folders import Made, convert, names_folder, pairs_of
 from downstream.origin_marks import Mark, saving_options
 from lcl.core.config import config, run_command
 from lcl.core.files import sha256_of
@@ -44,9 +44,9 @@ def main(settings: DecodeConfig) -> None:
     torch.set_num_threads(settings.threads)
     model = or_shipped(settings.model, CODEC)
     trained = load_codec(model)
-    if settings.output and Path(settings.input).is_file() and not Path(settings.output).is_dir() and Path(settings.output).suffix.lower() != ".png":
-        raise ValueError(f"{settings.output}: pictures are written as PNG; give a name that ends in .png, or a folder that is there")
-    pairs = pairs_of(Path(settings.input), Path(settings.output) if settings.output else None, endings=(".lclc",), ending=".png")
+    if settings.output and Path(settings.input).is_file() and not names_folder(settings.output) and Path(settings.output).suffix.lower() != ".png":
+        raise ValueError(f"{settings.output}: pictures are written as PNG; give a name that ends in .png, or a folder: one that is there, or with a slash behind it")
+    pairs = pairs_of(Path(settings.input), settings.output, endings=(".lclc",), ending=".png")
     convert(pairs, partial(expand, trained=trained, settings=settings, model_sha256=sha256_of(model)), title="decoding", replace=False)
 
 

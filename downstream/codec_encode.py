@@ -98,7 +98,7 @@ def main(settings: EncodeConfig) -> None:
     trained.check_sight()
     if encoder is not None and trained.encoder is None and not settings.semantic:
         raise ValueError("--encoder is for models with an adapter, which this one has not, and for --semantic: give --semantic 2 --refine 500 with it, or leave it out")
-    pairs = pairs_of(Path(settings.input), Path(settings.output) if settings.output else None, endings=ENDINGS, ending=".lclc")
+    pairs = pairs_of(Path(settings.input), settings.output, endings=ENDINGS, ending=".lclc")
     if settings.mask and len(pairs) > 1:
         raise ValueError("--mask is for one picture; give one")
     semantic = Semantic(Sight(encoder, settings.sight), settings.semantic) if encoder is not None and settings.semantic else None

@@ -12,6 +12,7 @@ import torch
 import tyro
 from pydantic import Field
 
+from downstream.folders import check_writable
 from downstream.photographs import list_photographs
 from downstream.restore.detector import Detected, detect, load_detector
 from downstream.restore.pictures import read_picture, upright
@@ -46,6 +47,8 @@ def main(settings: DetectConfig) -> None:
     torch.set_num_threads(settings.threads)
     detector = load_detector(or_shipped(settings.model, DETECTOR), load_encoder(settings.encoder) if settings.encoder else None)
     source = Path(settings.input)
+    if settings.output:
+        check_writable(Path(settings.output))
     if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
     files = [source] if source.is_file() else list_photographs(source)

@@ -29,39 +29,52 @@ class NothingToDo(ValueError):
     """Of an input that may stay as it is: a line, and no failure where others were made."""
 
 
-def pairs_of(source: Path, target: Path | None, *, endings: Sequence[str], ending: str, beside: Sequence[str] = ()) -> list[tuple[Path, Path]]:
+def pairs_of(source: Path, target: str, *, endings: Sequence[str], ending: str, beside: Sequence[str] = ()) -> list[tuple[Path, Path]]:
     """Each input with its output: a file to a file, a folder to a folder with the same files under `ending`.
 
-    Without a target a file's output stands beside it. Inputs of one name but for the ending keep theirs in front of the new one. No inputs are what lies in the target,
-    and files with an ending of `beside`, which a command writes beside its outputs. Where pictures are wanted, those of formats that are not read are a line.
+    Without a target a file's output stands beside it; one that ends in a slash is a folder. Inputs of one name but for the ending keep theirs in front of the new one. No inputs
+    are what lies in the target, and what a command wrote beside a picture that is there, with an ending of `beside`: these, and pictures of formats that are not read, are a line.
     Raises ValueError if there is no input, if two inputs would become one output, if an output would take the place of an input, or for a target that cannot be written to.
     """
     if source.is_file():
-        output = (target / source.with_suffix(ending).name if target.is_dir() else target) if target is not None else source.with_suffix(ending)
+        output = Path(target, source.with_suffix(ending).name) if names_folder(target) else Path(target) if target else source.with_suffix(ending)
         check_writable(output)
         return _apart([(source, output)])
     if not source.is_dir():
         raise ValueError(f"{source}: no such file or folder")
-    if target is None or target.is_file():
+    if not target:
         raise ValueError(f"{source} is a folder: say behind it into which folder the results go")
-    if target.suffix.lower() in {ending, *endings} and not target.exists():
-        raise ValueError(f"{source} is a folder, and {target} would be one with the name of a file: name a folder, or make this one first")
-    check_writable(target)
-    inside = target.resolve() != source.resolve()
-    there = [path for path in files_below(source) if not (inside and path.resolve().is_relative_to(target.resolve()))]
-    files = [path for path in there if path.suffix.lower() in endings and not path.name.startswith(".") and not path.name.endswith(tuple(beside))]
+    folder = Path(target)
+    if folder.is_file():
+        raise ValueError(f"{source} is a folder, and {folder} a file: name a folder for the results")
+    if folder.suffix.lower() in {ending, *endings} and not names_folder(target):
+        raise ValueError(f"{source} is a folder, and {folder} would be one with the name of a file: end it with a slash if that is meant")
+    check_writable(folder)
+    inside = folder.resolve() != source.resolve()
+    there = [path for path in files_below(source, broken_links=True) if not (inside and path.resolve().is_relative_to(folder.resolve()))]
+    files = [path for path in there if path.suffix.lower() in endings and not path.name.startswith(".")]
+    stems = {path.with_suffix("") for path in files}
+    written = [path for path in files for last in beside if path.name.endswith(last) and path.with_name(path.name.removesuffix(last)) in stems]
+    files = [path for path in files if path not in written]
+    if written:
+        log.info("%s: %d files of the kind NAME%s, which this command writes beside its results, are passed over", source, len(written), beside[0])
     if set(endings) >= set(IMAGE_ENDINGS) and (left := passed_over(path.name for path in there)):
         log.warning("%s: %s", source, left)
     if not files:
         raise ValueError(f"{source} holds no files that end in {', '.join(endings)}")
     of_stem = Counter(path.with_suffix("") for path in files)
-    pairs = [(path, target / (path.relative_to(source).with_suffix(ending) if of_stem[path.with_suffix("")] == 1 else f"{path.relative_to(source)}{ending}")) for path in files]
+    pairs = [(path, folder / (path.relative_to(source).with_suffix(ending) if of_stem[path.with_suffix("")] == 1 else f"{path.relative_to(source)}{ending}")) for path in files]
     taken: dict[Path, Path] = {}
     for path, output in pairs:
         if output in taken:
             raise ValueError(f"{taken[output]} and {path} would both become {output}: rename one")
         taken[output] = path
     return _apart(pairs)
+
+
+def names_folder(target: str) -> bool:
+    """Whether a result's name is that of a folder: one that is there, or one that ends in a slash."""
+    return bool(target) and (target.endswith("/") or Path(target).is_dir())
 
 
 def check_writable(target: Path) -> None:
@@ -84,7 +97,7 @@ def _apart(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
 def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, title: str, replace: bool = True) -> None:
     """Writes what `act` makes of each input to its output; without `replace` a file that is there and holds something else stays, and is a failure.
 
-    Raises ValueError at the end that counts the inputs that failed, each of which is a line, and where all of them needed nothing.
+    Raises ValueError at the end that counts the inputs that failed, each of which is a line, and for a single input that needed nothing, so that nobody waits for its output.
     """
     failed = untouched = 0
     with progress_bar(title, total=len(pairs)) as bar:
@@ -112,5 +125,5 @@ def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, 
         log.info("of %d files %s", len(pairs), ", ".join(f"{number} {what}" for what, number in counts.items() if number))
     if failed:
         raise ValueError(f"{failed} of {len(pairs)} files failed; their messages are above")
-    if untouched == len(pairs):
-        raise ValueError("nothing was written; what was found is said above")
+    if untouched and len(pairs) == 1:
+        raise ValueError(f"{pairs[0][1]} was not written; why is said above")

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from lcl.core.files import files_below
-from lcl.core.images import ENDINGS, decode_image, is_image_name, passed_over, probe_image, to_pixels
+from lcl.core.images import ENDINGS, decode_image, is_image_name, passed_over, probe_image, to_pixels, why_unreadable
 from lcl.core.rejected import Rejected
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ MOST_SAID = 5  # photographs that cannot be used
 
 def list_photographs(folder: Path) -> list[Path]:
     """Image files below the folder, in the order of their names; pictures of other formats are a line. Raises ValueError if there are none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
     there = list(files_below(folder))
     files = [path for path in there if is_image_name(path.name)]
     if left := passed_over(path.name for path in there):
@@ -43,7 +45,7 @@ def read_photograph(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     try:
         return to_pixels(decode_image(path.read_bytes()))
     except Rejected as error:
-        raise ValueError(f"{path} cannot be read ({error}): remove it, or replace it") from error
+        raise ValueError(f"{path} {why_unreadable(error)}: remove it, or replace it") from error
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -51,7 +53,7 @@ def read_size(path: Path) -> tuple[int, int]:
     try:
         return probe_image(path.read_bytes()).size
     except Rejected as error:
-        raise ValueError(f"{path} cannot be read ({error}): remove it, or replace it") from error
+        raise ValueError(f"{path} {why_unreadable(error)}: remove it, or replace it") from error
 
 
 @dataclass(frozen=True)

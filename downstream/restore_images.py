@@ -25,7 +25,7 @@ from jaxtyping import Float
 from PIL import Image
 from pydantic import Field
 
-from downstream.folders import Made, convert, pairs_of
+from downstream.folders import Made, convert, names_folder, pairs_of
 from downstream.origin_marks import Mark, kind_after, saving_options
 from downstream.restore.choosing import Choice
 from downstream.restore.detector import load_detector
@@ -101,7 +101,7 @@ def main(settings: RestoreConfig) -> None:
     if encoder is not None and (detector is None or detector.encoder is None) and all(trained.encoder is None for trained in models):
         raise ValueError("--encoder is given, and neither a model nor a detector looks through one: leave it out, or give --detector")
     choose = Choice(models, task=settings.task, detector=detector)
-    pairs = pairs_of(Path(settings.input), Path(settings.output or settings.out), endings=ENDINGS, ending=settings.ending, beside=(UNCERTAINTY_ENDING,))
+    pairs = pairs_of(Path(settings.input), settings.output or settings.out, endings=ENDINGS, ending=settings.ending, beside=(UNCERTAINTY_ENDING,))
     convert(pairs, partial(restore_file, choose=choose, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
 
 
@@ -141,7 +141,9 @@ def check_used(settings: RestoreConfig, models: Sequence[Restorer]) -> None:
         raise ValueError("--noise-255 is for models of a denoising process, and there is none here: leave it out")
     if settings.method != RestoreConfig.method and not any(trained.kind == "ir_sde" for trained in models):
         raise ValueError(f"--method {settings.method} is for models that were trained as ir_sde, and there is none here: leave it out")
-    if settings.ending != RestoreConfig.ending and Path(settings.input).is_file() and not Path(settings.output or settings.out).is_dir():
+    if settings.no_encoder and not settings.encoder and all(trained.encoder is None for trained in models):
+        raise ValueError("--no-encoder is for models that were trained with an encoder, and there is none here: leave it out")
+    if settings.ending != RestoreConfig.ending and Path(settings.input).is_file() and not names_folder(settings.output or settings.out):
         raise ValueError(f"--ending {settings.ending} is for folders of results; a single one has the ending of its own name")
 
 
@@ -149,7 +151,7 @@ def restore_file(path: Path, *, choose: Choice, settings: RestoreConfig, endings
     """The restored file, and what to say of it."""
     ending = endings[path]
     if ending not in FORMATS:
-        raise ValueError(f"{ending or 'no ending'} is no ending of pictures that can be written: name a file that ends in {', '.join(FORMATS)}, or a folder that is there")
+        raise ValueError(f"{ending or 'no ending'} is no ending of pictures that can be written: name a file that ends in {', '.join(FORMATS)}, or a folder that is there, or with a slash behind it")
     data = path.read_bytes()
     picture = read_picture(data)
     started = time.perf_counter()

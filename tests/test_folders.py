@@ -29,7 +29,9 @@ def test_what_needs_nothing_is_no_failure(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_all_that_need_nothing_leave_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing was written"):
+    """Of a folder that is well; who named one output waits for it, and is told."""
+    convert(pairs(tmp_path, "fine.png", "fine2.png"), act, title="making")
+    with pytest.raises(ValueError, match="out/fine.png was not written"):
         convert(pairs(tmp_path, "fine.png"), act, title="making")
     assert not (tmp_path / "out").exists()
 
@@ -41,18 +43,18 @@ def test_failures_are_counted_and_the_rest_is_done(tmp_path: Path) -> None:
 
 
 def found(source: Path, target: Path) -> dict[str, str]:
-    pairs = pairs_of(source, target, endings=(".png", ".jpg"), ending=".png", beside=(".map.png",))
+    pairs = pairs_of(source, str(target), endings=(".png", ".jpg"), ending=".png", beside=(".map.png",))
     return {str(path.relative_to(source)): str(output.relative_to(target)) for path, output in pairs}
 
 
 def test_outputs_are_no_inputs(tmp_path: Path) -> None:
     """Neither those of a folder inside the inputs, when the command is given again, nor what was written beside them."""
-    for name in ("a.png", "a.map.png", "out/a.png", "deep/b.jpg"):
+    for name in ("a.png", "a.map.png", "c.map.png", "out/a.png", "deep/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert found(tmp_path, tmp_path / "out") == {"a.png": "a.png", "deep/b.jpg": "deep/b.png"}
+    assert found(tmp_path, tmp_path / "out") == {"a.png": "a.png", "c.map.png": "c.map.png", "deep/b.jpg": "deep/b.png"}
     with pytest.raises(ValueError, match="is an input"):
-        pairs_of(tmp_path, tmp_path, endings=(".png", ".jpg"), ending=".png")
+        pairs_of(tmp_path, str(tmp_path), endings=(".png", ".jpg"), ending=".png")
 
 
 def test_inputs_of_one_stem_keep_their_endings(tmp_path: Path) -> None:
@@ -65,9 +67,24 @@ def test_targets_that_cannot_be_written_are_said_before_anything_is_made(tmp_pat
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").touch()
     (tmp_path / "file").touch()
-    for source, target, message in (("in", "file/out", "file is a file, so nothing can be written below it"), ("in/a.png", "file/b.png", "is a file"), ("in", "out.png", "name of a file")):
+    for source, target, message in (("in", "file/out", "file is a file, so nothing can be written below it"), ("in/a.png", "file/b.png", "is a file"), ("in", "out.png", "name of a file"), ("in", "file", "file a file: name a folder")):
         with pytest.raises(ValueError, match=message):
-            pairs_of(tmp_path / source, tmp_path / target, endings=(".png",), ending=".png")
+            pairs_of(tmp_path / source, str(tmp_path / target), endings=(".png",), ending=".png")
     monkeypatch.setattr("os.access", lambda path, mode: False)  # the superuser, as tests may be, can write anywhere
     with pytest.raises(ValueError, match="is not writable"):
-        pairs_of(tmp_path / "in", tmp_path / "new" / "out", endings=(".png",), ending=".png")
+        pairs_of(tmp_path / "in", str(tmp_path / "new" / "out"), endings=(".png",), ending=".png")
+
+
+def test_a_slash_makes_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    for target, output in ((f"{tmp_path}/new/", "new/a.png"), (f"{tmp_path}/new.png", "new.png"), ("", "a.png")):
+        assert pairs_of(tmp_path / "a.jpg", target, endings=(".jpg",), ending=".png") == [(tmp_path / "a.jpg", tmp_path / output)]
+
+
+def test_a_link_to_nothing_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    found = pairs_of(tmp_path, str(tmp_path / "out"), endings=(".png",), ending=".png")
+    with pytest.raises(ValueError, match="1 of 2 files failed"):
+        convert(found, lambda path: Made(path.read_bytes(), "made"), title="making")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]

@@ -147,8 +147,8 @@ def refused() -> list[tuple[str, bytes, str]]:
     Image.new("CMYK", (8, 8)).save(press, "JPEG")
     whole = saved(random(64, 64, 3))
     return [
-        ("empty", b"", "the file is empty"), ("text", b"no picture", "image_unknown_format"), ("moving", moving.getvalue(), "has 3 frames"),
-        ("CMYK", press.getvalue(), "has CMYK channels"), ("cut", whole[: len(whole) // 2], "cannot be read"), ("float", _tiff(), "image_unknown_format"),
+        ("empty", b"", "the file is empty"), ("text", b"no picture", "none of the formats JPEG, PNG, WEBP, GIF"), ("moving", moving.getvalue(), "has 3 frames"),
+        ("CMYK", press.getvalue(), "has CMYK channels"), ("cut", whole[: len(whole) // 2], "cannot be read"), ("float", _tiff(), "none of the formats"),
     ]  # fmt: skip
 
 

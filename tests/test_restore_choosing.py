@@ -52,7 +52,7 @@ def test_the_first_that_was_trained_for_what_is_found() -> None:
         assert (chosen.model, chosen.task) == expected and chosen.probability == pytest.approx(0.98, abs=0.005)
     with pytest.raises(ValueError, match=r"looks like haze \(0.98\), and no model here was trained for that, but for rain, noise"):
         choose(level(0.6))
-    with pytest.raises(NothingToDo, match=r"looks like clean \(0.98\), so there is nothing to undo"):
+    with pytest.raises(NothingToDo, match=r"looks like clean \(0.98\), so it is left as it is"):
         choose(level(0.9))
 
 

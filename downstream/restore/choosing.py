@@ -44,9 +44,9 @@ class Choice:
         said = f"looks like {likeliest} ({together[likeliest]:.2f})"
         if together[likeliest] < LEAST_SURE:
             others = sorted(of_kind, key=of_kind.__getitem__, reverse=True)[:3]
-            raise ValueError(f"may be {', '.join(f'{kind} ({of_kind[kind]:.2f})' for kind in others)}, none of them likely enough to be undone unasked: say --task, without --detector")
+            raise ValueError(f"may be {', '.join(f'{kind} ({of_kind[kind]:.2f})' for kind in others)}, none of them likely enough to be undone unasked: say --task, one of {', '.join(self._known())}")
         if likeliest == CLEAN:
-            raise NothingToDo(f"{said}, so there is nothing to undo; say --task, without --detector, to restore it nevertheless")
+            raise NothingToDo(f"{said}, so it is left as it is; say --task to restore it nevertheless")
         model = self._model_for(likeliest)
         if model is None:
             raise ValueError(f"{said}, and no model here was trained for that, but for {', '.join(self._known())}")

@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import putchunk
 
 from downstream.origin_marks import PNG_KEYWORD, Mark, saving_options, to_xmp, xmp_of
-from lcl.core.images import probe_image
+from lcl.core.images import probe_image, why_unreadable
 from lcl.core.rejected import Rejected
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -71,7 +71,7 @@ def read_picture(data: bytes) -> Picture:
     try:
         image = probe_image(data)
     except Rejected as error:
-        raise ValueError(f"cannot be read ({error})") from error
+        raise ValueError(why_unreadable(error)) from error
     info = dict(image.info)
     numbers = _read_numbers(data, image)
     channels = 1 if numbers.shape[2] < 3 else 3

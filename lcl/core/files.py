@@ -36,22 +36,22 @@ def _sweep(folder: Path) -> None:
         left.unlink()
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, *, broken_links: bool = False) -> Iterator[Path]:
     """The files below a folder, in the order of their names, those in folders that links lead to among them.
 
-    Raises ValueError for a link to nothing, and for one to a folder that it lies in.
+    Raises ValueError for a link to a folder that it lies in, and for one to nothing, unless `broken_links` are wanted among the files.
     """
-    return _files_below(folder, (folder.resolve(),))
+    return _files_below(folder, (folder.resolve(),), broken_links)
 
 
-def _files_below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+def _files_below(folder: Path, above: tuple[Path, ...], broken_links: bool) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             real = path.resolve()
             if real in above:
                 raise ValueError(f"{path} is a link to a folder that it lies in: remove it")
-            yield from _files_below(path, (*above, real))
-        elif path.is_file():
+            yield from _files_below(path, (*above, real), broken_links)
+        elif path.is_file() or (broken_links and path.is_symlink()):
             yield path
         elif path.is_symlink():
             raise ValueError(f"{path} is a link to nothing: remove it, or restore what it led to")

@@ -39,6 +39,15 @@ def passed_over(names: Iterable[str]) -> str:
     return f"{found.total()} pictures of formats that are not read are passed over ({endings}): convert them" if found else ""
 
 
+def why_unreadable(error: Rejected) -> str:
+    """For a person who gave the file."""
+    said = {
+        Reason.IMAGE_UNKNOWN_FORMAT: f"cannot be read (none of the formats {', '.join(FORMATS)}, or empty; others are to be converted first)",
+        Reason.IMAGE_TOO_LARGE: f"cannot be read (more than {MAX_PIXELS / 1e6:.0f} million pixels)",
+    }
+    return said.get(error.reason, f"cannot be read ({error})")
+
+
 def probe_image(data: bytes) -> Image.Image:
     """The image with its header read and nothing decoded (`.size`, `.format` are known).
 
