@@ -149,9 +149,7 @@ def training_part(rows: Rows) -> str:
     for kind, codec in CODECS.items():
         done = [(measured, plain) for seed in range(SEEDS) if (measured := _of_codec(rows, codec, seed)) and (plain := _of_codec(rows, CODECS["plain"], seed))]
         if done and kind != "plain":
-            gains = {name: [one for pair in done if (one := _gain(*pair, name)) is not None] for name in ("psnr_db", "accuracy", "nats")}
-            cells = [over_seeds(gains["psnr_db"], digits=3, none=OUTSIDE), over_seeds([100 * one for one in gains["accuracy"]], none=OUTSIDE), over_seeds([-one for one in gains["nats"]], digits=3, none=OUTSIDE)]
-            lines.append(f"| {kind} | {len(done)} | {done[0][0]['parameters']['adapter']:,} | {' | '.join(cells)} |")
+            lines.append(f"| {kind} | {len(done)} | {done[0][0]['parameters']['adapter']:,} | {' | '.join(_gain_cells(done))} |")
             count += 1
     return "\n".join(lines) if count else ""
 
@@ -173,14 +171,18 @@ def pretraining_part(rows: Rows) -> str:
     for kind in ("adapter", "distortion"):
         pairs = [pair for seed in range(SEEDS) if all(pair := [_of_codec(rows, CODECS[name], seed) for name in (kind, f"{kind}, random encoder")])]
         if pairs:
-            gains = {name: [one for pair in pairs if (one := _gain(*pair, name)) is not None] for name in ("psnr_db", "accuracy", "nats")}
-            cells = [over_seeds(gains["psnr_db"], digits=3, none=OUTSIDE), over_seeds([100 * one for one in gains["accuracy"]], none=OUTSIDE), over_seeds([-one for one in gains["nats"]], digits=3, none=OUTSIDE)]
-            lines.append(f"| {kind} in training, {len(pairs)} seeds | | {' | '.join(cells)} |")
+            lines.append(f"| {kind} in training, {len(pairs)} seeds | | {' | '.join(_gain_cells(pairs))} |")
     return "\n".join(lines) if len(lines) > head else ""
 
 
 def _of_codec(rows: Rows, codec: CodecRow, seed: int) -> Mapping[str, Any] | None:
     return rows.get(name_of(RunConfig(codec=replace(codec, seed=seed))))
+
+
+def _gain_cells(pairs: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """dB, points of accuracy and nats that the first of each pair has more than the second."""
+    psnr_db, accuracy, nats = ([one for pair in pairs if (one := _gain(*pair, name)) is not None] for name in ("psnr_db", "accuracy", "nats"))
+    return [over_seeds(psnr_db, digits=3, none=OUTSIDE), over_seeds([100 * one for one in accuracy], none=OUTSIDE), over_seeds([-one for one in nats], digits=3, none=OUTSIDE)]
 
 
 def _gain(measured: Mapping[str, Any], plain: Mapping[str, Any], name: str) -> float | None:
