@@ -126,9 +126,9 @@ class StudyConfig(TablesConfig):
     encoder: str
     """A trained encoder (run, checkpoint or export)."""
     output: str = "outputs/codec_semantics"
-    """Folder for judges, codecs and the random encoder; may be removed when the study is done."""
+    """Folder for codecs and the random encoder; may be removed when the study is done."""
     results: str = "docs/results/codec_semantics"
-    """Folder for the rows' numbers."""
+    """Folder for the rows' numbers, and the judges: rows that are computed later, elsewhere, are to have the same."""
 
 
 def main(settings: StudyConfig) -> None:
@@ -160,7 +160,7 @@ def encoder_path(weights: Weights, settings: StudyConfig) -> Path:
 def judges(settings: StudyConfig) -> list[Judge]:
     found = []
     for seed in range(NUM_JUDGES):
-        path = Path(settings.output) / "judges" / f"{seed}.safetensors"
+        path = Path(settings.results) / "judges" / f"{seed}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             images = labelled(settings.photos)
