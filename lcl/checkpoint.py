@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,23 +46,16 @@ from lcl.core.tokenizer import TOKENIZER_FILE, Tokenizer
 from lcl.distributed import from_rank_0, gather_objects, join_together, say, slowly_together
 from lcl.engine import EngineConfig, full_weights
 from lcl.model import ModelConfig
-
-if TYPE_CHECKING:  # it imports this file
-    from lcl.run_mirror import RunMirror
+from lcl.run_mirror import RunMirror
+from lcl.step_folders import MANIFEST, checkpoints, newest_valid, step_folder
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-STEP_FOLDER = re.compile("step-[0-9]+")
 ASIDE_FOLDER = re.compile(r"\.step-[0-9]+\.[0-9a-f]{12}\.tmp")
 CONVERTED_FOLDER = re.compile(r"\.universal-[0-9a-f]{12}\.tmp")
 CHUNK_BYTES = 1 << 24
 RECEIPT_SECONDS = 1800.0  # a rank whose part is not there after this long is given up
 LAST_SECONDS = 30.0  # the same when this process is only waiting to end: another rank may have been killed
-
-
-def step_folder(run: Path, step: int) -> Path:
-    return run / f"step-{step:06d}"
 
 
 def scratch_prefix(run: Path) -> str:
@@ -100,7 +93,7 @@ class Checkpointer:
 
     def __init__(
         self, run: Path, *, identity: Mapping[str, Any], keep: int, scratch: str = "", merge_states: Callable[[list[Any]], Any] = lambda states: states[0],
-        mirror: "RunMirror | None" = None,
+        mirror: RunMirror | None = None,
     ) -> None:
         """`scratch` is a folder on this machine ("": the system's for temporary files); `merge_states` makes one of the loaders' states of all ranks; `mirror` gets each checkpoint.
         All ranks together, while the run's lock is held: folders that killed processes of this run left behind are removed."""
@@ -322,41 +315,6 @@ def _random_file(rank: int) -> str:
 
 def _random_state() -> dict[str, Tensor]:
     return {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
-
-
-def check_folder(folder: Path) -> None:
-    """Raises ValueError naming the first file of the checkpoint that is missing or does not give its checksum."""
-    if not (folder / MANIFEST).exists():
-        raise ValueError(f"{folder} is no checkpoint: it has no {MANIFEST}")
-    for name, checksum in read_json(folder / MANIFEST)["sha256"].items():
-        path = folder / name
-        if not path.exists():
-            raise ValueError(f"{path} is missing")
-        if sha256_of(path) != checksum:
-            raise ValueError(f"{path} is damaged: its bytes do not give the checksum in {MANIFEST}")
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run by step, valid or not."""
-    found = {int(path.name.removeprefix("step-")): path for path in run.glob("step-*") if STEP_FOLDER.fullmatch(path.name) and path.is_dir()}
-    return [found[step] for step in sorted(found)]
-
-
-def newest_valid(run: Path) -> Path | None:
-    """The newest checkpoint of the run whose checksums hold; those passed over are said aloud. None if there is none at all.
-
-    Raises ValueError if there are checkpoints and every one is damaged.
-    """
-    folders = checkpoints(run)
-    for folder in reversed(folders):
-        try:
-            check_folder(folder)
-            return folder
-        except ValueError as error:
-            log.warning("%s; going back to the one before", error)
-    if folders:
-        raise ValueError(f"every checkpoint in {run} is damaged; restore one from a copy, or give another --output to start anew")
-    return None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lcl.checkpoint import MANIFEST
 from lcl.core.config import config, run_command, to_dict
 from lcl.core.files import folder_aside, open_aside, sha256_of, write_json
 from lcl.core.logs import set_up_logging
@@ -21,6 +20,7 @@ from lcl.evals.results import read_result
 from lcl.exports.card import CardFacts, model_card, training_of
 from lcl.exports.folder import RECORD, SCHEMA, Target
 from lcl.features import Encoder, Weights, load_encoder, load_model
+from lcl.step_folders import MANIFEST
 
 log = logging.getLogger(__name__)
 

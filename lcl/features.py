@@ -19,14 +19,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lcl.checkpoint import check_folder, newest_valid
+from lcl.build_tower import build_tower
 from lcl.core.config import from_dict
 from lcl.core.files import read_json
 from lcl.core.tokenizer import Tokenizer
 from lcl.exports.folder import RECORD, read_export
 from lcl.model import LCL, ModelConfig, PoolProject
 from lcl.published import load_state, published_vision, read_weights
-from lcl.vision import build_tower, normalise
+from lcl.step_folders import check_folder, newest_valid
+from lcl.vision import normalise
 
 VISION_PARTS = ("visual.", "pool_project.")  # of a model's parameter names
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from safetensors.torch import save
 
-from lcl.checkpoint import MANIFEST
 from lcl.core.config import config, run_command, to_dict, write_run_record
 from lcl.core.files import folder_aside, open_aside, read_json, sha256_of, write_json
 from lcl.core.logs import set_up_logging
 from lcl.core.tokenizer import Tokenizer
 from lcl.model import LCL, ModelConfig
 from lcl.published import load_state, published_config, read_weights
+from lcl.step_folders import MANIFEST
 from lcl.train_config import LCL_VIT_B16_LAION, LCL_VIT_B32_MMC4
 
 log = logging.getLogger(__name__)

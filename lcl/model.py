@@ -17,12 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lcl.build_tower import build_tower
 from lcl.core.config import config
 from lcl.core.tokenizer import Tokenizer, TokenizerConfig
 from lcl.losses import text_nll_sum
 from lcl.rows import Batch
 from lcl.text import Read, TextConfig, at_places, build_head, build_text
-from lcl.vision import Grids, VisionConfig, build_tower, normalise, valid_patches
+from lcl.vision import Grids, VisionConfig, normalise, valid_patches
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lcl.checkpoint import checkpoints
 from lcl.core.config import to_dict, write_run_record
 from lcl.core.files import read_json, write_json
 from lcl.distributed import from_rank_0, raise_together, slowly_together
 from lcl.run_mirror import RunMirror
+from lcl.step_folders import checkpoints
 
 LOCK, STATUS, METRICS = ".lock", "status.json", "metrics.jsonl"
 

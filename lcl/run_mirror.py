@@ -13,9 +13,9 @@ import shutil
 import threading
 from pathlib import Path
 
-from lcl.checkpoint import MANIFEST, STEP_FOLDER, checkpoints, step_folder
 from lcl.core.files import open_aside, read_json, sync_folder
 from lcl.core.mirror import Mirror, MirrorError
+from lcl.step_folders import MANIFEST, STEP_FOLDER, checkpoints, step_folder
 
 IN_STEP = re.compile(rf"{STEP_FOLDER.pattern}/")
 COMMITTED = re.compile(IN_STEP.pattern + re.escape(MANIFEST))

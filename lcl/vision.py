@@ -148,14 +148,6 @@ def _open_clip_tower(name: str) -> Tower:
     return Tower(size, patch, given.get("width", 768), given.get("layers", 12), given.get("head_width", 64), given.get("mlp_ratio", 4.0), tuple(options.items()))
 
 
-def build_tower(settings: VisionConfig) -> "SquareTower | FlexibleTower":
-    """The encoder with random weights. Raises ValueError as `VisionConfig.check` does."""
-    settings.check()
-    from lcl.towers import FlexibleTower, SquareTower  # here, because importing open_clip and timm takes seconds
-
-    return FlexibleTower(settings) if settings.kind == "naflex" else SquareTower(settings.tower())
-
-
 def normalise(pixels: UInt8[Tensor, "images ..."] | Float[Tensor, "images ..."], *, dtype: torch.dtype) -> Float[Tensor, "images ..."]:
     """Pixels of files (uint8), or in [0, 1], as an encoder's input: zero mean and unit variance over CLIP's data, channel by channel."""
     mean, std = (torch.tensor(values, device=pixels.device) for values in (PIXEL_MEAN, PIXEL_STD))

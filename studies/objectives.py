@@ -19,6 +19,7 @@ from commands import command
 from pydantic import Field
 from table import TablesConfig, name_of, run_tables
 
+from lcl.build_tower import build_tower
 from lcl.core.config import config, hash_of, run_command
 from lcl.core.files import read_json
 from lcl.core.logs import read_metrics
@@ -37,7 +38,6 @@ from lcl.objectives import Name
 from lcl.rows import SpecialIds, collate
 from lcl.train_config import PRESETS, TrainConfig
 from lcl.trainer import train
-from lcl.vision import build_tower
 
 ROWS_LOOKED_AT = 2048  # the first rows, packed from a few documents, hold other numbers of images than most: of 64 the estimate was 10 % too high
 CURVE_POINTS = 40

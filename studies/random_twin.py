@@ -4,10 +4,10 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from lcl.checkpoint import MANIFEST
 from lcl.core.config import to_dict
 from lcl.core.files import folder_aside, open_aside, sha256_of, write_json
 from lcl.features import load_encoder, random_encoder
+from lcl.step_folders import MANIFEST
 
 
 def random_twin_of(encoder: str, folder: Path) -> Path:

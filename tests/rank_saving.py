@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 
 from lcl import checkpoint
-from lcl.checkpoint import Checkpointer, checkpoints, find_resume, load_checkpoint
+from lcl.checkpoint import Checkpointer, find_resume, load_checkpoint
 from lcl.distributed import process_group
 from lcl.engine import EngineConfig, deepspeed_settings, full_weights, start_engine, update
 from lcl.loader import RowLoader
+from lcl.step_folders import checkpoints
 from tests.made_rows import batch_of, make_model
 
 IDENTITY = {"model": {"width": 16}, "tokenizer": "fingerprint", "zero_stage": 2, "precision": "fp32", "ranks": 2}

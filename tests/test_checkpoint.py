@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from lcl.checkpoint import check_folder, newest_valid, scratch_prefix
+from lcl.checkpoint import scratch_prefix
 from lcl.core.logs import read_metrics
 from lcl.core.shards import ShardSet
 from lcl.features import find_checkpoint, load_encoder, load_model
+from lcl.step_folders import check_folder, newest_valid
 from tests.conftest import Run, assert_one_line_error
 from tests.processes import run_ranks, start_ranks
 

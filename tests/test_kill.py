@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lcl.checkpoint import check_folder, checkpoints
+from lcl.step_folders import check_folder, checkpoints
 from tests.processes import kill, run_ranks, start_ranks
 from tests.test_checkpoint import losses
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lcl import eval_zero_shot
-from lcl.checkpoint import check_folder
 from lcl.core.config import from_dict, to_dict
 from lcl.core.files import read_json
 from lcl.core.tokenizer import Tokenizer
@@ -26,6 +25,7 @@ from lcl.import_published import PUBLISHED, SPECIAL_TOKENS, ImportPublishedConfi
 from lcl.model import LCL, ModelConfig
 from lcl.published import load_published, published_config, read_weights
 from lcl.start import StartConfig, load_start
+from lcl.step_folders import check_folder
 from lcl.text import TextConfig
 from lcl.vision import VisionConfig
 from tests.conftest import Run

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lcl.checkpoint import check_folder
 from lcl.core.config import from_dict
 from lcl.core.files import read_json
 from lcl.exports.timm_names import from_timm
 from lcl.model import ModelConfig
+from lcl.step_folders import check_folder
 
 RECORD = "lcl.json"
 SCHEMA = "lcl-export/1"
