@@ -48,7 +48,7 @@ class FlagshipConfig:
     num_ranks: Annotated[int, Field(ge=0)] = 0
     """Training processes; 0 takes one per GPU, or two on a CPU."""
     scale: Literal["full", "short", "toy"] = "full"
-    """short: the same models with about a third of the steps, two hours on two cores; toy: a few steps of the smallest, to try the chain itself."""
+    """short: the same models with about a third of the steps; toy: a few steps of the smallest, to try the chain itself."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def pairs_of(source: Path, target: str, *, endings: Sequence[str], ending: str, 
     there = [path for path in files_below(source, broken_links=True) if not (inside and path.resolve().is_relative_to(folder.resolve()))]
     files = [path for path in there if path.suffix.lower() in endings and not path.name.startswith(".")]
     stems = {path.with_suffix("") for path in files}
-    written = [path for path in files for last in beside if path.name.endswith(last) and path.with_name(path.name.removesuffix(last)) in stems]
+    written = {path for path in files for last in beside if path.name.endswith(last) and path.with_name(path.name.removesuffix(last)) in stems}
     files = [path for path in files if path not in written]
     if written:
         log.info("%s: %d files of the kind NAME%s, which this command writes beside its results, are passed over", source, len(written), beside[0])
