@@ -14,6 +14,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -26,8 +27,8 @@ from pydantic import Field
 from table import TableConfig, name_of, read_rows, run_study
 
 from downstream.codec.model_file import TrainedCodec, load_codec
-from downstream.codec.refine import RefineConfig, refine
-from downstream.codec.rounding import Method, RoundingConfig
+from downstream.codec.refine import Refined, RefineConfig, refine
+from downstream.codec.rounding import THREE_WAY, TWO_WAY, Method, RoundingConfig
 from downstream.photographs import list_photographs, read_photograph, to_tensor
 from lcl.core.config import config, run_command
 from lcl.core.logs import set_up_logging
@@ -171,21 +172,30 @@ def run_row(row: RunConfig, trained: TrainedCodec, folder: str, results: Path) -
     torch.set_num_threads(1)
     x = crops_of(Path(folder), row)
     level = trained.level(row.level)
-    started, cells = time.perf_counter(), []
-    for cell in row.cells:
-        fitting = RefineConfig(
-            iterations=row.iterations, learning_rate=cell.learning_rate, seed=row.seed,
-            rounding=RoundingConfig(method=row.method, max_temperature=cell.max_temperature, decay=cell.decay),
-        )  # fmt: skip
-        found = refine(trained.codec, x, fitting, lmbda=trained.lmbda(row.level), level=None if level is None else level.expand(len(x)))
+    started = time.perf_counter()
+
+    def fitted(fitting: RefineConfig) -> Refined:
+        return refine(trained.codec, x, fitting, lmbda=trained.lmbda(row.level), level=None if level is None else level.expand(len(x)))
+
+    @cache
+    def numbers(fitting: RefineConfig) -> dict[str, list[float]]:
+        found = fitted(fitting)
         losses = list(found.losses.values())
-        cells.append({
-            **asdict(cell), "first": losses[0].tolist(), "last": losses[-1].tolist(), "best": torch.stack(losses).min(dim=0).values.tolist(),
+        return {
+            "first": losses[0].tolist(), "last": losses[-1].tolist(), "best": torch.stack(losses).min(dim=0).values.tolist(),
             "bpp": found.bpp.tolist(), "squared_error": found.squared_error.tolist(),
-        })  # fmt: skip
-    plain = refine(trained.codec, x, RefineConfig(iterations=0), lmbda=trained.lmbda(row.level), level=None if level is None else level.expand(len(x)))
+        }  # fmt: skip
+
+    cells = [asdict(cell) | numbers(fitting_of(row, cell)) for cell in row.cells]
+    plain = fitted(RefineConfig(iterations=0))
     measured = {"codec": trained.settings.kind, "cells": cells, "plain": {"bpp": plain.bpp.tolist(), "squared_error": plain.squared_error.tolist()}, "seconds": time.perf_counter() - started}
     write_result(results / f"{name_of(row)}.json", row, measured)
+
+
+def fitting_of(row: RunConfig, cell: Cell) -> RefineConfig:
+    """The refinement in one setting; settings that differ only in a temperature which the method does not have are one."""
+    tempered = {"max_temperature": cell.max_temperature, "decay": cell.decay} if row.method in TWO_WAY + THREE_WAY else {}
+    return RefineConfig(iterations=row.iterations, learning_rate=cell.learning_rate, seed=row.seed, rounding=RoundingConfig(method=row.method, **tempered))
 
 
 def crops_of(folder: Path, row: RunConfig) -> Float[torch.Tensor, "crops 3 side side"]:

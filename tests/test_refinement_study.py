@@ -101,3 +101,11 @@ def test_mistakes_are_one_line(settings: Any, run: Run, tmp_path: Path) -> None:
     common = ["studies/refinement.py", "--tune", settings.tune, "--models"]
     assert_one_line_error(run(sys.executable, *common, "codec.safetensors", "--pictures", *settings.pictures), "give NAME=PATH")
     assert_one_line_error(run(sys.executable, *common, *settings.models, "--pictures", "tune=here"), "and not 'tune'")
+
+
+def test_settings_that_differ_in_a_temperature_that_a_method_lacks_are_fitted_once(study: Any) -> None:
+    fittings = {
+        method: {study.rows.fitting_of(study.rows.RunConfig(model="", pictures="", crops=1, crop_px=64, level=0.0, method=method, iterations=1, cells=()), cell) for cell in study.rows.GRID}
+        for method in study.rows.METHODS
+    }  # fmt: skip
+    assert {method: len(found) for method, found in fittings.items()} == {method: len(study.rows.LEARNING_RATES) if method in ("ste", "noise") else 48 for method in study.rows.METHODS}
