@@ -1,7 +1,8 @@
 """Entry point: the whole chain on one machine, from crawl files and photographs to an encoder and the models that reuse it, each evaluated.
 
     crawl, labelled pictures --(Ray)--> shards --(DeepSpeed)--> encoder --> probes
-                                     photographs --(DeepSpeed)--> codec, lossless coder, restorer, detector --> what each is worth on unseen ones
+                                     photographs --(DeepSpeed)--> codec, lossless coder, restorers, detector --> what each is worth on unseen ones
+    all of them --> report.html, and a gallery of the unseen photographs
 
     python downstream/flagship.py --crawl corpus/*.warc.gz --labelled clothes.tar --photographs photos --unseen others --output outputs/flagship
 
@@ -70,6 +71,7 @@ class Recipe:
     restorer_eval: Words
     detector: Words
     detector_eval: Words
+    gallery: Words
 
 
 FULL = Recipe(
@@ -87,6 +89,7 @@ FULL = Recipe(
     restorer_eval=("--crop-px", "256", "--steps", "1", "2"),
     detector=("--preset", "small"),
     detector_eval=("--crop-px", "256", "--degradations.tasks", *PARTS, "mixed"),
+    gallery=(),
 )
 SHORT = replace(
     FULL,
@@ -113,6 +116,7 @@ TOY = Recipe(
     restorer_eval=("--crop-px", "64", "--steps", "1"),
     detector=("--preset", "toy"),
     detector_eval=("--crop-px", "64", "--degradations.tasks", "noise", "low_light"),
+    gallery=("--num", "2", "--crop-px", "64"),
 )
 
 
@@ -190,6 +194,11 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
         python("downstream/train_detector.py", "--photographs", photographs, "--output", at("detector"), *recipe.detector),
         python("downstream/eval_detector.py", "--model", at("detector"), "--photographs", unseen, "--output", at("detector_eval"), *recipe.detector_eval),
     ), trains=(at("detector"),))  # fmt: skip
+    models = ("--encoder", at("encoder"), "--codec", at("codec/codec.safetensors"), "--density", at("density/density.safetensors"), "--restorers", *(at(f"restorers/{name}/restorer.safetensors") for name in RESTORERS))
+    yield Stage("pages", "to look at: report.html and gallery/index.html", (
+        python("lcl/report.py", "--shards", at("shards/crawl"), "--run", at("encoder"), "--results", *(at(f"results/{name}.json") for name in recipe.probes), "--output", at("report.html")),
+        python("downstream/gallery.py", "--photographs", unseen, *models, *recipe.gallery, "--output", at("gallery")),
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
+GRACE_SECONDS, POLL_SECONDS = 30.0, 0.1
 
 
 def check_checkout() -> None:
@@ -37,22 +39,27 @@ def execute(command: Sequence[object], *, variables: dict[str, str] | None = Non
 def end_group(process: subprocess.Popen, *, ends_its_own: bool = False) -> None:
     """Ends a process that leads a session, and all in its group: SIGTERM, and SIGKILL for what is left after half a minute.
 
-    One that `ends_its_own` gets the SIGTERM alone.
+    Launchers end before what they launched: a training that saves has all of the half minute. One that `ends_its_own` gets the SIGTERM alone, and what it leaves is killed at once.
     """
+    deadline = time.monotonic() + GRACE_SECONDS
     try:
         if ends_its_own:
             process.terminate()
         else:
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=GRACE_SECONDS)
+        while not ends_its_own and time.monotonic() < deadline:
+            os.killpg(process.pid, 0)  # asks whether anybody is left
+            time.sleep(POLL_SECONDS)
     except ProcessLookupError:
         return
     except subprocess.TimeoutExpired:
-        log.warning("%s did not end within 30 s and is killed", process.args[0])
+        log.warning("%s did not end within %g s and is killed", process.args[0], GRACE_SECONDS)
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         return  # nobody was left
+    process.wait()
 
 
 def environment() -> dict[str, str]:

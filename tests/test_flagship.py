@@ -120,7 +120,7 @@ def test_the_chain_from_crawl_to_models_in_slices_and_again(settings: FlagshipCo
     first = run("lcl", "flagship", *words, timeout=1500, DS_ACCELERATOR="cpu")
     assert first.returncode == 0, first.stderr[-4000:]
     output = Path(settings.output)
-    for made in ("codec/codec.safetensors", "density/density.safetensors", "restorers/motion_blur/restorer.safetensors", "detector/detector.safetensors", "results/knn.json", "codec_eval/rd.json"):
+    for made in ("codec/codec.safetensors", "density/density.safetensors", "restorers/motion_blur/restorer.safetensors", "detector/detector.safetensors", "results/knn.json", "codec_eval/rd.json", "report.html", "gallery/index.html"):
         assert (output / made).exists(), made
     times = {path.name: path.stat().st_mtime for path in (output / "stages").iterdir()}
     assert len(times) == len(list(stages_of(settings, output))) and read_json(output / "stages" / "codec.json")["seconds"] > 0
