@@ -9,7 +9,7 @@
 Stages are commands of this project (downstream/stages.py); the same command again does what is left.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,13 +29,14 @@ TONES = ("--model.tones", "True")  # of the whole picture, for what its neighbou
 RESTORERS: dict[str, tuple[Words, Words]] = {  # by name: what it is trained for, and how; one for all was worse than the blurred pictures themselves (docs/flagship.md)
     "rain": (("rain",), ()), "noise": (("noise", "shot_noise", "grain"), ()), "motion_blur": (("motion_blur",), ()), "low_light": (("low_light",), TONES), "mixed": (("mixed",), TONES),
 }  # fmt: skip
+NEAR_TOKENS = "48"  # of text before each image: whole chapters of the crawl left 7 images a step where there are 36 (docs/flagship.md)
 MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
 
 
 @config
 class FlagshipConfig:
     crawl: tuple[str, ...]
-    """Crawl files of real pages."""
+    """Crawl files of real pages, or folders of them."""
     labelled: str
     """Labelled pictures with the splits train and test, as the evaluations take them: pages are composed around the first, and the encoder is judged by the second."""
     photographs: str
@@ -49,7 +50,7 @@ class FlagshipConfig:
     num_ranks: Annotated[int, Field(ge=0)] = 0
     """Training processes; 0 takes one per GPU, or two on a CPU."""
     scale: Literal["full", "short", "toy"] = "full"
-    """short: the same models with about a third of the steps; toy: a few steps of the smallest, to try the chain itself."""
+    """short: the same encoder, and the other models with about a third of the steps; toy: a few steps of the smallest, to try the chain itself."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,6 @@ FULL = Recipe(
 )
 SHORT = replace(
     FULL,
-    encoder=("--preset", "photo_pages", "--steps", "4000"),
     codec=("--preset", "small", "--fit.steps", "4000"),
     refined=("--crop-px", "256", "--max-photographs", "4", "--refine", "200"),
     density=("--preset", "small", "--fit.steps", "2500"),
@@ -125,27 +125,19 @@ def main(settings: FlagshipConfig) -> None:
     check_checkout()
     check_inputs(settings)
     output = Path(settings.output).resolve()
-    run_stages(choose(list(stages_of(settings, output)), settings.stages), output)
+    run_stages(list(stages_of(settings, output)), output, only=settings.stages)
 
 
 def check_inputs(settings: FlagshipConfig) -> None:
     """Raises ValueError or FileNotFoundError for an input that is not there, before hours are spent on the others."""
     for name in settings.crawl:
-        if not Path(name).is_file():
-            raise ValueError(f"--crawl {name}: no such crawl file")
+        if not Path(name).exists():
+            raise ValueError(f"--crawl {name}: no such crawl file or folder")
     open_image_set(Path(settings.labelled))
     trained_on, others = (list_photographs(Path(folder)) for folder in (settings.photographs, settings.unseen))
     both = {path.resolve() for path in trained_on} & {path.resolve() for path in others}
     if both:
         raise ValueError(f"--unseen holds {min(both)}, which models are trained on: measure on others")
-
-
-def choose(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
-    """Raises ValueError for a name that there is not."""
-    unknown = sorted(set(names) - {stage.name for stage in stages})
-    if unknown:
-        raise ValueError(f"--stages {' '.join(unknown)}: there are {', '.join(stage.name for stage in stages)}")
-    return [stage for stage in stages if not names or stage.name in names]
 
 
 def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
@@ -166,7 +158,7 @@ def stages_of(settings: FlagshipConfig, output: Path) -> Iterator[Stage]:
         ),
         needs_ray=True,
     )  # fmt: skip
-    shards = ("--data.shards", at("shards/pages"), at("shards/crawl"), "--data.weights", "0.8", "0.2")
+    shards = ("--data.shards", at("shards/pages"), at("shards/crawl"), "--data.weights", "0.8", "0.2", "--data.layout.near-tokens", NEAR_TOKENS)
     rows = ("--micro-rows", str(max(1, recipe.encoder_rows // ranks)))
     yield Stage("encoder", "Latent Compression Learning on both", (deepspeed("lcl/pretrain.py", *recipe.encoder, *rows, *shards, "--output", at("encoder"), ranks=ranks),), trains=(at("encoder"),))
     yield Stage("probes", "what the encoder knows of pictures that no page shows", tuple(

@@ -2,8 +2,8 @@
 
     stage --its commands, one after the other--> what it makes --> OUTPUT/stages/NAME.json: commands, seconds, commit
 
-One that is done has its record, and is done again if its commands have changed; one that was interrupted continues by its commands' own means. So the same command
-again does what is left.
+One that is done has its record, and is done again if its commands have changed, or what it reads was made anew; one that was interrupted continues by its commands' own means. So the
+same command again does what is left.
 """
 
 import logging
@@ -51,11 +51,15 @@ def ray_job(script: str, *words: str) -> Words:
     return ("ray", "job", "submit", "--address", RAY, "--working-dir", ".", "--", sys.executable, script, *words)
 
 
-def run_stages(stages: Sequence[Stage], output: Path) -> None:
-    """Those that are not done, in their order. Raises ValueError as `run_stage`."""
+def run_stages(stages: Sequence[Stage], output: Path, *, only: Sequence[str] = ()) -> None:
+    """Those that are not done, in their order; of the names in `only`, if there are any. Raises ValueError as `run_stage`, and for a name that there is not."""
+    unknown = sorted(set(only) - {stage.name for stage in stages})
+    if unknown:
+        raise ValueError(f"--stages {' '.join(unknown)}: there are {', '.join(stage.name for stage in stages)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped on the way out
-    left = [stage for stage in stages if not is_done(stage, output)]
-    for stage in stages:
+    chosen = [stage for stage in stages if not only or stage.name in only]
+    left = [stage for stage in left_of(stages, output) if stage in chosen]
+    for stage in chosen:
         if stage not in left:
             log.info("=== %s: done", stage.name)
     started = time.perf_counter()
@@ -65,8 +69,29 @@ def run_stages(stages: Sequence[Stage], output: Path) -> None:
     log.info("=== %d stages in %.0f minutes: %s", len(left), (time.perf_counter() - started) / 60, output)
 
 
+def left_of(stages: Sequence[Stage], output: Path) -> list[Stage]:
+    """Those that are not done, and those that read what these make: they have no record any more."""
+    left: list[Stage] = []
+    for stage in stages:
+        if stale := any(reads(stage, earlier) for earlier in left):
+            record_of(stage, output).unlink(missing_ok=True)
+        if stale or not is_done(stage, output):
+            left.append(stage)
+    return left
+
+
+def reads(stage: Stage, earlier: Stage) -> bool:
+    """Whether a command of the stage names what a command of the earlier one has as its --output."""
+    made = {command[command.index("--output") + 1] for command in earlier.commands if "--output" in command}
+    return any(word == one or word.startswith(f"{one}/") for command in stage.commands for word in command for one in made)
+
+
+def record_of(stage: Stage, output: Path) -> Path:
+    return output / "stages" / f"{stage.name}.json"
+
+
 def is_done(stage: Stage, output: Path) -> bool:
-    record = output / "stages" / f"{stage.name}.json"
+    record = record_of(stage, output)
     return record.exists() and read_json(record)["commands"] == [list(command) for command in stage.commands] and not missing_of(stage)
 
 
@@ -88,6 +113,6 @@ def run_stage(stage: Stage, output: Path) -> None:
             execute([known.get(word, word) for word in command], variables=None if ray is None else ray.environment)
     if missing := missing_of(stage):
         raise ValueError(f"{stage.name} was stopped before it finished {missing}; the same command again continues from there")
-    record = output / "stages" / f"{stage.name}.json"
+    record = record_of(stage, output)
     record.parent.mkdir(exist_ok=True)
     write_json(record, {"commands": stage.commands, "seconds": round(time.perf_counter() - started), "commit": commit()})

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from downstream.flagship import FlagshipConfig, check_inputs, choose, stages_of
-from downstream.stages import PORT, RAY, Stage, is_done, run_stage
+from downstream.flagship import FlagshipConfig, check_inputs, stages_of
+from downstream.stages import PORT, RAY, Stage, is_done, left_of, run_stage, run_stages
 from lcl.core.files import read_json
 from lcl.run_folder import write_status
 from tests.conftest import ROOT, Run, assert_one_line_error
@@ -81,16 +81,32 @@ def test_stages_read_what_those_before_them_made(settings: FlagshipConfig, tmp_p
                 assert used and all(any(word == one or word.startswith(f"{one}/") for one in made) for word in used), command
                 script = next(word for word in command if word.endswith(".py"))
                 assert (ROOT / script).exists() and ((RAY in command) <= stage.needs_ray) and ((PORT in command) == (command[0] == "deepspeed"))
-        assert [stage.name for stage in choose(stages, ("codec", "encoder"))] == ["encoder", "codec"]
     with pytest.raises(ValueError, match="--stages codex: there are shards, encoder"):
-        choose(stages, ("codex",))
+        run_stages(stages, tmp_path / "out", only=("codex",))
+
+
+def test_what_reads_a_stage_is_done_again_with_it(tmp_path: Path) -> None:
+    def copies(name: str, source: str, word: str = "") -> Stage:
+        code = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[3])"
+        return Stage(name, "a copy", ((sys.executable, "-c", code, source, "--output", str(tmp_path / name), word),))
+
+    (tmp_path / "source").write_text("x")
+    first, second, apart = copies("first", str(tmp_path / "source")), copies("second", str(tmp_path / "first")), copies("apart", str(tmp_path / "source"))
+    run_stages([first, second, apart], tmp_path)
+    assert left_of([first, second, apart], tmp_path) == []
+    (tmp_path / "source").write_text("y")
+    changed = copies("first", str(tmp_path / "source"), "changed")
+    run_stages([changed, second, apart], tmp_path, only=("first",))
+    assert left_of([changed, second, apart], tmp_path) == [second]  # though its own commands are as they were
+    run_stages([changed, second, apart], tmp_path)
+    assert [(tmp_path / name).read_text() for name in ("first", "second", "apart")] == ["y", "y", "x"] and left_of([changed, second, apart], tmp_path) == []
 
 
 def test_missing_inputs_are_found_before_anything_runs(settings: FlagshipConfig, tmp_path: Path) -> None:
     check_inputs(settings)
     (tmp_path / "sample").mkdir()
     for changed, said in (
-        ({"crawl": ("gone.warc.gz",)}, "gone.warc.gz: no such crawl file"), ({"photographs": str(tmp_path / "labelled" / "train" / "bright"), "unseen": str(tmp_path / "labelled")}, "which models are trained on"),
+        ({"crawl": ("gone.warc.gz",)}, "gone.warc.gz: no such crawl file or folder"), ({"photographs": str(tmp_path / "labelled" / "train" / "bright"), "unseen": str(tmp_path / "labelled")}, "which models are trained on"),
         ({"unseen": str(tmp_path / "sample")}, "holds no photographs"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
