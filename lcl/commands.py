@@ -18,7 +18,7 @@ GRACE_SECONDS, POLL_SECONDS = 30.0, 0.1
 
 def check_checkout() -> None:
     """Raises ValueError where the scripts are not, as in an installed package."""
-    if not (ROOT / "pipeline" / "build_shards.py").exists():
+    if not (ROOT / "pyproject.toml").exists():
         raise ValueError(f"this runs the scripts of a checkout, and {ROOT} is none: clone the repository and install it with pip install -e .")
 
 
