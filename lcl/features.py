@@ -114,6 +114,8 @@ def find_checkpoint(path: Path) -> Path:
     """`path` if it is a valid checkpoint, or the newest valid one of the run at `path`. Raises ValueError otherwise."""
     if not path.is_dir():
         raise ValueError(f"{path}: no such run or checkpoint folder")
+    if (path / RECORD).exists():
+        raise ValueError(f"{path} is an export, which holds the encoder alone: this takes the run or checkpoint that it was made from")
     if (path / "model.safetensors").exists():
         check_folder(path)
         return path

@@ -12,6 +12,7 @@ from torch import Tensor
 from lcl.core.config import config
 from lcl.core.files import read_json
 from lcl.core.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerConfig
+from lcl.exports.folder import RECORD, read_export
 from lcl.features import find_checkpoint, read_settings
 from lcl.model import LCL, ModelConfig
 from lcl.published import load_state, read_weights
@@ -28,7 +29,7 @@ class StartConfig:
     model: str = ""
     """A run or checkpoint of ours, or a file of published weights (.pt, .safetensors), with the same --model."""
     vision: str = ""
-    """The same, or a file of open_clip's weights: only its vision tower is taken, and the pooling where it has one that fits."""
+    """The same, a folder that `lcl export` wrote (lcl/weights/encoder comes along), or a file of open_clip's weights: only its vision tower is taken, and the pooling where it has one that fits."""
     text: str = ""
     """A folder of transformers with a llama or qwen3 model (config.json, *.safetensors) of the sizes in --model.text; where it has a tokenizer.json, that one."""
 
@@ -58,16 +59,27 @@ def _state_of(origin: str, model: LCL, tokenizer: Tokenizer | None) -> dict[str,
     """
     if not Path(origin).is_dir():
         return read_weights(Path(origin))
+    if (Path(origin) / RECORD).exists():
+        if tokenizer is not None:
+            raise ValueError(f"--start.model {origin} is an export, which holds an encoder and no language model: give it as --start.vision")
+        settings, state = read_export(Path(origin))
+        _check_form(settings, model.settings, whole=False, origin=origin)
+        return state
     folder = find_checkpoint(Path(origin))
     theirs, their_tokenizer = read_settings(folder)
-    form, ours = (_form(settings, whole=tokenizer is not None) for settings in (theirs, model.settings))
-    other = [f"{name} is {form.get(name)} there and {ours.get(name)} here" for name in sorted(form | ours) if form.get(name) != ours.get(name)]
-    if other:
-        raise ValueError(f"{folder} is of another model: {', '.join(other)}")
+    _check_form(theirs, model.settings, whole=tokenizer is not None, origin=str(folder))
     if tokenizer is not None and their_tokenizer.fingerprint != tokenizer.fingerprint:
         asked = f"--model.tokenizer.file {folder}" if theirs.tokenizer.file else f"--model.tokenizer.num-merges {theirs.tokenizer.num_merges}"
         raise ValueError(f"{folder} was trained with another tokenizer; take {asked}")
     return load_file(folder / "model.safetensors")
+
+
+def _check_form(theirs: ModelConfig, ours: ModelConfig, *, whole: bool, origin: str) -> None:
+    """Raises ValueError for another model, with what differs."""
+    form, own = (_form(settings, whole=whole) for settings in (theirs, ours))
+    other = [f"{name} is {form.get(name)} there and {own.get(name)} here" for name in sorted(form | own) if form.get(name) != own.get(name)]
+    if other:
+        raise ValueError(f"{origin} is of another model: {', '.join(other)}")
 
 
 def _form(settings: ModelConfig, *, whole: bool) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from safetensors.torch import save_file
 
 from lcl.core.files import read_json, write_json
 from lcl.core.tokenizer import Tokenizer, TokenizerConfig
+from lcl.features import Encoder, load_encoder, load_model
 from lcl.import_published import ImportPublishedConfig, write_folder
 from lcl.model import LCL, ModelConfig
 from lcl.published import read_weights
 from lcl.start import StartConfig, load_start
 from lcl.text import TextConfig
+from lcl.train_config import PRESETS
+from tests.conftest import ROOT
 from tests.made_rows import SETTINGS, VOCAB_SIZE, batch_of, make_model
 
 TOKENIZER = Tokenizer(TokenizerConfig(num_merges=0))
@@ -138,3 +141,20 @@ def test_a_checkpoint_of_another_model_or_tokenizer_is_refused(tmp_path: Path) -
         load_start(other, StartConfig(vision=str(tmp_path / "trained")), TOKENIZER)
     with pytest.raises(ValueError, match="was trained with another tokenizer; take --model.tokenizer.num-merges 0"):
         load_start(model, StartConfig(model=str(tmp_path / "trained")), Tokenizer(TokenizerConfig(num_merges=1)))
+
+
+def test_an_export_gives_tower_and_pooling_and_nothing_else() -> None:
+    """The encoder that comes along, trained on: what it gives on the first step is what it gave."""
+    shipped = ROOT / "lcl" / "weights" / "encoder"
+    encoder = load_encoder(shipped)
+    model = LCL.for_tokenizer(replace(PRESETS["photo_pages"].model, tokenizer=TokenizerConfig(num_merges=0)), TOKENIZER)
+    assert load_start(model, StartConfig(vision=str(shipped)), TOKENIZER) == [f"vision tower and pooling from {shipped}"]
+    images = torch.rand(2, 3, 32, 32)
+    assert Encoder(model).fingerprint == encoder.fingerprint and torch.equal(Encoder(model)(images).pooled, encoder(images).pooled)
+    with pytest.raises(ValueError, match="is an export, which holds an encoder and no language model: give it as --start.vision"):
+        load_start(model, StartConfig(model=str(shipped)), TOKENIZER)
+    small = replace(SETTINGS_OF_CHECKPOINT, vision=replace(SETTINGS_OF_CHECKPOINT.vision, head_width=4))
+    with pytest.raises(ValueError, match="encoder is of another model: .*model.vision.layers is 2 there"):
+        load_start(LCL.for_tokenizer(small, TOKENIZER), StartConfig(vision=str(shipped)), TOKENIZER)
+    with pytest.raises(ValueError, match="is an export, which holds the encoder alone"):
+        load_model(shipped)
