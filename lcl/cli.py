@@ -74,6 +74,7 @@ COMMANDS = {
 }
 
 HELP = ("-h", "--help", "help")
+OURS = ("lcl", "pipeline", "downstream", "cluster")
 
 
 def main() -> None:
@@ -88,6 +89,11 @@ def main() -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise
+        print(f"error: this command takes the package {error.name!r}, which is not installed: pip install 'lcl[all]' brings what any command takes, its part of it is in pyproject.toml", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:  # while a command's modules are imported; then it answers itself (lcl.core.config.run_command)
         sys.exit(130)
 

@@ -161,6 +161,16 @@ def test_readers_that_end_early_and_interrupts_during_imports_get_no_traceback(m
         main()
 
 
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("lcl.cli._run", Mock(side_effect=ModuleNotFoundError("No module named 'tensorboard'", name="tensorboard")))
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and capsys.readouterr().err.startswith("error: this command takes the package 'tensorboard', which is not installed: pip install 'lcl[all]'")
+    monkeypatch.setattr("lcl.cli._run", Mock(side_effect=ModuleNotFoundError("No module named 'lcl.gone'", name="lcl.gone")))
+    with pytest.raises(ModuleNotFoundError):
+        main()
+
+
 HELPS = """
 import contextlib, io, json, runpy, sys
 from lcl.cli import COMMANDS, main
