@@ -47,7 +47,7 @@ def main(settings: DecodeConfig) -> None:
     if settings.output and Path(settings.input).is_file() and not names_folder(settings.output) and Path(settings.output).suffix.lower() != ".png":
         raise ValueError(f"{settings.output}: pictures are written as PNG; give a name that ends in .png, or a folder: one that is there, or with a slash behind it")
     pairs = pairs_of(Path(settings.input), settings.output, endings=(".lclc",), ending=".png")
-    convert(pairs, partial(expand, trained=trained, settings=settings, model_sha256=sha256_of(model)), title="decoding", replace=False)
+    convert(pairs, partial(expand, trained=trained, settings=settings, model_sha256=sha256_of(model)), title="decoding", may_replace=lambda there: False)
 
 
 def expand(path: Path, *, trained: TrainedCodec, settings: DecodeConfig, model_sha256: str) -> Made:

@@ -19,6 +19,7 @@ import tyro
 from pydantic import Field
 
 from downstream.codec.coding import Latents, Profile
+from downstream.codec.container import MAGIC
 from downstream.codec.image_codec import TILE_PX, decode, encode, tile_of
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model import Codec
@@ -102,7 +103,7 @@ def main(settings: EncodeConfig) -> None:
     if settings.mask and len(pairs) > 1:
         raise ValueError("--mask is for one picture; give one")
     semantic = Semantic(Sight(encoder, settings.sight), settings.semantic) if encoder is not None and settings.semantic else None
-    convert(pairs, partial(compress, trained=trained, settings=settings, semantic=semantic), title="encoding")
+    convert(pairs, partial(compress, trained=trained, settings=settings, semantic=semantic), title="encoding", may_replace=lambda there: there.startswith(MAGIC))
 
 
 def compress(path: Path, *, trained: TrainedCodec, settings: EncodeConfig, semantic: Semantic | None) -> Made:

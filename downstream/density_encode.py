@@ -73,8 +73,8 @@ def main(settings: EncodeConfig) -> None:
         file.write(data)
     if found["plain"] and not found["model"]:
         log.info(
-            "nothing by the model: it takes pictures of %d channels, and would have made those no smaller than PNG, WebP and lzma do (other pictures than it was trained on, too few steps, "
-            "or too few pictures for its initial bits)", trained.settings.channels,
+            "nothing by the model: PNG, WebP or lzma make these no larger than it would (other pictures than it was trained on, too few steps, "
+            "or too few pictures for its initial bits; it takes pictures of %d channels alone)", trained.settings.channels,
         )  # fmt: skip
     log.info(
         "%s: %d files, %s bytes instead of %s; %s by the model (%s of them initial bits), %s by plain coders, %s as they were, %s header and index", target, len(paths),

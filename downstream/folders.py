@@ -94,8 +94,8 @@ def _apart(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, title: str, replace: bool = True) -> None:
-    """Writes what `act` makes of each input to its output; without `replace` a file that is there and holds something else stays, and is a failure.
+def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, title: str, may_replace: Callable[[bytes], bool]) -> None:
+    """Writes what `act` makes of each input to its output. A file that is there, holds something else and whose bytes it may not replace stays, and is a failure.
 
     Raises ValueError at the end that counts the inputs that failed, each of which is a line, and for a single input that needed nothing, so that nobody waits for its output.
     """
@@ -104,7 +104,7 @@ def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, 
         for source, target in pairs:
             try:
                 made = act(source)
-                if not replace and target.exists() and target.read_bytes() != made.data:
+                if target.exists() and (there := target.read_bytes()) and there != made.data and not may_replace(there):
                     raise ValueError(f"{target} is there and holds something else: remove it, or write to another place")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 for path, data in {**{target.with_suffix(ending): data for ending, data in made.beside.items()}, target: made.data}.items():

@@ -26,6 +26,7 @@ from downstream.codec.measuring import psnr_db
 from downstream.codec.model_file import load_codec
 from downstream.density.model_file import load_density
 from downstream.density.sampling import ancestral, as_grid
+from downstream.folders import check_writable
 from downstream.origin_marks import Mark
 from downstream.photographs import list_photographs, middle, read_photograph, to_bytes, to_tensor
 from downstream.restore.cases import Pixels, cases_of
@@ -111,6 +112,7 @@ def check(settings: GalleryConfig, output: Path) -> None:
         raise ValueError(f"--output {output} lies in --photographs {settings.photographs}: its pictures would be taken for photographs; give a folder elsewhere")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file: give a folder")
+    check_writable(output)
     if not page_at(output / "index.html").exists() and output.exists() and any(output.iterdir()):
         raise ValueError(f"--output {output} is not empty and holds no gallery: give another folder")
 

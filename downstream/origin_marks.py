@@ -101,6 +101,14 @@ def read_mark(data: bytes) -> Mark | None:
         return from_xmp(xmp_of(image.info))
 
 
+def is_marked(data: bytes) -> bool:
+    """Whether these are a picture with a mark of ours: one that a command made, and may make again."""
+    try:
+        return read_mark(data) is not None
+    except (OSError, ValueError):  # no picture, or a broken one
+        return False
+
+
 def kind_after(kind: Kind, packet: bytes) -> Kind:
     """`kind`, or what the source's own XMP says where that is that it was made and not taken: correcting such a picture makes no photograph of it."""
     said = re.findall(r"://cv\.iptc\.org/newscodes/digitalsourcetype/(\w+)", packet.decode(errors="replace"))

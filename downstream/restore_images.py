@@ -26,7 +26,7 @@ from PIL import Image
 from pydantic import Field
 
 from downstream.folders import Made, convert, names_folder, pairs_of
-from downstream.origin_marks import Mark, kind_after, saving_options
+from downstream.origin_marks import Mark, is_marked, kind_after, saving_options
 from downstream.restore.choosing import Choice
 from downstream.restore.detector import load_detector
 from downstream.restore.model_file import Device, Restorer, load_restorer
@@ -102,7 +102,7 @@ def main(settings: RestoreConfig) -> None:
         raise ValueError("--encoder is given, and neither a model nor a detector looks through one: leave it out, or give --detector")
     choose = Choice(models, task=settings.task, detector=detector)
     pairs = pairs_of(Path(settings.input), settings.output or settings.out, endings=ENDINGS, ending=settings.ending, beside=(UNCERTAINTY_ENDING,))
-    convert(pairs, partial(restore_file, choose=choose, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring")
+    convert(pairs, partial(restore_file, choose=choose, settings=settings, endings={source: target.suffix.lower() for source, target in pairs}), title="restoring", may_replace=is_marked)
 
 
 def check(settings: RestoreConfig) -> None:

@@ -92,7 +92,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in OURS:
             raise
-        print(f"error: this command takes the package {error.name!r}, which is not installed: pip install 'lcl[all]' brings what any command takes, its part of it is in pyproject.toml", file=sys.stderr)
+        print(f"error: this command takes the package {error.name!r}, which is not installed: pip install 'lcl[all]' brings what any command takes (lcl fine-tune, flagship and demo also take a checkout: clone the repository)", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:  # while a command's modules are imported; then it answers itself (lcl.core.config.run_command)
         sys.exit(130)

@@ -27,7 +27,7 @@ from pydantic import Field
 from table import TableConfig, name_of, read_rows, run_study
 
 from downstream.codec.model_file import TrainedCodec, load_codec
-from downstream.codec.refine import Refined, RefineConfig, refine
+from downstream.codec.refine import RefineConfig, Refined, refine
 from downstream.codec.rounding import THREE_WAY, TWO_WAY, Method, RoundingConfig
 from downstream.photographs import list_photographs, read_photograph, to_tensor
 from lcl.core.config import config, run_command

@@ -22,7 +22,7 @@ def pairs(folder: Path, *names: str) -> list[tuple[Path, Path]]:
 
 def test_what_needs_nothing_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     set_up_logging()
-    convert(pairs(tmp_path, "fine.png", "a.png"), act, title="making")
+    convert(pairs(tmp_path, "fine.png", "a.png"), act, title="making", may_replace=lambda there: False)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
     said = capsys.readouterr().err
     assert "fine.png: is fine as it is" in said and "of 2 files 1 written, 1 needed nothing and left out" in said
@@ -30,16 +30,27 @@ def test_what_needs_nothing_is_no_failure(tmp_path: Path, capsys: pytest.Capture
 
 def test_all_that_need_nothing_leave_nothing(tmp_path: Path) -> None:
     """Of a folder that is well; who named one output waits for it, and is told."""
-    convert(pairs(tmp_path, "fine.png", "fine2.png"), act, title="making")
+    convert(pairs(tmp_path, "fine.png", "fine2.png"), act, title="making", may_replace=lambda there: False)
     with pytest.raises(ValueError, match="out/fine.png was not written"):
-        convert(pairs(tmp_path, "fine.png"), act, title="making")
+        convert(pairs(tmp_path, "fine.png"), act, title="making", may_replace=lambda there: False)
     assert not (tmp_path / "out").exists()
 
 
 def test_failures_are_counted_and_the_rest_is_done(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 of 3 files failed"):
-        convert(pairs(tmp_path, "bad.png", "a.png", "fine.png"), act, title="making")
+        convert(pairs(tmp_path, "bad.png", "a.png", "fine.png"), act, title="making", may_replace=lambda there: False)
     assert (tmp_path / "out" / "a.png").read_bytes() == b"a.png"
+
+
+def test_a_file_that_is_there_is_replaced_by_one_of_its_kind_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    set_up_logging()
+    (tmp_path / "out").mkdir()
+    for name, before in (("a.png", b"made before"), ("b.png", b"a photograph"), ("c.png", b"c.png"), ("d.png", b"")):
+        (tmp_path / "out" / name).write_bytes(before)
+    with pytest.raises(ValueError, match="1 of 4 files failed"):
+        convert(pairs(tmp_path, "a.png", "b.png", "c.png", "d.png"), act, title="making", may_replace=lambda there: there.startswith(b"made"))
+    assert "out/b.png is there and holds something else" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {"a.png": b"a.png", "b.png": b"a photograph", "c.png": b"c.png", "d.png": b"d.png"}
 
 
 def found(source: Path, target: Path) -> dict[str, str]:
@@ -86,5 +97,5 @@ def test_a_link_to_nothing_is_a_failure_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
     found = pairs_of(tmp_path, str(tmp_path / "out"), endings=(".png",), ending=".png")
     with pytest.raises(ValueError, match="1 of 2 files failed"):
-        convert(found, lambda path: Made(path.read_bytes(), "made"), title="making")
+        convert(found, lambda path: Made(path.read_bytes(), "made"), title="making", may_replace=lambda there: False)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]

@@ -66,7 +66,11 @@ def open_aside(path: Path) -> Iterator[BinaryIO]:
     """
     aside = path.with_name(f".{secrets.token_hex(12)}.tmp")
     try:
-        with open(aside, "wb") as file:
+        try:
+            file = open(aside, "wb")
+        except OSError as error:  # of the name that was asked for
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
