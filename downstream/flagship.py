@@ -29,7 +29,7 @@ TONES = ("--model.tones", "True")  # of the whole picture, for what its neighbou
 RESTORERS: dict[str, tuple[Words, Words]] = {  # by name: what it is trained for, and how; one for all was worse than the blurred pictures themselves (docs/flagship.md)
     "rain": (("rain",), ()), "noise": (("noise", "shot_noise", "grain"), ()), "motion_blur": (("motion_blur",), ()), "low_light": (("low_light",), TONES), "mixed": (("mixed",), TONES),
 }  # fmt: skip
-NEAR_TOKENS = "48"  # of text before each image: whole chapters of the crawl left 7 images a step where there are 36 (docs/flagship.md)
+NEAR_TOKENS = "48"  # of text before each image: whole chapters of the crawl left 7 images a step, and so there are 36 (docs/flagship.md)
 MANY = ("--dedup.exact-text", "False", "--dedup.near.on", "False", "--dedup.image-set", "False", "--dedup.max-image-url-documents", "0", "--dedup.max-image-hash-documents", "0")
 
 

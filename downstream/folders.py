@@ -104,10 +104,12 @@ def convert(pairs: Sequence[tuple[Path, Path]], act: Callable[[Path], Made], *, 
         for source, target in pairs:
             try:
                 made = act(source)
-                if target.exists() and (there := target.read_bytes()) and there != made.data and not may_replace(there):
-                    raise ValueError(f"{target} is there and holds something else: remove it, or write to another place")
+                files = {**{target.with_suffix(ending): data for ending, data in made.beside.items()}, target: made.data}
+                for path, data in files.items():
+                    if path.exists() and (there := path.read_bytes()) and there != data and not may_replace(there):
+                        raise ValueError(f"{path} is there and holds something else: remove it, or write to another place")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                for path, data in {**{target.with_suffix(ending): data for ending, data in made.beside.items()}, target: made.data}.items():
+                for path, data in files.items():
                     with open_aside(path) as file:
                         file.write(data)
                 log.info("%s: %s%s", target, made.note, "".join(f"; {target.with_suffix(ending)}" for ending in made.beside))
