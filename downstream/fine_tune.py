@@ -35,6 +35,7 @@ from lcl.measured import write_result
 log = logging.getLogger(__name__)
 
 MOST_RANKS_ON_CPU = 2
+HEADINGS: dict[Kind, str] = {"codec": "A codec", "density": "A density model", "restorer": "A restorer"}
 
 
 @config
@@ -171,7 +172,7 @@ def report(settings: FineTuneConfig, plan: Plan, found: Split, output: Path) -> 
 
 def as_markdown(settings: FineTuneConfig, found: Split, compared: Sequence[Compared], words: str, unsaid: Sequence[str], weights: Path) -> str:
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(one.cells() for one in compared)]
-    lines = [f"# A {settings.kind} fine-tuned on photographs", "", words, "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    lines = [f"# {HEADINGS[settings.kind]} fine-tuned on photographs", "", words, "", *("| " + " | ".join(row) + " |" for row in rows), ""]
     lines += [f"Means over {len(found.held_out)} photographs that were held out; {len(found.train)} were trained on, {settings.steps} steps. Differences are paired by photograph, with 95 % intervals by bootstrap over photographs.", ""]
     lines += [f"- {line}" for line in unsaid] + ([""] if unsaid else [])
     lines += [f"The new weights: `{weights}`.", "", "Held out:", "", *(f"- {one.path} ({one.link})" for one in found.held_out)]
