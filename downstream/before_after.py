@@ -8,6 +8,7 @@ C = bpp + lmbda 255^2 MSE, which its training lowers. Bits and PSNR alone are no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from downstream.codec.bd_rate import bd_rate
 from downstream.fine_tune_plan import Kind
+from lcl.evals.compare import rights_of
 from lcl.evals.intervals import Estimate, clustered_bootstrap
+from lcl.evals.results import read_result
 
 Said = Literal["gain", "loss", "neither", "too few", ""]
 OURS = "this codec, fast"  # what eval_codec.py calls the codec's own curve
@@ -136,6 +139,17 @@ def of_restorers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Me
         for key, (title, digits) in QUALITIES.items():
             names = _same_pictures(one["pictures"], rows[1][task]["pictures"])
             measures.append(Measure(f"{title}, {task}", names, *([picture[key] for picture in row["pictures"]] for row in (one, rows[1][task])), "higher", digits))
+    return measures
+
+
+def of_probes(before: Path, after: Path) -> list[Measure]:
+    """Of two results of one protocol (lcl/evals/results.py) with an encoder before and after: the share of pictures that it has right, in percent."""
+    task, both = read_result(before)["task"], [rights_of(path) for path in (before, after)]
+    measures = []
+    for metric in both[0]:
+        one, other = (rights[metric] for rights in both)
+        assert one.items == other.items, "both evaluations are of the same pictures"
+        measures.append(Measure(f"{task}, {metric} in %", one.clusters, *((100 * rights.shares).tolist() for rights in (one, other)), "higher", 1))
     return measures
 
 

@@ -1,4 +1,4 @@
-"""Entry point: a codec, density model or restorer trained further on photographs of yours, and whether that gained anything on some that were held out.
+"""Entry point: a codec, density model or restorer trained further on photographs of yours, and whether that gained anything on some that were held out (an encoder: lcl fine-tune encoder).
 
     python downstream/fine_tune.py codec --photographs mine --output outputs/mine                                   (from the weights that come with lcl)
     python downstream/fine_tune.py restorer --photographs mine --model restorer.safetensors --output outputs/mine
@@ -10,7 +10,6 @@ Each step is a command of this project (downstream/stages.py), with its config i
 """
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,10 +17,10 @@ from typing import Annotated, Any
 import torch
 import tyro
 from pydantic import Field
-from rich.table import Table
 
-from downstream.before_after import COLUMNS, Compared, compare, in_words, measures_of
+from downstream.before_after import measures_of
 from downstream.fine_tune_plan import Kind, Plan, Wanted, crop_px, find_model, plan_of
+from downstream.fine_tune_report import write_report
 from downstream.held_out import Photograph, Split, link_to, read_folder, split
 from downstream.photographs import list_photographs, read_size
 from downstream.stages import Stage, deepspeed, python, run_stages
@@ -29,10 +28,6 @@ from lcl.commands import check_checkout
 from lcl.core.config import claim_folder, config, run_command, to_dict
 from lcl.core.files import open_aside, read_json, sha256_of, write_json
 from lcl.core.logs import set_up_logging
-from lcl.evals.results import console
-from lcl.measured import write_result
-
-log = logging.getLogger(__name__)
 
 MOST_RANKS_ON_CPU = 2
 HEADINGS: dict[Kind, str] = {"codec": "A codec", "density": "A density model", "restorer": "A restorer"}
@@ -149,34 +144,16 @@ def report(settings: FineTuneConfig, plan: Plan, found: Split, output: Path) -> 
     before, after = (read_json(output / "results" / name / plan.result)["measured"] for name in ("before", "after"))
     links = [path.name for path in list_photographs(output / "photographs" / "held_out")]
     measures, unsaid = measures_of(settings.kind, before, after, links)
-    compared = [compare(measure) for measure in measures]
-    words, weights = in_words(compared), output / "training" / f"{settings.kind}.safetensors"
-    measured: dict[str, Any] = {
-        "kind": settings.kind, "weights": {"before": sha256_of(output / "before" / weights.name), "after": sha256_of(weights), "file": str(weights)}, "said": words, "unsaid": unsaid,
-        "measures": [one.record() for one in compared], "num_train": len(found.train), "held_out": {one.link: str(one.path) for one in found.held_out},
+    weights = output / "training" / f"{settings.kind}.safetensors"
+    record: dict[str, Any] = {
+        "kind": settings.kind, "weights": {"before": sha256_of(output / "before" / weights.name), "after": sha256_of(weights), "file": str(weights)}, "unsaid": unsaid,
+        "num_train": len(found.train), "held_out": {one.link: str(one.path) for one in found.held_out},
     }  # fmt: skip
-    write_result(output / "report.json", settings, measured)
-    with open_aside(output / "report.md") as file:
-        file.write(as_markdown(settings, found, compared, words, unsaid, weights).encode())
-    table = Table(title=f"{settings.kind}: means over {len(found.held_out)} photographs held out, {len(found.train)} trained on", title_justify="left")
-    for column in COLUMNS:
-        table.add_column(column)
-    for one in compared:
-        table.add_row(*one.cells())
-    console().print(table)
-    for line in unsaid:
-        log.warning("%s", line)
-    log.info("%s", words)
-    log.info("%s: report.json, report.md; the new weights: %s", output, weights)
-
-
-def as_markdown(settings: FineTuneConfig, found: Split, compared: Sequence[Compared], words: str, unsaid: Sequence[str], weights: Path) -> str:
-    rows = [COLUMNS, ("---",) * len(COLUMNS), *(one.cells() for one in compared)]
-    lines = [f"# {HEADINGS[settings.kind]} fine-tuned on photographs", "", words, "", *("| " + " | ".join(row) + " |" for row in rows), ""]
-    lines += [f"Means over {len(found.held_out)} photographs that were held out; {len(found.train)} were trained on, {settings.steps} steps. Differences are paired by photograph, with 95 % intervals by bootstrap over photographs.", ""]
-    lines += [f"- {line}" for line in unsaid] + ([""] if unsaid else [])
-    lines += [f"The new weights: `{weights}`.", "", "Held out:", "", *(f"- {one.path} ({one.link})" for one in found.held_out)]
-    return "\n".join(lines) + "\n"
+    write_report(
+        settings, output, measures, record=record, notes=unsaid, heading=f"{HEADINGS[settings.kind]} fine-tuned on photographs",
+        means=f"Means over {len(found.held_out)} photographs that were held out; {len(found.train)} were trained on, {settings.steps} steps.",
+        ending=[f"The new weights: `{weights}`.", "", "Held out:", "", *(f"- {one.path} ({one.link})" for one in found.held_out)],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

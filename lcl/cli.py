@@ -66,6 +66,7 @@ COMMANDS = {
     "density eval": ("downstream.eval_density", "likelihoods of unseen images, coded bits beside PNG, WebP and lzma, and samples"),
     "gallery": ("downstream.gallery", "what the trained models make of photographs of yours, on one page to look at"),
     "fine-tune": ("downstream.fine_tune", "a codec, density model or restorer trained further on photographs of yours, and whether it gained"),
+    "fine-tune encoder": ("downstream.fine_tune_encoder", "an encoder trained further on pages of yours, and whether it gained"),
     "halve": ("downstream.halve_model", "a trained codec, density model, restorer or detector with weights in half precision"),
     "cluster render": ("cluster.render", "files for Slurm, hosts, Kubernetes and Docker from one profile"),
     "flagship": ("downstream.flagship", "the whole chain on crawls and photographs of yours: shards, encoder, codec, lossless coder, restorer, each evaluated"),

@@ -200,10 +200,10 @@ class Launched:
 
     def __call__(self, command: Sequence[str], *, variables: dict[str, str] | None = None) -> None:
         place = next(number for number, word in enumerate(command) if word.endswith(".py"))
-        config = Path(command[-1]).stem
-        if config == self.fails_at:
+        name = Path(command[-1] if "--config" in command else command[place]).stem
+        if name == self.fails_at:
             raise ValueError("that command ended with status 1")
-        self.scripts.append(config)
+        self.scripts.append(name)
         if command[0] == "deepspeed":
             run_ranks(command[place:], world_size=1)
             return

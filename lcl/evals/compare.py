@@ -1,6 +1,6 @@
 """Two results on the same test items: the difference with a paired interval, and an exact paired test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ class Difference:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Rights:
+    """Of one metric: each test item, the cluster it is drawn with, and whether it was right: 0 or 1, with several seeds the share of them that have it right."""
+
+    items: list[str]
+    clusters: list[str]
+    shares: Float[np.ndarray, " items"]
+
+
 def compare(first: Path, second: Path, *, seed: int = 0) -> list[Difference]:
     """The trained encoders of two results, metric by metric.
 
@@ -49,11 +58,22 @@ def compare(first: Path, second: Path, *, seed: int = 0) -> list[Difference]:
         values = [record["dataset"]["index_sha256"] if key.startswith("dataset") else record[key] for record in records]
         if values[0] != values[1]:
             raise ValueError(f"{first} and {second} are results of different {name} ({values[0]} and {values[1]}); compare results of one task on one set")
-    tables = [_of_trained(read_predictions(path)) for path in (first, second)]
-    metrics = [sorted(set(table["metric"].to_pylist())) for table in tables]
-    if metrics[0] != metrics[1]:
-        raise ValueError(f"{first} has the metrics {', '.join(metrics[0])}, {second} has {', '.join(metrics[1])}; give both the same options")
-    return [_difference(metric, *(table.filter(pc.equal(table["metric"], metric)) for table in tables), first=first, second=second, seed=seed) for metric in metrics[0]]
+    ones, others = rights_of(first), rights_of(second)
+    if ones.keys() != others.keys():
+        raise ValueError(f"{first} has the metrics {', '.join(ones)}, {second} has {', '.join(others)}; give both the same options")
+    return [_difference(metric, ones[metric], others[metric], first=first, second=second, seed=seed) for metric in ones]
+
+
+def rights_of(path: Path) -> dict[str, Rights]:
+    """Of the trained encoder of a result, by metric. Raises ValueError as `read_predictions`."""
+    table = read_predictions(path)
+    table = table.filter(pc.equal(table["model"], TRAINED))
+    return {metric: _by_item(table.filter(pc.equal(table["metric"], metric))) for metric in sorted(set(table["metric"].to_pylist()))}
+
+
+def _by_item(table: pa.Table) -> Rights:
+    grouped = table.append_column("one", pc.cast(table["right"], pa.float64())).group_by(["item", "cluster"]).aggregate([("one", "mean")]).sort_by("item")
+    return Rights(grouped["item"].to_pylist(), grouped["cluster"].to_pylist(), grouped["one_mean"].to_numpy())
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
@@ -89,16 +109,10 @@ def mcnemar(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> tu
     return b, c, 1.0 if b + c == 0 else float(stats.binomtest(b, b + c).pvalue)
 
 
-def _of_trained(table: pa.Table) -> pa.Table:
-    return table.filter(pc.equal(table["model"], TRAINED))
-
-
-def _difference(metric: str, one: pa.Table, other: pa.Table, *, first: Path, second: Path, seed: int) -> Difference:
-    """Right or wrong item by item; with several seeds an item counts the share of seeds that have it right."""
-    items, clusters, rights = _by_item(one)
-    other_items, _, other_rights = _by_item(other)
-    if items != other_items:
-        raise ValueError(f"{first} and {second} were tested on different items of {metric} ({len(items)} and {len(other_items)}); give both the same options")
+def _difference(metric: str, one: Rights, other: Rights, *, first: Path, second: Path, seed: int) -> Difference:
+    items, clusters, rights, other_rights = one.items, one.clusters, one.shares, other.shares
+    if items != other.items:
+        raise ValueError(f"{first} and {second} were tested on different items of {metric} ({len(items)} and {len(other.items)}); give both the same options")
     estimate = clustered_bootstrap(other_rights - rights, clusters, of="items" if clusters == items else "clusters of items", seed=seed)
     note = ""
     if not all(set(np.unique(values)) <= {0.0, 1.0} for values in (rights, other_rights)):
@@ -107,8 +121,3 @@ def _difference(metric: str, one: pa.Table, other: pa.Table, *, first: Path, sec
         note = "items of one image or document are no independent coins"
     b, c, p_value = (None, None, None) if note else mcnemar(rights == 1, other_rights == 1)
     return Difference(metric, float(rights.mean()), float(other_rights.mean()), estimate, b, c, p_value, note)
-
-
-def _by_item(table: pa.Table) -> tuple[list[str], Sequence[str], Float[np.ndarray, " items"]]:
-    grouped = table.append_column("one", pc.cast(table["right"], pa.float64())).group_by(["item", "cluster"]).aggregate([("one", "mean")]).sort_by("item")
-    return grouped["item"].to_pylist(), grouped["cluster"].to_pylist(), grouped["one_mean"].to_numpy()
