@@ -58,8 +58,8 @@ def grid_within(width: float, height: float, *, patch_px: int, max_patches: int)
     """Rows and columns of patches nearest to the image's own size, shrunk at its aspect until at most `max_patches` are left."""
     scale = min(1.0, (max_patches * patch_px**2 / (width * height)) ** 0.5)
     rows, columns = (min(max_patches, max(1, round(side * scale / patch_px))) for side in (height, width))
-    while rows * columns > max_patches:
-        rows, columns = (rows - 1, columns) if rows > columns else (rows, columns - 1)
+    while rows * columns > max_patches:  # of as many rows as columns, the shorter side was rounded up further
+        rows, columns = (rows - 1, columns) if (rows, width) > (columns, height) else (rows, columns - 1)
     return rows, columns
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -79,14 +79,16 @@ def test_the_centre_is_the_largest_square_in_the_middle(width: int, height: int)
 
 
 @given(st.floats(1, 20_000), st.floats(1, 20_000), st.sampled_from([8, 14, 16]), st.integers(1, 1024))
+@example(11487.0, 10765.0, 8, 78)
 def test_a_grid_keeps_within_its_patches(width: float, height: float, patch_px: int, max_patches: int) -> None:
     rows, columns = grid_within(width, height, patch_px=patch_px, max_patches=max_patches)
     assert rows >= 1 and columns >= 1 and rows * columns <= max_patches
     own = (max(1, round(height / patch_px)), max(1, round(width / patch_px)))
     if own[0] * own[1] <= max_patches and width * height <= max_patches * patch_px**2:
         assert (rows, columns) == own, "an image that fits keeps its size"
-    if min(rows, columns) >= 8:
-        assert rows / columns == pytest.approx(height / width, rel=0.2) and rows * columns >= 0.75 * min(max_patches, own[0] * own[1])
+    assert width == height or rows == columns or (rows > columns) == (height > width), "a wide image has a wide grid"
+    if min(rows, columns) >= 8:  # a side is up to half a patch off by rounding, and the longer one loses two more at most
+        assert rows / columns == pytest.approx(height / width, rel=0.3) and rows * columns >= 0.75 * min(max_patches, own[0] * own[1])
 
 
 def gradient(width: int, height: int) -> Image.Image:
