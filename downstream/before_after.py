@@ -55,13 +55,13 @@ class Compared:
         }  # fmt: skip
 
     def cells(self) -> tuple[str, ...]:
-        """Measure, before, after, difference, interval, what is shown."""
+        """As COLUMNS."""
         of, digits = self.difference, self.measure.digits
         means = (f"{fmean(values):.{digits}f}" for values in (self.measure.before, self.measure.after))
-        return (self.measure.name, *means, f"{of.value:+.{digits}f}", f"{of.low:+.{digits}f} to {of.high:+.{digits}f}", {"neither": "no difference shown", "too few": "too few to say"}.get(self.said, self.said))
+        return (self.measure.name, self.measure.better, *means, f"{of.value:+.{digits}f}", f"{of.low:+.{digits}f} to {of.high:+.{digits}f}", {"neither": "no difference shown", "too few": "too few to say"}.get(self.said, self.said))
 
 
-COLUMNS = ("measure", "before", "after", "difference", "95 % interval", "shown")
+COLUMNS = ("measure", "better", "before", "after", "difference", "95 % interval", "shown")
 
 
 def compare(measure: Measure) -> Compared:
@@ -77,15 +77,15 @@ def compare(measure: Measure) -> Compared:
 
 
 def in_words(compared: Sequence[Compared]) -> str:
-    """What the measures that can be better or worse say, and how far a number of photographs carries it."""
+    """What the measures that can be better or worse say, and how far a number of pictures carries it."""
     judged = [one for one in compared if one.said]
     parts = []
-    for said, words in (("gain", "a gain is shown"), ("loss", "a loss is shown"), ("neither", "neither gain nor loss is shown"), ("too few", f"fewer than {TOO_FEW} photographs cannot say whether something was gained")):
-        names = [f"{one.measure.name} ({one.cells()[3]}, 95 % interval {one.cells()[4]})" for one in judged if one.said == said]
+    for said, words in (("gain", "a gain is shown"), ("loss", "a loss is shown"), ("neither", "neither gain nor loss is shown"), ("too few", f"fewer than {TOO_FEW} pictures cannot say whether something was gained")):
+        names = [f"{one.measure.name} ({one.cells()[4]}, 95 % interval {one.cells()[5]})" for one in judged if one.said == said]
         if names:
             parts.append(f"{words} in {'; '.join(names)}")
     num = min(len(set(one.measure.photographs)) for one in judged)
-    few = f" {num} photographs are few, and the interval is narrower than it should be: hold out more before you lean on this." if num < FEW else ""
+    few = f" {num} pictures are few, and the interval is narrower than it should be: hold out more before you lean on this." if num < FEW else ""
     text = ". ".join(part[0].upper() + part[1:] for part in parts)
     return f"{text}.{few}"
 

@@ -20,6 +20,7 @@ from downstream.codec.image_codec import TILE_PX, decode, tile_of
 from downstream.codec.model_file import TrainedCodec, load_codec
 from downstream.folders import Made, convert, names_folder, pairs_of
 from downstream.origin_marks import Mark, saving_options
+from downstream.tensor_file import model_file
 from lcl.core.config import config, run_command
 from lcl.core.files import sha256_of
 from lcl.core.logs import set_up_logging
@@ -42,7 +43,7 @@ class DecodeConfig:
 def main(settings: DecodeConfig) -> None:
     set_up_logging()
     torch.set_num_threads(settings.threads)
-    model = or_shipped(settings.model, CODEC)
+    model = model_file(or_shipped(settings.model, CODEC), made_by="lcl train codec")
     trained = load_codec(model)
     if settings.output and Path(settings.input).is_file() and not names_folder(settings.output) and Path(settings.output).suffix.lower() != ".png":
         raise ValueError(f"{settings.output}: pictures are written as PNG; give a name that ends in .png, or a folder: one that is there, or with a slash behind it")

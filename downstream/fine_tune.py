@@ -12,7 +12,7 @@ Each step is a command of this project (downstream/stages.py), with its config i
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import tyro
@@ -22,8 +22,8 @@ from downstream.before_after import measures_of
 from downstream.fine_tune_plan import Kind, Plan, Wanted, crop_px, find_model, plan_of
 from downstream.fine_tune_report import write_report
 from downstream.held_out import Photograph, Split, link_to, read_folder, split
-from downstream.photographs import list_photographs, read_size
-from downstream.stages import Stage, deepspeed, python, run_stages
+from downstream.photographs import MOST_SAID, list_photographs
+from downstream.stages import Stage, deepspeed, in_words, python, run_stages
 from lcl.commands import check_checkout
 from lcl.core.config import claim_folder, config, run_command, to_dict
 from lcl.core.files import open_aside, read_json, sha256_of, write_json
@@ -48,7 +48,7 @@ class FineTuneConfig:
     task: str = ""
     """Of restorers that come with lcl, the one to start from: rain, noise ..."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Part of the photographs that is measured on and not trained on; three in any case."""
+    """Part of the photographs that is measured on and not trained on, about: of each its hash decides; three in any case."""
     steps: Annotated[int, Field(ge=1)] = 300
     """Of the training."""
     learning_rate: Annotated[float, Field(ge=0)] = 0.0
@@ -59,8 +59,35 @@ class FineTuneConfig:
     """Codecs and restorers are measured on the middle of each held-out photograph, at most so wide and high."""
 
 
+class Prepared(NamedTuple):
+    model: Path
+    """Whose weights it starts from."""
+    found: Split
+    plan: Plan
+    output: Path
+
+
 def main(settings: FineTuneConfig) -> None:
     set_up_logging()
+    prepared = prepare(settings)
+    claim(settings, prepared)
+    lay_out(settings.kind, prepared)
+    run_stages(stages_of(settings.kind, prepared.plan, prepared.output), prepared.output)
+    report(settings, prepared)
+
+
+def describe(settings: FineTuneConfig) -> str:
+    """What it would do. Raises ValueError as `prepare`."""
+    prepared = prepare(settings)
+    found, plan = prepared.found, prepared.plan
+    return "\n".join([
+        f"{len(found.train)} photographs to train on, {len(found.held_out)} held out", f"from {prepared.model}", f"learning rate {plan.training.optimizer.learning_rate:g}, {plan.num_ranks} training processes",
+        in_words(stages_of(settings.kind, plan, prepared.output), prepared.output),
+    ])  # fmt: skip
+
+
+def prepare(settings: FineTuneConfig) -> Prepared:
+    """Raises ValueError for what would fail later; writes nothing."""
     check_checkout()
     output, folder = Path(settings.output).resolve(), Path(settings.photographs).resolve()
     if output.is_relative_to(folder):
@@ -69,15 +96,12 @@ def main(settings: FineTuneConfig) -> None:
     found = split(read_folder(folder), share=settings.held_out)
     plan = plan_of(settings.kind, wanted_of(settings, found, model, output))
     check_sizes([*found.train, *found.held_out], least_px=crop_px(settings.kind, plan))
-    claim(settings, output, model, found)
-    lay_out(settings.kind, plan, found, model, output)
-    run_stages(stages_of(settings.kind, plan, output), output)
-    report(settings, plan, found, output)
+    return Prepared(model, found, plan, output)
 
 
 def wanted_of(settings: FineTuneConfig, found: Split, model: Path, output: Path) -> Wanted:
     """`model` is read where it is now, and trained from its copy."""
-    sizes = [read_size(one.path) for one in found.held_out]
+    sizes = [one.size for one in found.held_out]
     return Wanted(
         train=str(output / "photographs" / "train"), held_out=str(output / "photographs" / "held_out"), smallest_px=(min(width for width, _ in sizes), min(height for _, height in sizes)),
         num_held_out=len(found.held_out), model=str(model), start_from=str(output / "before" / f"{settings.kind}.safetensors"), output=str(output / "training"),
@@ -87,28 +111,23 @@ def wanted_of(settings: FineTuneConfig, found: Split, model: Path, output: Path)
 
 
 def check_sizes(photographs: Sequence[Photograph], *, least_px: int) -> None:
-    """Raises ValueError for one that is smaller than what the training cuts, before anything is measured."""
-    for one in photographs:
-        width, height = read_size(one.path)
-        if min(width, height) < least_px:
-            raise ValueError(f"{one.path} has {width} x {height} px, and this model trains on squares of {least_px} px: give a folder without it")
+    """Raises ValueError for those that are smaller than what the training cuts, before anything is measured."""
+    small = [one for one in photographs if min(one.size) < least_px]
+    if small:
+        said = [f"{one.path} has {' x '.join(map(str, one.size))} px" for one in small[:MOST_SAID]] + [f"{len(small) - MOST_SAID} more are as small"] * (len(small) > MOST_SAID)
+        raise ValueError(f"{'; '.join(said)}: this model trains on squares of {least_px} px, give a folder without {'them' if len(small) > 1 else 'it'}")
 
 
-def claim(settings: FineTuneConfig, output: Path, model: Path, found: Split) -> None:
+def claim(settings: FineTuneConfig, prepared: Prepared) -> None:
     """Raises ValueError for an output that was begun with another model, with other photographs or with other settings."""
-    photographs = hashlib.sha256(" ".join(one.sha256 for one in [*found.train, *found.held_out]).encode()).hexdigest()
-    inputs = {"weights": sha256_of(model), "contents": photographs}
-    output.mkdir(parents=True, exist_ok=True)
-    if (output / "run.json").exists():
-        earlier = read_json(output / "run.json")
-        for name, given in (("weights", f"--model {model}"), ("contents", f"--photographs {settings.photographs}")):
-            if name in earlier and earlier[name] != inputs[name]:
-                raise ValueError(f"--output {output} was begun with other {'weights' if name == 'weights' else 'photographs'} than {given}: give another --output, or those again")
-    claim_folder(output, settings, free=("photographs", "model", "output"), what="fine-tuning", **inputs)
+    photographs = hashlib.sha256(" ".join(one.sha256 for one in [*prepared.found.train, *prepared.found.held_out]).encode()).hexdigest()
+    prepared.output.mkdir(parents=True, exist_ok=True)
+    claim_folder(prepared.output, settings, free=("photographs", "model", "output"), what="fine-tuning", weights=sha256_of(prepared.model), photographs=photographs)
 
 
-def lay_out(kind: Kind, plan: Plan, found: Split, model: Path, output: Path) -> None:
+def lay_out(kind: Kind, prepared: Prepared) -> None:
     """Links to the photographs, a copy of the model that nobody replaces meanwhile, and the configs of the commands."""
+    model, found, plan, output = prepared
     link_to(found.train, output / "photographs" / "train")
     link_to(found.held_out, output / "photographs" / "held_out")
     for name in ("before", "configs"):
@@ -140,7 +159,8 @@ def stages_of(kind: Kind, plan: Plan, output: Path) -> list[Stage]:
     ]
 
 
-def report(settings: FineTuneConfig, plan: Plan, found: Split, output: Path) -> None:
+def report(settings: FineTuneConfig, prepared: Prepared) -> None:
+    _, found, plan, output = prepared
     before, after = (read_json(output / "results" / name / plan.result)["measured"] for name in ("before", "after"))
     links = [path.name for path in list_photographs(output / "photographs" / "held_out")]
     measures, unsaid = measures_of(settings.kind, before, after, links)
@@ -151,10 +171,10 @@ def report(settings: FineTuneConfig, plan: Plan, found: Split, output: Path) -> 
     }  # fmt: skip
     write_report(
         settings, output, measures, record=record, notes=unsaid, heading=f"{HEADINGS[settings.kind]} fine-tuned on photographs",
-        means=f"Means over {len(found.held_out)} photographs that were held out; {len(found.train)} were trained on, {settings.steps} steps.",
-        ending=[f"The new weights: `{weights}`.", "", "Held out:", "", *(f"- {one.path} ({one.link})" for one in found.held_out)],
+        means=f"Means over {len(found.held_out)} photographs that were held out; {len(found.train)} were trained on, {settings.steps} steps at a learning rate of {plan.training.optimizer.learning_rate:g}.",
+        ending=[f"From the weights {record['weights']['before'][:16]} to the new ones: `{weights}` ({record['weights']['after'][:16]}).", "", "Held out:", "", *(f"- {one.path} ({one.link})" for one in found.held_out)],
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run_command(FineTuneConfig, main, description=__doc__.splitlines()[0])
+    run_command(FineTuneConfig, main, description=__doc__.splitlines()[0], describe=describe)

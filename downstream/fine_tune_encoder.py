@@ -9,6 +9,7 @@
 Each step is a command of this project (downstream/stages.py); the same command again does what is left. What is trained on photographs alone: downstream/fine_tune.py.
 """
 
+import hashlib
 from collections.abc import Iterator
 from math import gcd
 from pathlib import Path
@@ -19,13 +20,17 @@ from pydantic import Field
 
 from downstream.before_after import of_probes
 from downstream.fine_tune_report import write_report
-from downstream.stages import Stage, deepspeed, python, ray_job, run_stages
+from downstream.stages import Stage, deepspeed, in_words, python, ray_job, run_stages
 from lcl.commands import check_checkout
 from lcl.core.config import claim_folder, config, run_command
+from lcl.core.files import files_below, sha256_of
 from lcl.core.logs import set_up_logging
+from lcl.core.shards import find_shards, fingerprint_of
 from lcl.core.shipped import ENCODER, or_shipped
 from lcl.core.tokenizer import Tokenizer
+from lcl.evals.classification import divide
 from lcl.evals.image_sets import open_image_set
+from lcl.evals.knn import KnnConfig
 from lcl.features import load_encoder
 from lcl.model import LCL
 from lcl.start import StartConfig, load_start
@@ -43,6 +48,8 @@ SAVES = 6             # checkpoints of a training
 class FineTuneEncoderConfig:
     labelled: str
     """Labelled pictures with the splits train and test, as the evaluations take them: what the encoder is worth before and after. Probes are fitted to the first, and the second is judged."""
+    test_part: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of the labelled pictures that is drawn as the split test where there is none, the same for every run."""
     crawl: tuple[str, ...] = ()
     """Crawl files of pages with images, or folders of them."""
     shards: tuple[str, ...] = ()
@@ -68,11 +75,36 @@ def main(settings: FineTuneEncoderConfig) -> None:
     check_checkout()
     model, output = or_shipped(settings.model, ENCODER).resolve(), Path(settings.output).resolve()
     check(settings, model)
-    weights, contents = load_encoder(model).fingerprint, open_image_set(Path(settings.labelled)).index_sha256
+    labelled = open_image_set(Path(settings.labelled), test_part=settings.test_part).index_sha256
     output.mkdir(parents=True, exist_ok=True)
-    claim_folder(output, settings, free=("output", "model", "labelled", "num_ranks"), what="fine-tuning", weights=weights, contents=contents)
+    free = ("output", "model", "labelled", "crawl", "shards", "probes", "num_ranks")  # files count by what is in them, and the stages know their commands
+    claim_folder(output, settings, free=free, what="fine-tuning", weights=load_encoder(model).fingerprint, labelled_pictures=labelled, pages=fingerprint_of_pages(settings))
     run_stages(list(stages_of(settings, model, output)), output)
     report(settings, model, output)
+
+
+def describe(settings: FineTuneEncoderConfig) -> str:
+    """What it would do. Raises ValueError as `check`."""
+    check_checkout()
+    model, output = or_shipped(settings.model, ENCODER).resolve(), Path(settings.output).resolve()
+    check(settings, model)
+    return f"from {model}\n{in_words(list(stages_of(settings, model, output)), output)}"
+
+
+def fingerprint_of_pages(settings: FineTuneEncoderConfig) -> str:
+    """Changes when a shard or a crawl file does. Reads every crawl file once."""
+    if settings.shards:
+        return fingerprint_of(find_shards([Path(folder) for folder in settings.shards]))
+    return hashlib.sha256(" ".join(sha256_of(path) for path in crawl_files(settings)).encode()).hexdigest()
+
+
+def crawl_files(settings: FineTuneEncoderConfig) -> list[Path]:
+    """Raises ValueError for a folder that holds none."""
+    found = [(path, list(files_below(path)) if path.is_dir() else [path]) for path in map(Path, settings.crawl)]
+    for path, files in found:
+        if not files:
+            raise ValueError(f"{path} holds no file: --crawl takes crawl files of pages with images (.warc.gz, .arc.gz), or folders of them")
+    return [file for _, files in found for file in files]
 
 
 def check(settings: FineTuneEncoderConfig, model: Path) -> None:
@@ -82,8 +114,13 @@ def check(settings: FineTuneEncoderConfig, model: Path) -> None:
     for name in (*settings.crawl, *settings.shards):
         if not Path(name).exists():
             raise ValueError(f"{name}: no such file or folder")
+    find_shards([Path(folder) for folder in settings.shards])
+    crawl_files(settings)
     if not settings.probes:
         raise ValueError("--probes is empty: name at least one")
+    num_train, fewest = len(divide(open_image_set(Path(settings.labelled), test_part=settings.test_part), seed=0).train), min(KnnConfig().neighbours)
+    if "knn" in settings.probes and num_train < fewest:
+        raise ValueError(f"--probes knn lets at least {fewest} pictures vote, and --labelled {settings.labelled} leaves {num_train} of its split train: leave it out (--probes linear_probe), or give more pictures")
     if settings.recipe not in PRESETS:
         raise ValueError(f"--recipe {settings.recipe}: there are {', '.join(PRESETS)}")
     preset = PRESETS[settings.recipe]
@@ -96,10 +133,11 @@ def check(settings: FineTuneEncoderConfig, model: Path) -> None:
 def stages_of(settings: FineTuneEncoderConfig, model: Path, output: Path) -> Iterator[Stage]:
     """The evaluation of what is there comes first: what is wrong with the labelled pictures is known before the training."""
     labelled, training = str(Path(settings.labelled).resolve()), str(output / "training")
+    drawn = ("--test-part", str(settings.test_part)) if settings.test_part else ()
 
     def probed(name: str, checkpoint: str, says: str) -> Stage:
         return Stage(name, says, tuple(
-            python(f"lcl/eval_{probe}.py", "--checkpoint", checkpoint, "--data", labelled, "--output", str(result_of(output, name, probe)), "--controls") for probe in settings.probes
+            python(f"lcl/eval_{probe}.py", "--checkpoint", checkpoint, "--data", labelled, *drawn, "--output", str(result_of(output, name, probe)), "--controls") for probe in settings.probes
         ))  # fmt: skip
 
     yield probed("before", str(model), "the encoder as it is, on the labelled pictures")
@@ -107,7 +145,7 @@ def stages_of(settings: FineTuneEncoderConfig, model: Path, output: Path) -> Ite
     if not shards:
         shards = [str(output / "shards")]
         crawl = [str(Path(path).resolve()) for path in settings.crawl]
-        yield Stage("shards", "documents of images and text", (ray_job("pipeline/build_shards.py", "--crawl", *crawl, "--output", *shards),), needs_ray=True)
+        yield Stage("shards", "documents of images and text, by the rules of `lcl build-shards` as they are; for others build them and give --shards", (ray_job("pipeline/build_shards.py", "--crawl", *crawl, "--output", *shards),), needs_ray=True)
     preset = PRESETS[settings.recipe]
     ranks = settings.num_ranks or next(num for num in range(torch.cuda.device_count() or MOST_RANKS_ON_CPU, 0, -1) if preset.batch_rows % num == 0)
     options = [
@@ -126,12 +164,16 @@ def result_of(output: Path, name: str, probe: Probe) -> Path:
 def report(settings: FineTuneEncoderConfig, model: Path, output: Path) -> None:
     measures = [measure for probe in settings.probes for measure in of_probes(*(result_of(output, name, probe) for name in ("before", "after")))]
     num, training = len(measures[0].photographs), output / "training"
-    record = {"kind": "encoder", "weights": {"before": load_encoder(model).fingerprint, "after": load_encoder(training).fingerprint, "file": str(training)}, "num_pictures": num}
+    weights = {"before": load_encoder(model).fingerprint, "after": load_encoder(training).fingerprint, "file": str(training)}
+    shards = find_shards([Path(folder) for folder in settings.shards] or [output / "shards"])
+    pages, images = sum(map(len, shards)), int(sum(shard.catalogue(["num_images"])["num_images"].to_numpy().sum() for shard in shards))
+    record = {"kind": "encoder", "weights": weights, "num_pictures": num, "num_documents": pages, "num_images": images}
     write_report(
-        settings, output, measures, record=record, heading="An encoder fine-tuned on pages", means=f"Means over {num} labelled pictures of {settings.labelled}, split test; {settings.steps} steps.",
-        ending=[f"The new encoder: `{training}`."],
+        settings, output, measures, record=record, heading="An encoder fine-tuned on pages",
+        means=f"Means over {num} labelled pictures of {settings.labelled}, split test; {settings.steps} steps on {pages} pages with {images} images.",
+        ending=[f"From `{model}` ({weights['before'][:16]}) to the new encoder: `{training}` ({weights['after'][:16]})."],
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run_command(FineTuneEncoderConfig, main, description=__doc__.splitlines()[0])
+    run_command(FineTuneEncoderConfig, main, description=__doc__.splitlines()[0], describe=describe)

@@ -88,10 +88,13 @@ def find_model(kind: Kind, given: str, *, task: str = "") -> Path:
 
 
 def _shipped_restorer(task: str) -> Path:
-    found = shipped_restorers()
-    if task not in found:
-        raise ValueError(f"--task {task or 'is empty'}: restorers of {', '.join(found)} come with lcl; name one, or give --model")
-    return found[task]
+    """Of those that were trained for the task the first, as `lcl restore --task` takes it."""
+    tasks = {path: restorer_file.load_restorer(path).tasks for path in shipped_restorers().values()}
+    found = next((path for path in tasks if task in tasks[path]), None)
+    if found is None:
+        known = dict.fromkeys(one for of in tasks.values() for one in of)
+        raise ValueError(f"--task {task or 'is empty'}: restorers of {', '.join(known)} come with lcl; name one, or give --model")
+    return found
 
 
 def plan_of(kind: Kind, wanted: Wanted) -> Plan:

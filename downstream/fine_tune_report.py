@@ -22,7 +22,7 @@ def write_report(settings: Any, output: Path, measures: Sequence[Measure], *, re
     rows = [one.cells() for one in compared]
     write_result(output / "report.json", settings, {**record, "said": words, "measures": [one.record() for one in compared]})
     lines = [f"# {heading}", "", words, "", *("| " + " | ".join(row) + " |" for row in (COLUMNS, ("---",) * len(COLUMNS), *rows)), ""]
-    lines += [f"{means} Differences are paired by photograph, with 95 % intervals by bootstrap over photographs.", "", *(f"- {line}" for line in notes), *([""] if notes else []), *ending]
+    lines += [f"{means} Differences are paired by picture, with 95 % intervals by bootstrap over pictures.", "", *(f"- {line}" for line in notes), *([""] if notes else []), *ending]
     with open_aside(output / "report.md") as file:
         file.write(("\n".join(lines) + "\n").encode())
     table = Table(title=means, title_justify="left")

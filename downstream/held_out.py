@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from downstream.photographs import list_photographs
+from downstream.photographs import check_usable, list_photographs, read_size
 from lcl.core.files import sha256_of
 from lcl.core.logs import progress_bar
 
@@ -22,6 +22,8 @@ LEAST = 3  # photographs of each part, below which a difference over photographs
 class Photograph:
     path: Path
     sha256: str
+    size: tuple[int, int]
+    """Width and height in px."""
 
     @property
     def link(self) -> str:
@@ -36,14 +38,19 @@ class Split:
 
 
 def read_folder(folder: Path) -> list[Photograph]:
-    """Each photograph once, in the order of the hashes. Raises ValueError if there are none."""
+    """Each photograph once, in the order of the hashes. Raises ValueError if there are none, and naming those whose headers say no size."""
     files = list_photographs(folder)
     found: dict[str, Photograph] = {}
+    unreadable = []
     with progress_bar("reading photographs", total=len(files)) as bar:
         for path in files:
-            one = Photograph(path.absolute(), sha256_of(path))
-            found.setdefault(one.sha256, one)
+            try:
+                one = Photograph(path.absolute(), sha256_of(path), read_size(path))
+                found.setdefault(one.sha256, one)
+            except ValueError as error:
+                unreadable.append(str(error))
             bar.advance()
+    check_usable(unreadable)
     return sorted(found.values(), key=lambda one: one.sha256)
 
 

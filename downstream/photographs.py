@@ -56,6 +56,12 @@ def read_size(path: Path) -> tuple[int, int]:
         raise ValueError(f"{path} {why_unreadable(error)}: remove it, or replace it") from error
 
 
+def check_usable(unusable: Sequence[str]) -> None:
+    """Raises ValueError with what is wrong with photographs, the first few of them, if there are any."""
+    if unusable:
+        raise ValueError("; ".join(unusable[:MOST_SAID]) + (f"; and {len(unusable) - MOST_SAID} more like these" if len(unusable) > MOST_SAID else ""))
+
+
 @dataclass(frozen=True)
 class Place:
     """Where in a photograph pixels are."""
@@ -139,8 +145,7 @@ class Crops:
                     self._check_side(path, read_size(path))
             except ValueError as error:
                 unusable.append(str(error))
-        if unusable:
-            raise ValueError("; ".join(unusable[:MOST_SAID]) + (f"; and {len(unusable) - MOST_SAID} more like these" if len(unusable) > MOST_SAID else ""))
+        check_usable(unusable)
         self.fingerprint = hashlib.sha256("\n".join(f"{path.name} {path.stat().st_size}" for path in self._files).encode()).hexdigest()
 
     def __len__(self) -> int:

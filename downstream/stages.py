@@ -7,6 +7,7 @@ same command again does what is left.
 """
 
 import logging
+import shlex
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from lcl.commands import execute, free_port
 from lcl.core.config import commit
 from lcl.core.files import read_json, write_json
+from lcl.core.logs import duration
 from lcl.ray_head import RayHead, ray_head
 from lcl.run_folder import is_finished
 
@@ -66,7 +68,15 @@ def run_stages(stages: Sequence[Stage], output: Path, *, only: Sequence[str] = (
     for number, stage in enumerate(left, start=1):
         log.info("=== %d of %d, %s: %s", number, len(left), stage.name, stage.says)
         run_stage(stage, output)
-    log.info("=== %d stages in %.0f minutes: %s", len(left), (time.perf_counter() - started) / 60, output)
+    log.info("=== %d stage%s in %s: %s", len(left), "s" * (len(left) != 1), duration(time.perf_counter() - started), output)
+
+
+def in_words(stages: Sequence[Stage], output: Path) -> str:
+    """What would be done, for people: each stage, whether it is done, and its commands."""
+    lines = []
+    for stage in stages:
+        lines += [f"{stage.name}{' (done)' if is_done(stage, output) else ''}: {stage.says}", *(f"  $ {shlex.join(command)}" for command in stage.commands)]
+    return "\n".join(lines)
 
 
 def left_of(stages: Sequence[Stage], output: Path) -> list[Stage]:

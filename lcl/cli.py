@@ -7,7 +7,7 @@ import select
 import sys
 from importlib.metadata import version
 
-COMMANDS = {
+COMMANDS = {  # module, what it does, and the words that it is given before the user's
     "sample-crawl": ("pipeline.samples.sample_crawl", "make a small crawl and labelled pictures to try everything on"),
     "compose-pages": ("pipeline.samples.compose_pages", "a crawl of pages around labelled photographs, for studies of what is learned from text"),
     "build-shards": ("pipeline.build_shards", "crawl files to shards of interleaved documents"),
@@ -65,7 +65,9 @@ COMMANDS = {
     "density sample": ("downstream.density_sample", "new images from a density model, as a grid"),
     "density eval": ("downstream.eval_density", "likelihoods of unseen images, coded bits beside PNG, WebP and lzma, and samples"),
     "gallery": ("downstream.gallery", "what the trained models make of photographs of yours, on one page to look at"),
-    "fine-tune": ("downstream.fine_tune", "a codec, density model or restorer trained further on photographs of yours, and whether it gained"),
+    "fine-tune codec": ("downstream.fine_tune", "a codec trained further on photographs of yours, and whether it gained", "codec"),
+    "fine-tune density": ("downstream.fine_tune", "a density model likewise", "density"),
+    "fine-tune restorer": ("downstream.fine_tune", "a restorer likewise", "restorer"),
     "fine-tune encoder": ("downstream.fine_tune_encoder", "an encoder trained further on pages of yours, and whether it gained"),
     "halve": ("downstream.halve_model", "a trained codec, density model, restorer or detector with weights in half precision"),
     "cluster render": ("cluster.render", "files for Slurm, hosts, Kubernetes and Docker from one profile"),
@@ -112,9 +114,10 @@ def _run(words: list[str]) -> None:
         if name in COMMANDS:
             from lcl.core import config  # not above: a listing needs none of its imports
 
-            config.program = f"lcl {name}"
-            sys.argv = [config.program, *words[length:]]
-            runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)  # tyro reads the options' docstrings from __main__
+            module, _, *given = COMMANDS[name]
+            config.program = " ".join(["lcl", *name.split()[: length - len(given)]])
+            sys.argv = [config.program, *given, *words[length:]]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)  # tyro reads the options' docstrings from __main__
             return
     if words == ["--version"]:
         print(version("lcl"))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ def check_checkout() -> None:
 def execute(command: Sequence[object], *, variables: dict[str, str] | None = None) -> None:
     """Raises ValueError if it fails; what it has to say is on the terminal by then."""
     words = [str(word) for word in command]
-    log.info("$ %s", " ".join(words))
+    log.info("$ %s", shlex.join(words))
     process = subprocess.Popen(words, cwd=ROOT, env=variables or environment(), start_new_session=True)
     try:
         status = process.wait()
@@ -33,7 +34,7 @@ def execute(command: Sequence[object], *, variables: dict[str, str] | None = Non
         end_group(process)
         raise
     if status:
-        raise ValueError(f"that command ended with status {status}; its message is above. The same command again continues from there.")
+        raise ValueError(f"that command ended with status {status}; its message is above. When what it names is mended, the same command again continues from there.")
 
 
 def end_group(process: subprocess.Popen, *, ends_its_own: bool = False) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from lcl.cli import main
-from lcl.core.config import config, from_dict, hash_of, run_command, to_dict
+from lcl.core.config import claim_folder, config, from_dict, hash_of, run_command, to_dict
 from lcl.train_config import PRESETS, TrainConfig
 from tests.conftest import ROOT, Run, assert_one_line_error
 
@@ -43,6 +44,28 @@ def test_a_value_out_of_range_names_its_key() -> None:
         from_dict(TrainConfig, to_dict(PRESETS["toy"]) | {"steps": 0}, origin="test")
 
 
+def test_a_folder_is_claimed_for_what_is_made_in_it(tmp_path: Path) -> None:
+    """And what differs is named, each value by its flag."""
+    def claim(value: object, **inputs: str) -> None:
+        claim_folder(tmp_path, value, free=("seed",), what="a run", **inputs)
+
+    toy = PRESETS["toy"]
+    wider = replace(toy, steps=7, optimizer=replace(toy.optimizer, learning_rate=0.5))
+    claim(wider, shards="a")
+    claim(toy, shards="b")  # nothing was made of the other yet
+    (tmp_path / "made").write_text("")
+    claim(replace(toy, seed=toy.seed + 1), shards="b")
+    with pytest.raises(ValueError) as refused:
+        claim(wider, shards="a")
+    for said in ("other shards; ", f"--steps {toy.steps} there, 7 now", f"--optimizer.learning-rate {toy.optimizer.learning_rate} there, 0.5 now", "give another folder"):
+        assert said in str(refused.value)
+    with pytest.raises(ValueError, match="holds something else than a run, of another command or version"):
+        claim(Size(), shards="b")
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match="is not empty"):
+        claim(toy, shards="b")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -50,7 +73,8 @@ def test_a_value_out_of_range_names_its_key() -> None:
         (["--preset", "smal"], "did you mean small?"),
         (["--preset", "toy", "--config", "x.json"], "give one of them"),
         (["--config", "missing.json"], "missing.json: no such file"),
-        (["--preset", "toy", "--steps", "-1"], "steps"),
+        (["--preset", "toy", "--steps", "-1"], "command line: --steps: Input should be"),
+        (["--preset", "toy", "--optimizer.learning-rate", "-1"], "--optimizer.learning-rate: Input should be"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(run: Run, flags: list[str], message: str) -> None:

@@ -25,11 +25,12 @@ from downstream.density.model_file import TrainedDensity, save_density
 from downstream.density.schedules import NoiseConfig
 from downstream.density.unet import UNetConfig
 from downstream.encoder_record import EncoderRecord
-from downstream.fine_tune import FineTuneConfig, main
+from downstream.fine_tune import FineTuneConfig, describe, main
+from downstream.fine_tune_plan import find_model
 from downstream.held_out import LEAST, Photograph, read_folder, split
 from downstream.restore.degradations import DegradationConfig
 from downstream.restore.guide import View
-from downstream.restore.model_file import save_restorer
+from downstream.restore.model_file import load_restorer, save_restorer
 from downstream.restore.train_config import PRESETS as RESTORER_PRESETS
 from lcl.core.config import to_dict
 from lcl.core.files import read_json
@@ -84,7 +85,7 @@ MADE: dict[str, Callable[[Path], None]] = {"codec": made_codec, "density": made_
 
 def made_photographs(num: int, *, seed: int = 0) -> list[Photograph]:
     rng = np.random.default_rng(seed)
-    return [Photograph(Path(f"{number}.jpg"), rng.bytes(32).hex()) for number in range(num)]
+    return [Photograph(Path(f"{number}.jpg"), rng.bytes(32).hex(), (640, 480)) for number in range(num)]
 
 
 def test_a_split_has_the_share_and_all_photographs() -> None:
@@ -132,14 +133,14 @@ def test_a_difference_is_paired_and_said_in_words() -> None:
     before = np.linspace(20, 40, 20)
     better = compare(Measure("PSNR", names, before, before + np.linspace(0.1, 0.3, 20), "higher", 2))
     assert better.said == "gain" and better.difference.value == pytest.approx(0.2) and 0.1 < better.difference.low < 0.2 < better.difference.high < 0.3
-    assert better.cells()[:4] == ("PSNR", "30.00", "30.20", "+0.20")
+    assert better.cells()[:5] == ("PSNR", "higher", "30.00", "30.20", "+0.20")
     assert compare(replace(better.measure, better="lower")).said == "loss" and compare(replace(better.measure, better="")).said == ""
     neither = compare(Measure("bits", names, before, before + np.tile([-1.0, 1.0], 10), "lower", 2))
     assert neither.said == "neither" and neither.difference.low < 0 < neither.difference.high
     words = in_words([better, neither, compare(replace(better.measure, better=""))])
     assert words.startswith("A gain is shown in PSNR (+0.20, 95 % interval +0.") and ". Neither gain nor loss is shown in bits (+0.00" in words and "few" not in words
     few, too_few = (compare(Measure("PSNR", names[:num], before[:num], before[:num] - 1, "higher", 2)) for num in (6, 5))
-    assert few.said == "loss" and "6 photographs are few" in in_words([few])
+    assert few.said == "loss" and "6 pictures are few" in in_words([few])
     assert too_few.said == "too few" and "cannot say whether something was gained in PSNR" in in_words([too_few]) and too_few.cells()[-1] == "too few to say"
     record = better.record()
     assert (record["before"], record["num_photographs"], record["values"][0]) == (pytest.approx(30.0), 20, {"photograph": "0.png", "before": 20.0, "after": pytest.approx(20.1)})
@@ -185,7 +186,7 @@ def test_restorers_are_compared_task_by_task() -> None:
     measures, _ = measures_of("restorer", result(0.0), result(1.0), [])
     found = {one.name: compare(one) for one in measures}
     assert {name: one.said for name, one in found.items()} == {"PSNR in dB, rain": "gain", "HaarPSI, rain": "gain", "PSNR in dB, noise": "neither", "HaarPSI, noise": "neither"}
-    assert found["PSNR in dB, rain"].difference.value == pytest.approx(1) and found["PSNR in dB, rain"].cells()[1:3] == ("27.50", "28.50")
+    assert found["PSNR in dB, rain"].difference.value == pytest.approx(1) and found["PSNR in dB, rain"].cells()[2:4] == ("27.50", "28.50")
 
 
 # The whole
@@ -254,11 +255,11 @@ def test_a_codec_by_its_real_commands_interrupted_and_again(photographs: Path, t
     shutil.rmtree(stopped / "step-000004")
     main(settings)  # goes on from its last checkpoint, to the same model
     assert launched.scripts[3:] == ["training"] and (stopped / "codec.safetensors").read_bytes() == weights
-    for changed, said in (({"steps": 5}, "of other documents or settings"), ({"photographs": str(photographs / "more")}, "photographs"), ({"held_out": 0.5}, "photographs")):
+    for changed, said in (({"steps": 5}, "other documents or settings .--steps 4 there, 5 now."), ({"photographs": str(photographs / "more")}, "photographs"), ({"held_out": 0.5}, "photographs")):
         with pytest.raises(ValueError, match=said):
             main(replace(settings, **changed))
     shutil.copyfile(stopped / "codec.safetensors", tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="was begun with other weights than --model .*other.safetensors: give another --output"):
+    with pytest.raises(ValueError, match="holds fine-tuning of other documents or settings .other weights.: give another folder"):
         main(replace(settings, model=str(tmp_path / "other.safetensors")))
     assert launched.scripts[3:] == ["training"]
 
@@ -281,6 +282,17 @@ def test_a_guided_restorer_keeps_its_encoder(photographs: Path, tmp_path: Path, 
     assert measures["PSNR in dB, rain"]["after"] == pytest.approx(rows[0]["quality"]["psnr_db"])
 
 
+def test_the_restorer_for_a_task_is_the_one_that_restores_it() -> None:
+    noise, grain, rain = (find_model("restorer", "", task=task) for task in ("noise", "grain", "rain"))
+    assert noise == grain != rain and "grain" in load_restorer(grain).tasks
+
+
+def test_a_dry_run_says_what_it_would_do(photographs: Path, tmp_path: Path) -> None:
+    told = describe(settings_of("codec", photographs, tmp_path))
+    assert "4 photographs to train on, 3 held out" in told and "learning rate 0.0003, 1 training processes" in told and not (tmp_path / "out").exists()
+    assert [line.partition(":")[0] for line in told.splitlines() if not line.startswith("  $")][-3:] == ["before", "training", "after"]
+
+
 def test_mistakes_are_said_before_anything_runs(photographs: Path, tmp_path: Path, launched: Launched) -> None:
     for name in ("codec", "pairs", "guided"):
         (tmp_path / name).mkdir()
@@ -299,7 +311,7 @@ def test_mistakes_are_said_before_anything_runs(photographs: Path, tmp_path: Pat
         (replace(codec, model="gone.safetensors"), "gone.safetensors: no such file"),
         (replace(codec, photographs=str(tmp_path / "none")), "holds no photographs"),
         (replace(codec, photographs=str(photographs / "more")), "of 3 different photographs 3 would be held out and 0 trained on"),
-        (replace(codec, photographs=str(tmp_path / "small")), "has 200 x 60 px, and this model trains on squares of 128 px: give a folder without it"),
+        (replace(codec, photographs=str(tmp_path / "small")), "has 200 x 60 px; .*has 200 x 60 px; 1 more are as small: this model trains on squares of 128 px, give a folder without them"),
         (replace(codec, output=str(photographs / "out")), "lies in --photographs"),
         (replace(codec, output=str(tmp_path / "small")), "is not empty and holds no fine-tuning"),
         (replace(codec, num_ranks=5), "a step has 12 items, which so many cannot share evenly"),

@@ -1,5 +1,6 @@
 """An encoder trained further on pages: its stages, what the report says, and what is refused, with the weights that come along."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from downstream.before_after import of_probes
-from downstream.fine_tune_encoder import FineTuneEncoderConfig, main, stages_of
+from downstream.fine_tune_encoder import FineTuneEncoderConfig, fingerprint_of_pages, main, stages_of
 from downstream.stages import RAY
 from lcl.core.files import read_json
 from lcl.core.shipped import ENCODER, or_shipped
@@ -44,9 +45,31 @@ def test_by_its_real_commands_interrupted_and_again(settings: FineTuneEncoderCon
 
     main(settings)
     assert len(launched.scripts) == 3
-    for changed, said in (({"steps": 3}, "of other documents or settings"), ({"labelled": str(Path(settings.labelled).parent / "digit")}, "of other documents")):
-        with pytest.raises(ValueError, match=said):
+    for changed, said in (({"steps": 3}, "--steps 2 there, 3 now"), ({"labelled": str(Path(settings.labelled).parent / "digit")}, "other labelled pictures")):
+        with pytest.raises(ValueError, match=f"of other documents or settings .{said}.: give another folder"):
             main(replace(settings, **changed))
+    main(replace(settings, probes=("few_shot",)))  # other probes of the same encoders
+    assert launched.scripts[3:] == ["eval_few_shot", "eval_few_shot"]
+    assert {one["measure"].partition(",")[0] for one in read_json(output / "report.json")["measured"]["measures"]} == {"few-shot classification"}
+
+
+def test_another_crawl_under_the_same_name_is_another(settings: FineTuneEncoderConfig, sample: Path, tmp_path: Path) -> None:
+    crawl = tmp_path / "pages.warc.gz"
+    of_crawl = replace(settings, crawl=(str(crawl),), shards=())
+    crawl.write_bytes(b"one")
+    one = fingerprint_of_pages(of_crawl)
+    crawl.rename(tmp_path / "moved.warc.gz")
+    assert fingerprint_of_pages(replace(of_crawl, crawl=(str(tmp_path / "moved.warc.gz"),))) == one
+    crawl.write_bytes(b"two")
+    assert fingerprint_of_pages(of_crawl) != one != fingerprint_of_pages(settings)
+
+
+def test_a_dry_run_says_what_it_would_do(settings: FineTuneEncoderConfig, run: Run, tmp_path: Path) -> None:
+    words = ("lcl", "fine-tune", "encoder", "--labelled", settings.labelled, "--shards", settings.shards[0], "--output", tmp_path / "out", "--dry-run")
+    found = run(*words)
+    assert found.returncode == 0, found.stderr
+    assert all(line in found.stderr for line in ("before: ", "training: ", "after: ", "lcl/pretrain.py --preset photo_pages")) and '"steps": 2000' in found.stdout and not (tmp_path / "out").exists()
+    assert_one_line_error(run(*(tmp_path if word == settings.shards[0] else word for word in words)), "holds no shard")
 
 
 def test_pages_are_built_first_and_shards_are_not(settings: FineTuneEncoderConfig, sample: Path, tmp_path: Path) -> None:
@@ -61,6 +84,13 @@ def test_pages_are_built_first_and_shards_are_not(settings: FineTuneEncoderConfi
 
 
 def test_mistakes_are_said_before_anything_runs(settings: FineTuneEncoderConfig, sample: Path, tmp_path: Path, launched: Launched) -> None:  # noqa: F811
+    (tmp_path / "empty").mkdir()
+    few = tmp_path / "few"
+    for name in ("train", "test"):
+        for found in sorted((Path(settings.labelled) / name).iterdir())[:2]:
+            (few / name / found.name).mkdir(parents=True)
+            for picture in sorted(found.iterdir())[:2]:
+                shutil.copy(picture, few / name / found.name)
     for changed, said in (
         ({"shards": ()}, "give --crawl, files or folders of pages, or --shards that are built already: one of the two"),
         ({"crawl": (str(sample / "sample.warc.gz"),)}, "one of the two"),
@@ -71,6 +101,10 @@ def test_mistakes_are_said_before_anything_runs(settings: FineTuneEncoderConfig,
         ({"num_ranks": 3}, "a step has 4 rows, which so many cannot share evenly"),
         ({"model": str(tmp_path / "gone")}, "gone"),
         ({"labelled": str(tmp_path)}, str(tmp_path)),
+        ({"labelled": str(Path(settings.labelled) / "train")}, "or draw a part of all with --test-part"),
+        ({"labelled": str(few)}, "--probes knn lets at least 10 pictures vote, and .* leaves 2 of its split train"),
+        ({"shards": (str(tmp_path / "empty"),)}, "empty holds no shard"),
+        ({"shards": (), "crawl": (str(tmp_path / "empty"),)}, "empty holds no file: --crawl takes crawl files"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=said):
             main(replace(settings, **changed))

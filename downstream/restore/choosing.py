@@ -49,7 +49,7 @@ class Choice:
             raise NothingToDo(f"{said}, so it is left as it is; say --task to restore it nevertheless")
         model = self._model_for(likeliest)
         if model is None:
-            raise ValueError(f"{said}, and no model here was trained for that, but for {', '.join(self._known())}")
+            raise ValueError(f"{said}, and no model here was trained for that, but for {', '.join(self._known())}: say --task if it is one of these")
         return Chosen(model, likeliest, together[likeliest])
 
     def _together(self, of_kind: Mapping[str, float]) -> dict[str, float]:

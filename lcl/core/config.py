@@ -28,7 +28,12 @@ from lcl.core.files import read_json, write_json
 
 Config = TypeVar("Config")
 
+COMMAND_LINE = "command line"  # as the origin of values
 OUR_FLAGS = ("preset", "config", "dry-run")
+CURES = {
+    errno.ENOSPC: ": make room, or give another --output", errno.EACCES: ": this user may not read or write it; name another place, or change its rights",
+    errno.EROFS: ": name a place that can be written to", errno.EEXIST: ": a file is where a folder is to be; name another place", errno.ENOTDIR: ": a file is where a folder is to be; name another place",
+}  # fmt: skip
 MOST_EXPLAINED = 10  # mistakes of a file, which may have as many as it has values
 
 program: str | None = None  # what the usage line calls the command, set by `lcl`; of a script its file
@@ -53,15 +58,15 @@ def from_dict(cls: type[Config], values: Mapping[str, Any], *, origin: str) -> C
     try:
         return _adapter(cls).validate_python(values)
     except pydantic.ValidationError as error:
-        lines = [_explain(cls, item) for item in error.errors()[:MOST_EXPLAINED]]
+        lines = [_explain(cls, item, as_flags=origin == COMMAND_LINE) for item in error.errors()[:MOST_EXPLAINED]]
         more = error.error_count() - len(lines)
         raise ValueError(f"{origin}: {'; '.join(lines)}" + (f"; and {more} more" if more else "")) from error
 
 
-def _explain(cls: type, item: Mapping[str, Any]) -> str:
+def _explain(cls: type, item: Mapping[str, Any], *, as_flags: bool) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] not in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key or 'config'}: {item['msg']}"
+        return f"{flag_of(key) if key and as_flags else key or 'config'}: {item['msg']}"
     near = difflib.get_close_matches(key, _dotted_keys(cls), n=1)
     return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else "")
 
@@ -78,7 +83,11 @@ def _dotted_keys(cls: type, prefix: str = "") -> dict[str, Any]:
 
 def flags(cls: type) -> dict[str, Any]:
     """Every option of the command line with the type of its value."""
-    return {f"--{key.replace('_', '-')}": kind for key, kind in _dotted_keys(cls).items() if not dataclasses.is_dataclass(kind)}
+    return {flag_of(key): kind for key, kind in _dotted_keys(cls).items() if not dataclasses.is_dataclass(kind)}
+
+
+def flag_of(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
 
 
 def _with_values(cls: type[Any], arguments: Sequence[str]) -> list[str]:
@@ -126,7 +135,7 @@ def run_command(
     except ValueError as error:
         sys.exit(_failure(error, status=2))
     try:
-        value = from_dict(cls, to_dict(value), origin="command line")
+        value = from_dict(cls, to_dict(value), origin=COMMAND_LINE)
         if "dry-run" in ours:
             print(json.dumps(to_dict(value), indent=1), flush=True)
             if describe is not None:
@@ -163,7 +172,7 @@ def _parse(cls: type[Config], arguments: Sequence[str], **kwargs: Any) -> Config
 
 
 def _failure(error: Exception, *, status: int) -> int:
-    cure = ": make room, or give another --output" if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
+    cure = CURES.get(error.errno or 0, "") if isinstance(error, OSError) else ""
     named = isinstance(error, OSError) and error.filename and error.strerror
     print(f"error: {f'{error.filename}: {error.strerror}' if named else error}{cure}", file=sys.stderr)
     return status
@@ -213,20 +222,31 @@ def write_run_record(folder: Path, value: Any, **inputs: str) -> None:
 
 
 def claim_folder(folder: Path, value: Any, *, free: Sequence[str], what: str, **inputs: str) -> None:
-    """Writes `run.json` into an empty output folder; in another one, checks that it is of the same settings and inputs.
+    """Writes `run.json` into an output folder that holds nothing made yet; in another one, checks that it is of the same settings and inputs.
 
-    `free` names settings that decide no byte, `what` is what the folder is to hold ("repacked shards"). Raises ValueError if it holds something else.
+    `free` names settings that decide no byte, `what` is what the folder is to hold ("repacked shards"), `inputs` are fingerprints by what they are of. Raises ValueError, which names
+    what differs, if it holds something else.
     """
-    path = folder / "run.json"
-    if path.exists():
-        earlier = read_json(path)
-        rules = {key: value for key, value in to_dict(value).items() if key not in free}
-        if any(earlier.get(name) != found for name, found in inputs.items()) or {key: earlier["config"].get(key) for key in rules} != rules:
-            raise ValueError(f"--output {folder} holds {what} of other documents or settings (its run.json says which); give another folder, or remove it")
-    elif any(folder.iterdir()):
+    path, others = folder / "run.json", any(item.name != "run.json" for item in folder.iterdir())
+    if others and path.exists():
+        earlier, rules = read_json(path), to_dict(value)
+        if set(earlier.get("config", ())) != set(rules):
+            raise ValueError(f"--output {folder} holds something else than {what}, of another command or version (its run.json says which); give another folder, or remove it")
+        differing = [f"other {name.replace('_', ' ')}" for name, found in inputs.items() if earlier.get(name) != found]
+        differing += [line for key, now in rules.items() if key not in free for line in _differences(key, earlier["config"][key], now)]
+        if differing:
+            raise ValueError(f"--output {folder} holds {what} of other documents or settings ({'; '.join(differing)}): give another folder, or remove it")
+    elif others:
         raise ValueError(f"--output {folder} is not empty and holds no {what}; give another folder")
     else:
         write_run_record(folder, value, **inputs)
+
+
+def _differences(key: str, earlier: Any, now: Any) -> list[str]:
+    """A line for each value that is another now, by its flag."""
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        return [line for name in now for line in _differences(f"{key}.{name}", earlier.get(name), now[name])]
+    return [] if earlier == now else [f"{flag_of(key)} {json.dumps(earlier)} there, {json.dumps(now)} now"]
 
 
 def versions(names: Sequence[str] = ("lcl", "torch", "deepspeed", "ray", "numpy", "pillow", "open_clip_torch", "timm", "transformers", "tokenizers")) -> dict[str, str]:
