@@ -244,5 +244,5 @@ def test_a_pipeline_is_measured_on_a_sample_crawl(tmp_path: Path) -> None:
     built = measure_pipeline(tmp_path, pages=24)
     plan = plan_data(DataPlanConfig(build=str(built), crawl_files=10), rates_of(DataPlanConfig(build=str(built))))
     assert plan["in_all"]["documents"] == 10 * plan["per_file"]["documents"] > 0 and plan["in_all"]["core_hours"] > 0 and plan["per_file"]["shard_bytes"] > 10_000
-    with pytest.raises(ValueError, match="`lcl sample-crawl` failed: error:.*num_pages"):
+    with pytest.raises(ValueError, match="`lcl sample-crawl` failed: error:.*--num-pages"):
         measure_pipeline(tmp_path / "other", pages=1)
