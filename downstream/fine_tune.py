@@ -22,7 +22,7 @@ from downstream.before_after import measures_of
 from downstream.fine_tune_plan import Kind, Plan, Wanted, crop_px, find_model, plan_of
 from downstream.fine_tune_report import write_report
 from downstream.held_out import Photograph, Split, link_to, read_folder, split
-from downstream.photographs import MOST_SAID, list_photographs
+from downstream.photographs import check_usable, list_photographs
 from downstream.stages import Stage, deepspeed, in_words, python, run_stages
 from lcl.commands import check_checkout
 from lcl.core.config import claim_folder, config, run_command, to_dict
@@ -112,10 +112,8 @@ def wanted_of(settings: FineTuneConfig, found: Split, model: Path, output: Path)
 
 def check_sizes(photographs: Sequence[Photograph], *, least_px: int) -> None:
     """Raises ValueError for those that are smaller than what the training cuts, before anything is measured."""
-    small = [one for one in photographs if min(one.size) < least_px]
-    if small:
-        said = [f"{one.path} has {' x '.join(map(str, one.size))} px" for one in small[:MOST_SAID]] + [f"{len(small) - MOST_SAID} more are as small"] * (len(small) > MOST_SAID)
-        raise ValueError(f"{'; '.join(said)}: this model trains on squares of {least_px} px, give a folder without {'them' if len(small) > 1 else 'it'}")
+    small = (one for one in photographs if min(one.size) < least_px)
+    check_usable([f"{one.path} has {one.size[0]} x {one.size[1]} px, and this model trains on squares of {least_px} px: give a folder without it" for one in small])
 
 
 def claim(settings: FineTuneConfig, prepared: Prepared) -> None:

@@ -311,7 +311,7 @@ def test_mistakes_are_said_before_anything_runs(photographs: Path, tmp_path: Pat
         (replace(codec, model="gone.safetensors"), "gone.safetensors: no such file"),
         (replace(codec, photographs=str(tmp_path / "none")), "holds no photographs"),
         (replace(codec, photographs=str(photographs / "more")), "of 3 different photographs 3 would be held out and 0 trained on"),
-        (replace(codec, photographs=str(tmp_path / "small")), "has 200 x 60 px; .*has 200 x 60 px; 1 more are as small: this model trains on squares of 128 px, give a folder without them"),
+        (replace(codec, photographs=str(tmp_path / "small")), "has 200 x 60 px, and this model trains on squares of 128 px: give a folder without it; .*; and 1 more like these"),
         (replace(codec, output=str(photographs / "out")), "lies in --photographs"),
         (replace(codec, output=str(tmp_path / "small")), "is not empty and holds no fine-tuning"),
         (replace(codec, num_ranks=5), "a step has 12 items, which so many cannot share evenly"),
