@@ -189,7 +189,7 @@ PRESETS: dict[str, TrainConfig] = {
         data=DataConfig(num_lanes=16, pack_window=32, layout=LayoutConfig(crop_scale=(0.25, 1.0), flip=0.5)),
         model=ModelConfig(
             embed_width=64, pool_heads=2, image_latents=4, pool_std=0.12,
-            vision=VisionConfig(image_px=32, patch_px=8, width=64, layers=2, head_width=32),
+            vision=VisionConfig(image_px=32, patch_px=4, width=64, layers=2, head_width=32),
             text=TextConfig(kind="llama", context_length=512, width=64, layers=2, heads=2, embedding_std=0.2),
             tokenizer=TokenizerConfig(num_merges=1000),
         ),

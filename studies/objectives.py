@@ -56,6 +56,7 @@ class Scale:
     width: int
     layers: int
     image_px: int = 32
+    patch_px: int = 8
     images_per_step: int = 56
     """Of every objective, so that the contrastive loss has as many negatives: 6 rows of pages, 2 of pairs."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -233,7 +234,7 @@ def train_config(row: RunConfig, shards: list[str], run: Path) -> TrainConfig:
     base, size = PRESETS["photo_pages"], SIZES[row.size]
     shared = replace(
         base, output=str(run), seed=row.seed, log_every=20, loss=replace(base.loss, objective=row.objective, contrastive_weight=row.contrastive_weight),
-        model=replace(base.model, image_latents=row.image_latents, vision=replace(base.model.vision, width=size.width, layers=size.layers, image_px=size.image_px)),
+        model=replace(base.model, image_latents=row.image_latents, vision=replace(base.model.vision, width=size.width, layers=size.layers, image_px=size.image_px, patch_px=size.patch_px)),
         engine=replace(base.engine, precision=size.precision),
         data=replace(base.data, shards=tuple(shards), weights=(1 - row.corpus_share, row.corpus_share) if len(shards) > 1 else (), layout=replace(base.data.layout, near_tokens=near_tokens(row))),
     )  # fmt: skip
