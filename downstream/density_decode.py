@@ -13,6 +13,7 @@ from downstream.density.archive import decode, read
 from downstream.density.archive_index import shown
 from downstream.density.model_file import load_density
 from downstream.density.pictures import same_file
+from downstream.folders import check_writable
 from lcl.core.config import config, run_command
 from lcl.core.files import open_aside
 from lcl.core.logs import progress_bar, set_up_logging
@@ -39,6 +40,7 @@ def main(settings: DecodeConfig) -> None:
     target = Path(settings.output) if settings.output else default_folder(source, [entry.name for entry in archive.index.entries])
     if target.is_file():
         raise ValueError(f"{target} is a file: give a folder for the files behind the archive's name")
+    check_writable(target)
     trained = load_density(or_shipped(settings.model, DENSITY)) if settings.model or archive.model else None
     lost: list[str] = []
     with progress_bar("decoding", total=sum(piece.height * piece.width for chunk in archive.index.chunks if chunk.kind == "model" for piece in chunk.pieces)) as bar:

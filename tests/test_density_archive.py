@@ -461,6 +461,8 @@ def test_a_file_where_a_folder_is_and_the_reverse(trained: TrainedDensity, model
     said = capsys.readouterr().err
     assert "back/a is a folder" in said and "back/b/c cannot be written (" in said
     assert (tmp_path / "back" / "d").read_bytes() == b"3" and (tmp_path / "back" / "b").read_text() == "a file"
+    with pytest.raises(ValueError, match="back/b is a file, so nothing can be written below it"):
+        density_decode.main(density_decode.DecodeConfig(input=str(tmp_path / "x.lcld"), output=str(tmp_path / "back" / "b" / "c")))
     with pytest.raises(ValueError, match="gone: no such file or folder"):
         density_verify.main(density_verify.VerifyConfig(input=str(tmp_path / "x.lcld"), against=str(tmp_path / "gone")))
     with pytest.raises(ValueError, match="of 3 files 0 are lost and 2 differ or are missing there"):
