@@ -83,10 +83,17 @@ def curves_table(codec: str, rows: Sequence[Row]) -> str:
     for iterations, method in product(sorted({row.settings.iterations for row in curves}), METHODS):
         own = sorted((row for row in curves if (row.settings.iterations, row.settings.method) == (iterations, method)), key=lambda row: row.settings.level)
         for pictures in dict.fromkeys(row.settings.pictures for row in own):
-            of_set = [row for row in own if row.settings.pictures == pictures]
+            levels = levels_of_curves([row for row in curves if row.settings.pictures == pictures])
+            of_set = [row for row in own if row.settings.pictures == pictures and row.settings.level in levels]
             if len(of_set) >= LEAST_LEVELS:
                 lines.append([pictures, str(iterations), method, loss_change(of_set), difference_of_rates(of_set)])
     return table(f"{codec}: over rates", "Against the codec unrefined, in percent, with 95 % intervals (bootstrap over pictures).", ["pictures", "iterations", "method", "true loss", "BD-rate"], lines)
+
+
+def levels_of_curves(rows: Sequence[Row]) -> set[float]:
+    """Those that every number of iterations has that makes a curve: the middle one stands at one number alone, for the table of other pictures."""
+    levels = [{row.settings.level for row in rows if row.settings.iterations == iterations} for iterations in {row.settings.iterations for row in rows}]
+    return set.intersection(*([some for some in levels if len(some) >= LEAST_LEVELS] or [set()]))
 
 
 def loss_change(rows: Sequence[Row]) -> str:

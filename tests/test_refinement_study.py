@@ -1,6 +1,7 @@
 """The study of refinement: rows that settle others, and what the page makes of them."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,15 @@ def test_rates_are_compared_at_equal_quality(study: Any) -> None:
         measured = {"plain": {"bpp": bits, "squared_error": errors}, "cells": [{"bpp": [0.5 * one for one in bits], "squared_error": errors}]}
         rows.append(study.page.Row(settings, measured))
     assert study.page.difference_of_rates(rows) == "-50.0 (-50.0 to -50.0)"
+
+
+def test_a_level_that_one_number_of_iterations_has_alone_is_on_no_curve(study: Any) -> None:
+    common = study.rows.RunConfig(model="m", pictures="photos", crops=3, crop_px=128, level=0, method="ssl", iterations=5, cells=())
+    ten = [study.page.Row(replace(common, level=level, iterations=10), {}) for level in (0, 1, 1.5, 2, 3)]
+    five = [study.page.Row(replace(common, level=level), {}) for level in (0, 1, 2, 3)]
+    once = [study.page.Row(replace(common, level=1.5, iterations=20), {})]
+    assert study.page.levels_of_curves(ten + five + once) == {0, 1, 2, 3}
+    assert study.page.levels_of_curves(ten) == {0, 1, 1.5, 2, 3} and study.page.levels_of_curves(once) == set()
 
 
 def test_mistakes_are_one_line(settings: Any, run: Run, tmp_path: Path) -> None:
