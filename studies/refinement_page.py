@@ -144,7 +144,7 @@ def draw_untuned(rows: Sequence[Row], path: Path) -> None:
         axes.hlines(np.median(changes), place - 0.3, place + 0.3, color="black", linewidth=1)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(grid)), [row.settings.method for row in grid])
-    axes.set(ylabel="change of the true loss, %", title="Without tuning: every learning rate, T_max and decay of the grid; line: median")
+    axes.set(ylabel="change of the true loss, %", title="Without tuning: every setting of the grid; line: median")
     axes.set_ylim(top=min(axes.get_ylim()[1], 60))
     axes.grid(alpha=0.3, axis="y")
     save_svg(figure, path)
