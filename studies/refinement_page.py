@@ -79,12 +79,12 @@ def cell_changes(row: Row) -> Float[np.ndarray, " cells"]:
 def curves_table(codec: str, rows: Sequence[Row]) -> str:
     """True loss and BD-rate against the same codec unrefined, by method and iterations."""
     curves = [row for row in rows if row.settings.pictures != TUNE]
+    levels = {pictures: levels_of_curves([row for row in curves if row.settings.pictures == pictures]) for pictures in {row.settings.pictures for row in curves}}
     lines = []
     for iterations, method in product(sorted({row.settings.iterations for row in curves}), METHODS):
         own = sorted((row for row in curves if (row.settings.iterations, row.settings.method) == (iterations, method)), key=lambda row: row.settings.level)
         for pictures in dict.fromkeys(row.settings.pictures for row in own):
-            levels = levels_of_curves([row for row in curves if row.settings.pictures == pictures])
-            of_set = [row for row in own if row.settings.pictures == pictures and row.settings.level in levels]
+            of_set = [row for row in own if row.settings.pictures == pictures and row.settings.level in levels[pictures]]
             if len(of_set) >= LEAST_LEVELS:
                 lines.append([pictures, str(iterations), method, loss_change(of_set), difference_of_rates(of_set)])
     return table(f"{codec}: over rates", "Against the codec unrefined, in percent, with 95 % intervals (bootstrap over pictures).", ["pictures", "iterations", "method", "true loss", "BD-rate"], lines)

@@ -25,7 +25,7 @@ from downstream.tiles import in_tiles
 from lcl.core.config import config
 
 REFINE_TILE_PX = 512  # by default
-LEARNING_RATE = 0.02  # the best of four with ssl, at each of four schedules of temperatures (docs/codec.md); 0.005 is published
+LEARNING_RATE = 0.02  # with ssl and T_max 1 the best of four at three of four decays, by the best look (docs/results/refinement); 0.005 is published
 Pixels = Float[Tensor, "images 3 height width"]
 PerImage = Float[Tensor, " images"]
 Weights = Float[Tensor, "images 1 height width"] | None
