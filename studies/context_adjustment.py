@@ -31,7 +31,7 @@ from lcl.core.logs import read_metrics
 from lcl.measured import write_result
 
 ROOT = Path(__file__).resolve().parent.parent
-CODEC = CCAConfig(widths=(32, 48, 64), latent_width=80, hyper_width=48, num_bottlenecks=1, num_blocks=1, entropy_width=48, entropy_blocks=1, head_widths=(48, 32))
+CODEC = CCAConfig(widths=(16, 32, 64), latent_width=80, hyper_width=48, num_bottlenecks=1, num_blocks=1, entropy_width=48, entropy_blocks=1, head_widths=(48, 32))
 LMBDA, ALPHA, BETAS = 0.02, 0.5, (0.5, 1.5, 4.0)  # rates that a small codec of few steps reaches; alpha / beta as published spans 3.3 to 0.07
 MODES: tuple[Mode, ...] = ("off", "published", "intent")
 SEEDS = 3
@@ -45,7 +45,7 @@ class RunConfig:
     beta: float = BETAS[1]
     alpha: float = ALPHA
     group_exponent: float = 1.7
-    steps: Annotated[int, Field(ge=1)] = 800
+    steps: Annotated[int, Field(ge=1)] = 600
     recipe: str = hash_of((PRESETS["small"], CODEC, LMBDA))
     """Of all that trainings share: rows of another are other rows."""
     seed: int = 0
