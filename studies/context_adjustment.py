@@ -31,7 +31,7 @@ from lcl.core.logs import read_metrics
 from lcl.measured import write_result
 
 ROOT = Path(__file__).resolve().parent.parent
-CODEC = CCAConfig(widths=(16, 32, 64), latent_width=80, hyper_width=48, num_bottlenecks=1, num_blocks=1, entropy_width=48, entropy_blocks=1, head_widths=(48, 32))
+CODEC = PRESETS["small_cca"].model.cca
 LMBDA, ALPHA, BETAS = 0.02, 0.5, (0.5, 1.5, 4.0)  # rates that a small codec of few steps reaches; alpha / beta as published spans 3.3 to 0.07
 SMALL_ALPHA = 0.02
 """A bit that group i - 1 holds and n channels of group i repeat costs the encoder beta once and pays alpha n times, for G sees none of them. At ALPHA that pays (n is up to 34), here it does not."""

@@ -57,6 +57,17 @@ PRESETS: dict[str, TrainCodecConfig] = {
         optimizer=FitOptimizerConfig(kind="muon", learning_rate=3e-3, schedule=ScheduleConfig(warmup_steps=100)),
         fit=FitConfig(steps=11_000, batch_items=12, micro_items=6),
     ),
+    # CCA's codec at a size for a CPU (0.3 s a step with one process on an Intel Xeon), without its loss's adjustment, which does not pay there (docs/codec.md).
+    "small_cca": TrainCodecConfig(
+        crop_px=128,
+        model=CodecConfig(
+            kind="cca", cca=CCAConfig(widths=(16, 32, 64), latent_width=80, hyper_width=48, num_bottlenecks=1, num_blocks=1, entropy_width=48, entropy_blocks=1, head_widths=(48, 32)),
+            num_levels=len(LMBDAS),
+        ),
+        objective=ObjectiveConfig(lmbdas=LMBDAS, balance=0.5),
+        optimizer=FitOptimizerConfig(kind="muon", learning_rate=3e-3, schedule=ScheduleConfig(warmup_steps=100)),
+        fit=FitConfig(steps=8000, batch_items=8, micro_items=4),
+    ),
     # For telephones: a decoder of at most 20 thousand multiplications a pixel, that keeps to 256 MB at 768 x 512 px (a width of 80 takes 263 MiB). The encoder may be dear. Made for a GPU.
     "mobile": TrainCodecConfig(
         model=CodecConfig(mean_scale=MeanScaleConfig(width=64, latent_width=128, analysis_width=128), num_levels=len(LMBDAS)), objective=ObjectiveConfig(lmbdas=LMBDAS),
