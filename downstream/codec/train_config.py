@@ -57,7 +57,7 @@ PRESETS: dict[str, TrainCodecConfig] = {
         optimizer=FitOptimizerConfig(kind="muon", learning_rate=3e-3, schedule=ScheduleConfig(warmup_steps=100)),
         fit=FitConfig(steps=11_000, batch_items=12, micro_items=6),
     ),
-    # CCA's codec at a size for a CPU (0.3 s a step with one process on an Intel Xeon), without its loss's adjustment, which does not pay there (docs/codec.md).
+    # CCA's codec at a size for a CPU (0.45 s a step of eight crops with one process on an Intel Xeon), without its loss's adjustment, which does not pay there (docs/codec.md).
     "small_cca": TrainCodecConfig(
         crop_px=128,
         model=CodecConfig(
