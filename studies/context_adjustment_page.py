@@ -132,9 +132,11 @@ def draw_curves(rows: Mapping[str, Measured], path: Path) -> None:
         points = [[fmean(one[what] for one in found.values()) for what in ("bpp", "psnr_db")] for beta in BETAS if (found := of_seeds(name, beta, rows))]
         if points:
             axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, linewidth=1.2, label=name)
-    axes.set(xlabel="bits per pixel", ylabel="PSNR, dB", title="Means over seeds", xscale="log")
+    axes.set(xlabel="bits per pixel", ylabel="PSNR, dB", title="Means over seeds")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8)
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     save_svg(figure, path)
 
 
