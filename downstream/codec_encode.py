@@ -50,7 +50,7 @@ class EncodeConfig:
     input: tyro.conf.Positional[str]
     """A picture, or a folder of them."""
     output: tyro.conf.Positional[str] = ""
-    """File or folder for the compressed pictures (.lclc); beside the input by default."""
+    """File for the compressed picture (.lclc), beside the input by default; for a folder of pictures the folder of theirs."""
     model: str = ""
     """The codec, as train_codec.py wrote it; empty: the one that comes with lcl."""
     level: Annotated[float, Field(ge=0)] | None = None
@@ -90,8 +90,11 @@ def main(settings: EncodeConfig) -> None:
         raise ValueError("--bytes and --psnr both choose the level; give one of them")
     if settings.level is not None and (settings.bytes or settings.psnr):
         raise ValueError("--bytes and --psnr choose the level; leave out --level")
-    if (settings.mask or settings.lmbda) and not settings.refine:
-        raise ValueError("--mask and --lmbda are of the refinement; give --refine 500 with them")
+    changed = {"--mask": settings.mask, "--lmbda": settings.lmbda, "--learning-rate": settings.learning_rate != LEARNING_RATE, "--rounding": settings.rounding != RoundingConfig()}
+    if not settings.refine and (given := [name for name, value in changed.items() if value]):
+        raise ValueError(f"{', '.join(given)}: of the refinement; give --refine 500 too")
+    if settings.mask and not Path(settings.mask).is_file():
+        raise ValueError(f"--mask {settings.mask}: no such file")
     if settings.semantic and not (settings.refine and settings.encoder):
         raise ValueError("--semantic is a part of the refinement, by what an encoder sees; give --refine 500 and --encoder with it")
     encoder = load_encoder(Path(settings.encoder)) if settings.encoder else None
@@ -100,6 +103,8 @@ def main(settings: EncodeConfig) -> None:
     if encoder is not None and trained.encoder is None and not settings.semantic:
         raise ValueError("--encoder is for models with an adapter, which this one has not, and for --semantic: give --semantic 2 --refine 500 with it, or leave it out")
     pairs = pairs_of(Path(settings.input), settings.output, endings=ENDINGS, ending=".lclc")
+    if (output := pairs[0][1]).suffix.lower() in ENDINGS:
+        raise ValueError(f"{output} would be a compressed picture with the name of a plain one: end it with .lclc")
     if settings.mask and len(pairs) > 1:
         raise ValueError("--mask is for one picture; give one")
     semantic = Semantic(Sight(encoder, settings.sight), settings.semantic) if encoder is not None and settings.semantic else None

@@ -82,6 +82,8 @@ def check_writable(target: Path) -> None:
     there = next(folder for folder in (target.absolute(), *target.absolute().parents) if folder.exists())
     if there != target.absolute() and not there.is_dir():
         raise ValueError(f"{target}: {there} is a file, so nothing can be written below it; write to another place")
+    if not (there.is_dir() or there.is_file()):
+        raise ValueError(f"{target} is a device or a pipe, which no file takes the place of; write to another place")
     if not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):
         raise ValueError(f"{target} cannot be written: {there} is not writable for this user; write to another place, or change its permissions")
 

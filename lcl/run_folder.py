@@ -107,7 +107,7 @@ def _check_same_run(run: Path, config: Any, *, inputs: Mapping[str, Input], free
     then, now = dict(_flat(record["config"])), dict(_flat(to_dict(config)))
     changed = [key for key in sorted(then | now) if then.get(key) != now.get(key) and not is_free(key, free)]
     if changed:
-        listed = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3])
+        listed = ", ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed[:3]) + (f", and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise ValueError(f"{held_by} holds another run ({listed}). Give another {flag}, or the same options to resume it.")
     for key, given in inputs.items():
         if record[key] != given.fingerprint:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from downstream.codec.mean_scale import MeanScaleConfig
 from downstream.codec.measuring import psnr_db
 from downstream.codec.model_file import CodecConfig, finish, load_codec, save_codec
 from downstream.codec.objective import ObjectiveConfig
+from downstream.codec.rounding import RoundingConfig
 from downstream.codec.train_config import PRESETS
 from downstream.fit import check_numbers
 from downstream.photographs import Crops, list_photographs, read_photograph
@@ -203,6 +205,21 @@ def test_a_model_of_one_rate_meets_a_wish_by_its_refinement(photographs: Path, t
     assert len(data) <= wish.get("bytes", math.inf) and psnr_db(pixels, decode(trained, data)) >= wish.get("psnr", 0)
     with pytest.raises(ValueError, match="this model has one rate, and its refinement does not come to"):
         encode(settings=replace(asked, bytes=41 if "bytes" in wish else 0, psnr=90.0 if "psnr" in wish else 0.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounding": RoundingConfig(method="sga")}, "^--rounding: of the refinement; give --refine 500 too"),
+        ({"lmbda": 0.1, "learning_rate": 0.1}, "^--lmbda, --learning-rate: of the refinement"),
+        ({"mask": "nowhere.png", "refine": 3}, "^--mask nowhere.png: no such file"),
+        ({"output": "out.jpg"}, "out.jpg would be a compressed picture with the name of a plain one"),
+        ({"output": "/dev/full"}, "/dev/full is a device or a pipe"),
+    ],
+)
+def test_encodings_that_cannot_be(photographs: Path, whole: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        codec_encode.main(codec_encode.EncodeConfig(input=str(photographs / "0.png"), model=str(whole / "codec.safetensors"), **options))
 
 
 def test_a_mask_has_the_pictures_own_size(tmp_path: Path) -> None:
